@@ -1,0 +1,62 @@
+// From stored records to tensors. A sequence is a document and one or more of its questions:
+//   the retriever sees `context` and `questions`; the reader reads [sinks][selected context][tail], and the tail is
+//   question, answer, question, answer ... - so the retriever never sees an answer.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <vector>
+
+#include "dsrsq/core/config.h"
+#include "dsrsq/data/store.h"
+#include "dsrsq/text/tokenizer.h"
+
+namespace dsrsq {
+
+struct PromptConfig {
+  std::string question = "\nQuestion: {question}\nAnswer:";
+  std::string answer = " {answer}";
+  bool end_answer = true;
+  void visit_fields(ConfigVisitor& v);
+  void validate(const ConfigLocations& locations) const;  // throws ConfigError where a placeholder is missing
+};
+
+struct Batch {
+  at::Tensor context;          // [B, N] int64, 0 where padded
+  at::Tensor context_valid;    // [B, N] bool
+  at::Tensor questions;        // [B, Q, T] int64: what the retriever reads
+  at::Tensor questions_valid;  // [B, Q, T] bool
+  at::Tensor evidence;         // [B, Q, N] bool: tokens that support the answer of each question
+  at::Tensor answer_tokens;    // [B, Q, N] bool: tokens where the answer stands
+  at::Tensor tail;             // [B, T] int64, padded at the end
+  at::Tensor tail_valid;       // [B, T] bool
+  at::Tensor labels;           // [B, T] int64: the token that the tail's position t is to predict, or -100
+  std::vector<int64_t> sample_ids;                 // [B] index of the first record: names the sequence's noise (D21)
+  std::vector<std::vector<StoredRecord>> records;  // [B][questions]
+
+  int64_t size() const { return context.size(0); }
+  int64_t label_tokens() const;
+  int64_t questions_with_evidence() const;
+  Batch to(at::Device device) const;
+};
+
+// `with_answers`: training, the tail holds the answers and labels; else the tail ends where the (one) answer begins.
+// A question with several answers trains on the first. Unanswerable questions train on the end token alone.
+// maximum_context: longer documents are cut there (0: never); the caller logs how many.
+class Collator {
+ public:
+  Collator(const Store& store, const Tokenizer& tokenizer, const PromptConfig& prompt, int64_t maximum_context);
+  // One vector of record indices a sequence, all of one document.
+  Batch collate(const std::vector<std::vector<int64_t>>& sequences, bool with_answers) const;
+  int64_t cut_documents() const { return cut_documents_; }
+
+ private:
+  const Store& store_;
+  const Tokenizer& tokenizer_;
+  PromptConfig prompt_;
+  int64_t maximum_context_;
+  mutable int64_t cut_documents_ = 0;
+};
+
+}  // namespace dsrsq

@@ -1,0 +1,47 @@
+// Batches as a pure function of their number: batch i of a split is the same whenever and wherever it is asked for, so a
+// resumed run continues at any position for nothing.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "dsrsq/batch/collate.h"
+
+namespace dsrsq {
+
+struct LoaderOptions {
+  std::string split = "train";
+  int64_t batch_size = 8;               // sequences
+  int64_t questions_per_sequence = 1;   // at most; consecutive records of one document share a sequence
+  bool shuffle = true;                  // a new order each epoch; else file order
+  bool with_answers = true;
+  int64_t maximum_context = 0;
+  int64_t seed = 0;
+  int64_t maximum_sequences = 0;        // 0: all
+};
+
+class Loader {
+ public:
+  // Opens the store and checks its tokenizer. Throws DataError.
+  Loader(const std::string& path, const Tokenizer& tokenizer, const PromptConfig& prompt, const LoaderOptions& options);
+
+  // Training: batch `index` of an endless stream of epochs (shuffle) - always batch_size sequences.
+  Batch stream_batch(int64_t index) const;
+  // Evaluation: batch `index` of one pass; the last may be smaller.
+  Batch pass_batch(int64_t index) const;
+  // Sequence `row` of pass batch `index`, alone: for latencies at batch size 1.
+  Batch single(int64_t index, int64_t row) const;
+  int64_t pass_batches() const;
+  int64_t sequences() const { return int64_t(sequences_.size()); }
+  const Store& store() const { return *store_; }
+  int64_t cut_documents() const { return collator_->cut_documents(); }
+
+ private:
+  LoaderOptions options_;
+  std::unique_ptr<Store> store_;
+  std::unique_ptr<Collator> collator_;
+  std::vector<std::vector<int64_t>> sequences_;
+};
+
+}  // namespace dsrsq

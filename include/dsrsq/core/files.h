@@ -1,0 +1,40 @@
+// Files that survive a kill: atomic writes, checksums, temporary folders. Errors name the path and
+// the reason.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace dsrsq {
+
+std::string read_file(const std::string& path,
+                      size_t maximum_bytes = size_t{1} << 30);  // throws DataError
+// temporary file, fsync, rename, fsync of the folder. Throws Error.
+void write_file_atomic(const std::string& path, const std::string& content);
+void sync_path(const std::string& path);  // fsync of a file or folder
+
+std::string sha256_hex(const std::string& bytes);
+std::string sha256_file(const std::string& path);
+
+// Writes into a fresh folder `<parent>/.tmp-<name>-<pid>` by `fill(folder)`, syncs every file, then
+// renames it to
+// `<parent>/<name>`. What is there under that name is replaced only after the new folder is
+// complete.
+void write_folder_atomic(const std::string& parent, const std::string& name,
+                         const std::function<void(const std::string& folder)>& fill);
+// Removes `.tmp-*` folders and files in `parent` left by a killed process; those of another process
+// that still runs on this machine stay. Never follows links.
+void remove_stale_temporaries(const std::string& parent);
+
+// Calls `line(number, text)` for each line (without its newline, \n or \r\n) of a plain or gzip
+// file (by its magic bytes), streaming. `bytes_read(compressed_bytes_so_far, total)` is called now
+// and then, for progress. Throws DataError naming file:line on a truncated or corrupt gzip stream
+// and on a line over `maximum_line_bytes`.
+void for_each_line(const std::string& path,
+                   const std::function<void(int64_t number, const std::string& text)>& line,
+                   const std::function<void(int64_t done, int64_t total)>& bytes_read = {},
+                   size_t maximum_line_bytes = size_t{64} << 20);
+
+}  // namespace dsrsq

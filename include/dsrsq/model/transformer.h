@@ -1,0 +1,87 @@
+// The backbone and the reader's pass: embedding, blocks, output head. Given a Method, it calls the stages of
+// model/method.h and knows nothing else of it.
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <string>
+#include <vector>
+
+#include "dsrsq/batch/collate.h"
+#include "dsrsq/model/config.h"
+#include "dsrsq/model/method.h"
+
+namespace dsrsq {
+
+// A chunk of the reader's sequences.
+struct ReaderInput {
+  at::Tensor inputs;     // [B, T, D]
+  at::Tensor valid;      // [B, T] bool; padding may stand anywhere, the result of a sequence does not depend on it
+  bool padded = false;
+  at::Tensor positions;  // [B, T] int64
+  at::Tensor order;      // [B, T] int64
+  std::vector<int64_t> segments;  // lengths; their sum is T
+};
+
+class TransformerImpl : public torch::nn::Module {
+ public:
+  TransformerImpl(const TransformerConfig& config, int64_t vocabulary_size, int64_t seed);
+
+  at::Tensor embed(const at::Tensor& ids) const;  // int64 [...] -> [..., D]
+  at::Tensor table_mean() const;                  // [D] fp32 without gradient
+  // Reads one chunk after what `state` holds; -> final normed hidden [B, T, D].
+  at::Tensor forward(const ReaderInput& input, Method& method, MethodState& state);
+  at::Tensor logits(const at::Tensor& hidden) const;  // [..., D] -> [..., V]
+
+  const TransformerConfig& config() const { return config_; }
+  int64_t vocabulary_size() const { return vocabulary_size_; }
+
+ private:
+  struct Block {
+    at::Tensor attention_norm, attention_norm_bias, query, key, value, output, conv;
+    at::Tensor mlp_norm, mlp_norm_bias, gate, up, down;
+  };
+  at::Tensor normalise(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) const;
+  at::Tensor convolve(const at::Tensor& x, const Block& block, int64_t layer, const ReaderInput& input, MethodState& state) const;
+  at::Tensor read_chunk(const ReaderInput& input, Method& method, MethodState& state);
+  at::Tensor weight(const std::string& name, at::IntArrayRef shape, double deviation);
+
+  TransformerConfig config_;
+  int64_t vocabulary_size_;
+  int64_t seed_;
+  at::Tensor embedding_;       // [V, D]
+  at::Tensor output_;          // [V, D]; the same tensor where tied
+  at::Tensor position_table_;  // [P, D] for learned positions
+  at::Tensor final_norm_, final_norm_bias_;
+  std::vector<Block> blocks_;
+};
+TORCH_MODULE(Transformer);
+
+// The whole model: backbone and method.
+class LanguageModelImpl : public torch::nn::Module {
+ public:
+  LanguageModelImpl(Transformer backbone, std::shared_ptr<Method> method, int32_t begin_id);
+
+  // [sinks][selected context][tail] of a batch, read after prepare and select. Returns hidden of the tail [B, T, D].
+  at::Tensor read(const Batch& batch, MethodState& state);
+  // As read, with the token choice already made (state.selected, state.context_inputs).
+  at::Tensor read_selected(const Batch& batch, MethodState& state);
+  // Prepare and select only.
+  void choose_tokens(const Batch& batch, MethodState& state);
+  // One more token a sequence: ids [B], valid [B] -> hidden [B, 1, D].
+  at::Tensor read_next(const at::Tensor& ids, const at::Tensor& valid, MethodState& state);
+
+  Transformer& backbone() { return backbone_; }
+  Method& method() { return *method_; }
+  const std::shared_ptr<Method>& shared_method() const { return method_; }
+  at::Device device() const;
+
+ private:
+  LanguageModelView view();
+  Transformer backbone_;
+  std::shared_ptr<Method> method_;
+  int32_t begin_id_;
+};
+TORCH_MODULE(LanguageModel);
+
+}  // namespace dsrsq

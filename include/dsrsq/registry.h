@@ -1,0 +1,36 @@
+// The explicit tables of what can be named on a command line. Only programs and tests include this; nothing below knows the
+// lists. A new method is one pair of files in methods/, one line in src/registry.cpp and one config.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "dsrsq/train/run_config.h"
+
+namespace dsrsq {
+
+struct MethodEntry {
+  std::string name;
+  std::string description;
+  bool trainable = false;  // else it chooses tokens for a trained reader
+  // `reader`: the trained method, for those that are not trainable themselves.
+  std::shared_ptr<Method> (*make)(const RunConfig& config, std::shared_ptr<Method> reader);
+};
+
+const std::vector<MethodEntry>& method_table();
+// Throws ConfigError naming the known ones and the nearest.
+const MethodEntry& find_method(const std::string& name);
+
+struct ProbeEntry {
+  std::string name;
+  std::string description;
+  Probe probe;
+};
+// Diagnostics of trained DSRSQ weights: dense_read, random_routing, latents_masked.
+const std::vector<ProbeEntry>& probe_table();
+
+// The model of a run: backbone and its trainable method, weights at their seeded start, on the CPU.
+LanguageModel make_model(const RunConfig& config, const Tokenizer& tokenizer);
+
+}  // namespace dsrsq

@@ -1,0 +1,58 @@
+// Dynamic Sparse Retriever (DSR, paper section 3.2; D3): scores every context token against the question.
+//
+//   y      = conv(Embed(context) - mean of the table)      input `embedding_conv`; the reader gathers y, not Embed
+//   E_c(i) = W_c y_i,   E_q = W_q pool(Embed(question) - mean)
+//   phi_i  = cos(E_q, E_c(i)) / temperature                temperature is learned, within [0.02, 1]
+//
+// The convolution is what lets a token be found by its neighbours: the value after "of NAME is" carries the name.
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <string>
+
+#include "dsrsq/core/config.h"
+
+namespace dsrsq {
+
+struct DsrConfig {
+  bool enabled = true;
+  int64_t width = 128;        // r
+  int64_t budget = 512;       // b0, tokens
+  double alpha = 0.5;
+  std::string complexity = "entropy";
+  double temperature = 0.07;  // at the start
+  std::string input = "embedding_conv";
+  int64_t conv_width = 8;
+  int64_t span = 1;
+  std::string reader_gradient = "none";
+  void visit_fields(ConfigVisitor& v);
+};
+
+class DsrImpl : public torch::nn::Module {
+ public:
+  DsrImpl(const DsrConfig& config, int64_t model_width, int64_t seed);
+
+  // Embeddings of the context [B, N, D] and the mean of the table [D] -> what the retriever scores and the reader reads
+  // [B, N, D]: y for `embedding_conv`, the embeddings themselves for `embedding`.
+  at::Tensor context_inputs(const at::Tensor& embeddings, const at::Tensor& table_mean) const;
+  // Unit-normalised E_c [B, N, r] fp32: what an index of the document would store.
+  at::Tensor encode_context(const at::Tensor& inputs, const at::Tensor& table_mean) const;
+  // Unit-normalised E_q [B, Q, r] fp32 of Q questions a sequence: embeddings [B, Q, T, D], valid [B, Q, T] bool.
+  at::Tensor encode_questions(const at::Tensor& embeddings, const at::Tensor& valid, const at::Tensor& table_mean) const;
+  // phi [B, Q, N] fp32; tokens that are not valid [B, N] get -inf.
+  at::Tensor scores(const at::Tensor& questions, const at::Tensor& context, const at::Tensor& valid) const;
+
+  double temperature() const;
+  const DsrConfig& config() const { return config_; }
+
+ private:
+  DsrConfig config_;
+  at::Tensor question_projection_;  // W_q [r, D]
+  at::Tensor context_projection_;   // W_c [r, D]
+  at::Tensor log_temperature_;      // [1]
+  at::Tensor conv_;                 // [D, w]; undefined for `embedding`
+};
+TORCH_MODULE(Dsr);
+
+}  // namespace dsrsq

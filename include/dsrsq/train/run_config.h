@@ -1,0 +1,74 @@
+// Everything that a run's YAML says: one struct of each component. Only programs and the trainer see the whole.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "dsrsq/batch/collate.h"
+#include "dsrsq/eval/evaluator.h"
+#include "dsrsq/methods/dsrsq.h"
+#include "dsrsq/methods/selectors.h"
+#include "dsrsq/methods/standard.h"
+#include "dsrsq/model/config.h"
+#include "dsrsq/objective/schedule.h"
+#include "dsrsq/train/optimizer.h"
+
+namespace dsrsq {
+
+struct DataConfig {
+  std::string tokenizer;
+  std::string train;
+  std::string train_split = "train";
+  std::string validation_split = "validation";
+  std::string test_split = "test";
+  int64_t questions_per_sequence = 1;
+  int64_t maximum_context = 0;
+  void visit_fields(ConfigVisitor& v);
+};
+
+// Multiplies optimizer.learning_rate for a group of parameters.
+struct GroupRates {
+  double backbone = 1.0;
+  double retriever = 1.0;
+  double projections = 0.1;
+  void visit_fields(ConfigVisitor& v);
+};
+
+struct TrainConfig {
+  int64_t seed = 0;
+  std::string device = "cpu";
+  std::string precision = "fp32";
+  int64_t threads = 0;
+  int64_t batch_size = 8;
+  int64_t accumulation = 1;
+  int64_t log_every = 10;
+  int64_t evaluate_every = 200;
+  int64_t evaluation_batches = 8;
+  int64_t checkpoint_every = 200;
+  int64_t keep_checkpoints = 2;
+  GroupRates groups;
+  void visit_fields(ConfigVisitor& v);
+};
+
+struct RunConfig {
+  std::string method = "dsrsq";
+  TransformerConfig model;
+  PromptConfig prompt;
+  DataConfig data;
+  DsrsqConfig dsrsq;  // its groups dsr, sqa, rckv stand at the top level
+  StandardConfig standard;
+  SelectorConfig selectors;
+  LossConfig loss;
+  OptimizerConfig optimizer;
+  TrainConfig train;
+  std::vector<StageConfig> stages;
+  EvalConfig eval;
+
+  void visit_fields(ConfigVisitor& v);
+  void validate(const ConfigLocations& locations) const;  // cross-field checks, before any work; throws ConfigError
+};
+
+// Loads, adds the default stage where there is none, validates.
+RunConfig load_run_config(const ConfigSource& source);
+
+}  // namespace dsrsq

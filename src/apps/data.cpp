@@ -1,0 +1,122 @@
+// dsrsq-data: makes, shows and checks data sets. Command bodies: data_commands.cpp.
+#include <CLI/CLI.hpp>
+#include <iostream>
+
+#include "data_commands.h"
+#include "dsrsq/core/error.h"
+#include "dsrsq/core/logging.h"
+#include "dsrsq/data/readers.h"
+
+namespace {
+
+using dsrsq::ExitCode;
+
+// As given, so that it can be given again.
+std::string command_line(int argc, char** argv) {
+  std::string line = "dsrsq-data";
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    const bool plain = !argument.empty() &&
+                       argument.find_first_of(" \t\n\"'\\$&|;<>()*?[]{}~#`!") == std::string::npos;
+    line += " ";
+    if (plain) {
+      line += argument;
+      continue;
+    }
+    line += "'";
+    for (const char c : argument) line += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    line += "'";
+  }
+  return line;
+}
+
+void add_prepare(CLI::App& app, dsrsq::PrepareOptions& options) {
+  std::string formats;
+  for (const dsrsq::ReaderEntry& entry : dsrsq::reader_table())
+    formats += (formats.empty() ? "" : " | ") + entry.name;
+  CLI::App* command =
+      app.add_subcommand("prepare", "Read files of one format into a data set (HDF5)");
+  command->add_option("inputs", options.inputs, "Input files, plain or gzip")->required();
+  command->add_option("--format", options.format, formats)->required();
+  command->add_option("--tokenizer", options.tokenizer, "tokenizer.json")->required();
+  command->add_option("--output", options.output, "The data set to write, e.g. nq.h5")->required();
+  command->add_option("--split", options.split,
+                      "Shares, e.g. train=0.8,validation=0.1,test=0.1; without: one split \"all\"");
+  command->add_option("--seed", options.seed, "Seed of the splits");
+  command
+      ->add_option("--maximum-bad", options.maximum_bad,
+                   "Bad records that are left out (and listed) in each input before it is an error")
+      ->check(CLI::NonNegativeNumber);
+  command->callback([&options] { dsrsq::prepare_dataset(options); });
+}
+
+void add_synth(CLI::App& app, dsrsq::SynthOptions& options) {
+  CLI::App* command = app.add_subcommand(
+      "synth",
+      "Generate a recall task: tokenizer.json and a data set with train, validation, test");
+  command->add_option("--output", options.output, "Folder to write into")->required();
+  command->add_option("--name", options.name, "The data set is <name>.h5");
+  command->add_option("--config", options.config, "YAML file of the task's settings");
+  command->add_option("--set", options.overrides, "key=value, repeatable; e.g. --set task=needle")
+      ->allow_extra_args(false);
+  command->callback([&options] { dsrsq::synthesise_dataset(options); });
+}
+
+void add_inspect(CLI::App& app, dsrsq::InspectOptions& options) {
+  CLI::App* command = app.add_subcommand(
+      "inspect", "Show what a data set holds; [[evidence]] and {{answer}} are marked");
+  command->add_option("file", options.path, "Data set (.h5)")->required();
+  command->add_option("--records", options.records, "Show the first K records as text")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--split", options.split, "Only records of this split");
+  command->add_option("--tokenizer", options.tokenizer, "tokenizer.json, to decode records");
+  command->callback([&options] { dsrsq::inspect_dataset(options); });
+}
+
+struct ValidateOptions {
+  std::string path;
+  std::string tokenizer;
+};
+
+void add_validate(CLI::App& app, ValidateOptions& options) {
+  CLI::App* command =
+      app.add_subcommand("validate", "Check every offset, span and token id of a data set");
+  command->add_option("file", options.path, "Data set (.h5)")->required();
+  command->add_option("--tokenizer", options.tokenizer,
+                      "Check that it was made with this tokenizer.json");
+  command->callback([&options] { dsrsq::validate_dataset(options.path, options.tokenizer); });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Makes, shows and checks DSRSQ data sets.", "dsrsq-data");
+  app.require_subcommand(1);
+  app.set_help_all_flag("--help-all", "Help of all commands");
+  std::string log_level = "info";
+  app.add_option("--log-level", log_level, "debug, info, warning or error")
+      ->each([](const std::string& name) { dsrsq::set_log_level(dsrsq::parse_log_level(name)); });
+  dsrsq::PrepareOptions prepare;
+  dsrsq::SynthOptions synth;
+  dsrsq::InspectOptions inspect;
+  ValidateOptions validate;
+  prepare.command = synth.command = command_line(argc, argv);
+  add_prepare(app, prepare);
+  add_synth(app, synth);
+  add_inspect(app, inspect);
+  add_validate(app, validate);
+  try {
+    app.parse(argc, argv);
+    return static_cast<int>(ExitCode::kDone);
+  } catch (const CLI::ParseError& error) {
+    const bool help = error.get_exit_code() == 0;
+    app.exit(error);
+    return static_cast<int>(help ? ExitCode::kDone : ExitCode::kConfig);
+  } catch (const dsrsq::Error& error) {
+    dsrsq::log_error(error.what());
+    return static_cast<int>(error.exit_code());
+  } catch (const std::exception& error) {
+    dsrsq::log_error("internal error: ", error.what());
+    return static_cast<int>(ExitCode::kInternal);
+  }
+}

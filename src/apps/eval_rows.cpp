@@ -1,0 +1,181 @@
+#include "eval_rows.h"
+
+#include <torch/torch.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "dsrsq/core/logging.h"
+#include "dsrsq/registry.h"
+#include "dsrsq/train/run_folder.h"
+#include "dsrsq/train/trainer.h"
+
+namespace dsrsq {
+
+namespace {
+
+struct TrainedRun {
+  std::string row;
+  std::string folder;
+  RunConfig config;
+  std::shared_ptr<Tokenizer> tokenizer;
+  LanguageModel model{nullptr};
+  double core_seconds = 0;
+  double steps = 0;
+};
+
+// A checkpoint folder lies in <run>/checkpoints/.
+std::string run_folder_of(const std::string& path) {
+  namespace fs = std::filesystem;
+  if (fs::exists(fs::path(path) / "config.yaml")) return path;
+  return fs::absolute(path).lexically_normal().parent_path().parent_path().string();
+}
+
+void set_budget(const std::string& text, PassOptions& options) {
+  if (text.empty()) return;
+  char* end = nullptr;
+  auto number = std::strtod(text.c_str(), &end);
+  bool share = std::string(end) == "%";
+  if (end == text.c_str() || (!share && *end != 0) || number <= 0 || (share && number > 100))
+    throw ConfigError(concat("--budget: expected a number of tokens (512) or a share of the context (5%), got '", text, "'"));
+  if (share) options.budget_share = number / 100;
+  else options.budget = int64_t(number);
+}
+
+TrainedRun open_run(const std::string& text, const EvalRequest& request) {
+  TrainedRun run;
+  auto equals = text.find('=');
+  auto path = equals == std::string::npos ? text : text.substr(equals + 1);
+  run.folder = run_folder_of(path);
+  auto overrides = request.overrides;
+  if (!request.device.empty()) overrides.push_back("train.device=" + request.device);
+  run.config = request.config.empty() ? load_run_folder_config(run.folder, overrides)
+                                      : load_run_config({request.config, overrides, config_search_folders()});
+  run.row = equals == std::string::npos ? run.config.method : text.substr(0, equals);
+  auto checkpoint = find_checkpoint(path, true);
+  run.tokenizer = std::make_shared<Tokenizer>(Tokenizer::from_file(run.config.data.tokenizer));
+  run.model = make_model(run.config, *run.tokenizer);
+  load_module_tensors(*run.model, CheckpointFolder::read_model(checkpoint), checkpoint.folder);
+  run.model->to(parse_device(run.config.train.device));
+  run.core_seconds = CheckpointFolder::read_state(checkpoint).value("core_seconds", 0.0);
+  run.steps = double(checkpoint.step);
+  log_info("row ", run.row, ": ", checkpoint.folder);
+  return run;
+}
+
+FlopSettings flop_settings(const RunConfig& config, const std::string& method) {
+  FlopSettings flops;
+  bool own = config.method == "dsrsq";
+  if (own && config.dsrsq.dsr.enabled && method != "question_only") {
+    flops.retriever_width = config.dsrsq.dsr.width;
+    flops.retriever_conv_width = config.dsrsq.dsr.input == "embedding_conv" ? config.dsrsq.dsr.conv_width : 0;
+  }
+  if (own && config.dsrsq.rckv.enabled) flops.latent_width = config.dsrsq.rckv.latent_width;
+  if (own && config.dsrsq.sqa.enabled) flops.clusters = config.dsrsq.sqa.clusters;
+  return flops;
+}
+
+Loader test_loader(const TrainedRun& run) {
+  LoaderOptions options;
+  options.split = run.config.data.test_split;
+  options.batch_size = run.config.eval.batch_size;
+  options.shuffle = false;
+  options.with_answers = false;
+  options.maximum_context = run.config.data.maximum_context;
+  options.maximum_sequences = run.config.eval.questions;
+  return Loader(run.config.data.train, *run.tokenizer, run.config.prompt, options);
+}
+
+// D17: what each part did; a part that was on but idle is called inactive.
+std::string activity(const TrainedRun& run, const EvaluationResult& result) {
+  if (run.config.method != "dsrsq") return "";
+  const auto& d = run.config.dsrsq;
+  double selected = 0, context = 0;
+  for (const auto& question : result.questions) {
+    selected += question.selected_tokens;
+    context += question.context_tokens;
+  }
+  auto part = [](const char* name, bool enabled, bool active, const std::string& what) {
+    return concat(name, " ", !enabled ? "off" : active ? "active" : "inactive", enabled ? concat(" (", what, ")") : "");
+  };
+  auto share = context > 0 ? selected / context : 1;
+  return concat("- ", run.row, ": ", part("DSR", d.dsr.enabled, share < 1, concat("selects ", share, " of the context")), ", ",
+                part("SQA", d.sqa.enabled, result.sparse_share > 0, concat(result.sparse_share, " of query rows attend under half of their exact keys")), ", ",
+                part("RCKV", d.rckv.enabled, result.has_latents, concat("attention mass on latents ", result.latent_mass)), "\n");
+}
+
+class Rows {
+ public:
+  explicit Rows(const EvalRequest& request) : request_(request) { set_budget(request.budget, options_); }
+
+  void add(TrainedRun& run, LanguageModel model, const std::string& row, const std::string& method, Probe probe, bool own) {
+    auto loader = test_loader(run);
+    auto options = options_;
+    options.probe = probe;
+    auto result = evaluate(model, loader, *run.tokenizer, run.config.eval, options, flop_settings(run.config, method), row);
+    auto records = result_records(result, run.config.data.test_split, row);
+    outcome.records.insert(outcome.records.end(), records.begin(), records.end());
+    if (!own) return;
+    auto training = records.front();
+    training.metric = "train_core_seconds";
+    training.value = run.core_seconds;
+    training.unit = "s";
+    training.low = training.high = {};
+    outcome.records.push_back(training);
+    outcome.notes += activity(run, result);
+  }
+
+  EvalOutcome outcome;
+
+ private:
+  const EvalRequest& request_;
+  PassOptions options_;
+};
+
+}  // namespace
+
+EvalOutcome evaluate_rows(const EvalRequest& request) {
+  for (const auto& name : request.methods) find_method(name);  // a typo is known before any work
+  std::vector<std::pair<std::string, Probe>> probes;
+  for (const auto& name : request.probes) {
+    bool found = false;
+    for (const auto& entry : probe_table())
+      if (entry.name == name) {
+        probes.emplace_back(name, entry.probe);
+        found = true;
+      }
+    if (!found) throw ConfigError(concat("--probes: unknown probe '", name, "'; known: dense_read, random_routing, latents_masked"));
+  }
+  Rows rows(request);
+  for (size_t i = 0; i < request.checkpoints.size(); ++i) {
+    auto run = open_run(request.checkpoints[i], request);
+    if (i == 0) set_determinism(run.config.train.threads);
+    run.model->eval();
+    rows.add(run, run.model, run.row, run.config.method, Probe::kNone, true);
+    rows.outcome.seeds.push_back(run.config.train.seed);
+    if (i > 0) continue;
+    rows.outcome.run_folder = run.folder;
+    rows.outcome.device = run.config.train.device;
+    auto config = run.config;
+    if (request.seed >= 0) config.train.seed = request.seed;
+    for (const auto& name : request.methods) {
+      if (name == run.config.method) continue;  // the run's own row stands already
+      auto method = find_method(name).make(config, run.model->shared_method());
+      LanguageModel model(run.model->backbone(), method, run.tokenizer->begin_id());
+      rows.add(run, model, name, name, Probe::kNone, false);
+    }
+    for (const auto& [name, probe] : probes) rows.add(run, run.model, run.row + ":" + name, run.config.method, probe, false);
+  }
+  return rows.outcome;
+}
+
+std::vector<Column> result_columns() {
+  return {{"em", "EM"}, {"f1", "F1"}, {"evidence_recall", "evidence recall"}, {"answer_recall", "answer recall"}, {"em_exact", "EM, answer exact"},
+          {"em_latent", "EM, answer in latents only"}, {"share_latent", "share in latents only"}, {"tokens_read", "tokens read"},
+          {"token_efficiency", "token efficiency"}, {"bytes_held", "bytes held"}, {"peak_memory", "peak memory"},
+          {"throughput", "throughput"}, {"latency_p50", "latency p50"}, {"latency_p95", "latency p95"}, {"flops", "FLOP"},
+          {"sparse_share", "sparse queries"}, {"density", "density"}, {"latent_mass", "latent mass"}, {"train_core_seconds", "training, core-seconds"}};
+}
+
+}  // namespace dsrsq

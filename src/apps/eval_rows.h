@@ -1,0 +1,33 @@
+// What dsrsq-eval does between its command line and its files.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "dsrsq/eval/report.h"
+
+namespace dsrsq {
+
+struct EvalRequest {
+  std::vector<std::string> checkpoints;  // "[ROW=]FOLDER"
+  std::string config;
+  std::vector<std::string> overrides;
+  std::vector<std::string> methods;
+  std::vector<std::string> probes;
+  std::string budget;
+  std::string device;
+  int64_t seed = -1;
+};
+
+struct EvalOutcome {
+  std::vector<ResultRecord> records;
+  std::string notes;  // which parts were active, in words
+  std::string run_folder;
+  std::string device;
+  std::vector<int64_t> seeds;
+};
+
+EvalOutcome evaluate_rows(const EvalRequest& request);
+std::vector<Column> result_columns();
+
+}  // namespace dsrsq

@@ -1,0 +1,49 @@
+#include "dsrsq/attention/dense.h"
+
+#include <torch/torch.h>
+
+#include <cmath>
+
+namespace dsrsq {
+
+at::Tensor expand_heads(const at::Tensor& x, int64_t query_heads) {
+  auto heads = x.size(1);
+  if (heads == query_heads) return x;
+  if (heads == 1) return x.expand({x.size(0), query_heads, x.size(2), x.size(3)});
+  return x.repeat_interleave(query_heads / heads, 1);
+}
+
+PartialAttention masked_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                  const at::Tensor& mask) {
+  auto heads = q.size(1);
+  auto type = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  auto scale = 1.0 / std::sqrt(double(q.size(-1)));
+  auto logits = at::matmul(q * scale, expand_heads(k, heads).transpose(-1, -2)).to(type);
+  logits = logits.masked_fill(mask.logical_not(), kMaskedLogit);
+  auto lse = at::logsumexp(logits, {-1});
+  auto weights = (logits - lse.unsqueeze(-1)).exp();
+  return {at::matmul(weights.to(v.scalar_type()), expand_heads(v, heads)), lse, logits};
+}
+
+JoinedAttention join_attention(const std::vector<PartialAttention>& parts) {
+  TORCH_CHECK(!parts.empty(), "join_attention: no parts");
+  if (parts.size() == 1) return {parts[0].out, parts[0].lse};
+  std::vector<at::Tensor> lses;
+  for (const auto& part : parts) lses.push_back(part.lse);
+  auto stacked = at::stack(lses, -1);  // [B, H, T, parts]
+  auto lse = at::logsumexp(stacked, {-1});
+  auto shares = (stacked - lse.unsqueeze(-1)).exp();
+  at::Tensor out;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    auto share = shares.select(-1, int64_t(i)).unsqueeze(-1).to(parts[i].out.scalar_type());
+    auto part = parts[i].out * share;
+    out = out.defined() ? out + part : part;
+  }
+  return {out, lse};
+}
+
+at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  return at::scaled_dot_product_attention(q, expand_heads(k, q.size(1)), expand_heads(v, q.size(1)), {}, 0.0, true);
+}
+
+}  // namespace dsrsq

@@ -1,0 +1,136 @@
+#include "dsrsq/batch/collate.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+
+#include "dsrsq/core/error.h"
+
+namespace dsrsq {
+
+namespace {
+
+constexpr int64_t kNoLabel = -100;
+
+std::string filled(const std::string& pattern, const std::string& placeholder, const std::string& value) {
+  auto at = pattern.find(placeholder);
+  return pattern.substr(0, at) + value + pattern.substr(at + placeholder.size());
+}
+
+struct Sequence {
+  std::vector<int32_t> context;
+  std::vector<std::vector<int32_t>> questions;
+  std::vector<int64_t> tail;
+  std::vector<int64_t> labels;
+  std::vector<StoredRecord> records;
+};
+
+void mark(at::Tensor row, const std::vector<TokenSpan>& spans, int64_t length) {
+  for (const auto& span : spans) {
+    auto end = std::min(span.end, length);
+    if (span.begin < end) row.slice(0, span.begin, end).fill_(true);
+  }
+}
+
+template <typename Ids>
+void copy_row(at::Tensor row, const Ids& ids) {
+  auto* out = row.data_ptr<int64_t>();
+  for (size_t i = 0; i < ids.size(); ++i) out[i] = int64_t(ids[i]);
+}
+
+}  // namespace
+
+void PromptConfig::visit_fields(ConfigVisitor& v) {
+  v.field("question", question, "Text of a question in the reader's sequence; must contain {question}.");
+  v.field("answer", answer, "Text of an answer after it; must contain {answer}.");
+  v.field("end_answer", end_answer, "End each answer with the end token, and learn to stop.");
+}
+
+void PromptConfig::validate(const ConfigLocations& locations) const {
+  for (auto [key, pattern, placeholder] : {std::tuple{"prompt.question", &question, "{question}"}, {"prompt.answer", &answer, "{answer}"}})
+    if (pattern->find(placeholder) == std::string::npos)
+      throw ConfigError(concat(locations.of(key), ": ", key, ": expected a text that contains ", placeholder, ", got '", *pattern, "'"));
+}
+
+int64_t Batch::label_tokens() const { return labels.defined() ? (labels >= 0).sum().item<int64_t>() : 0; }
+int64_t Batch::questions_with_evidence() const { return evidence.any(-1).sum().item<int64_t>(); }
+
+Batch Batch::to(at::Device device) const {
+  Batch moved = *this;
+  for (auto* tensor : {&moved.context, &moved.context_valid, &moved.questions, &moved.questions_valid, &moved.evidence,
+                       &moved.answer_tokens, &moved.tail, &moved.tail_valid, &moved.labels})
+    if (tensor->defined()) *tensor = tensor->to(device);
+  return moved;
+}
+
+Collator::Collator(const Store& store, const Tokenizer& tokenizer, const PromptConfig& prompt, int64_t maximum_context)
+    : store_(store), tokenizer_(tokenizer), prompt_(prompt), maximum_context_(maximum_context) {}
+
+Batch Collator::collate(const std::vector<std::vector<int64_t>>& sequences, bool with_answers) const {
+  std::vector<Sequence> rows;
+  int64_t longest_context = 1, longest_tail = 1, longest_question = 1, most_questions = 1;
+  for (const auto& indices : sequences) {
+    Sequence row;
+    row.context = store_.document_tokens(store_.document_of(indices.at(0)));
+    if (maximum_context_ > 0 && int64_t(row.context.size()) > maximum_context_) {
+      row.context.resize(size_t(maximum_context_));
+      ++cut_documents_;
+    }
+    for (auto index : indices) {
+      row.records.push_back(store_.record(index));
+      const auto& record = row.records.back();
+      auto question = tokenizer_.encode(filled(prompt_.question, "{question}", record.question));
+      row.tail.insert(row.tail.end(), question.begin(), question.end());
+      row.labels.resize(row.tail.size(), kNoLabel);
+      if (with_answers) {
+        std::vector<int32_t> answer;
+        if (!record.answers.empty()) answer = tokenizer_.encode(filled(prompt_.answer, "{answer}", record.answers[0]));
+        if (prompt_.end_answer) answer.push_back(tokenizer_.end_id());
+        for (auto token : answer) {
+          row.labels.back() = token;  // the position before predicts it
+          row.tail.push_back(token);
+          row.labels.push_back(kNoLabel);
+        }
+      }
+      longest_question = std::max<int64_t>(longest_question, int64_t(question.size()));
+      row.questions.push_back(std::move(question));
+    }
+    longest_context = std::max<int64_t>(longest_context, int64_t(row.context.size()));
+    longest_tail = std::max<int64_t>(longest_tail, int64_t(row.tail.size()));
+    most_questions = std::max<int64_t>(most_questions, int64_t(indices.size()));
+    rows.push_back(std::move(row));
+  }
+
+  auto size = int64_t(rows.size());
+  Batch batch;
+  batch.context = at::zeros({size, longest_context}, at::kLong);
+  batch.context_valid = at::zeros({size, longest_context}, at::kBool);
+  batch.questions = at::zeros({size, most_questions, longest_question}, at::kLong);
+  batch.questions_valid = at::zeros({size, most_questions, longest_question}, at::kBool);
+  batch.evidence = at::zeros({size, most_questions, longest_context}, at::kBool);
+  batch.answer_tokens = at::zeros_like(batch.evidence);
+  batch.tail = at::zeros({size, longest_tail}, at::kLong);
+  batch.tail_valid = at::zeros({size, longest_tail}, at::kBool);
+  batch.labels = at::full({size, longest_tail}, kNoLabel, at::kLong);
+  for (int64_t b = 0; b < size; ++b) {
+    auto& row = rows[size_t(b)];
+    auto length = int64_t(row.context.size());
+    copy_row(batch.context[b], row.context);
+    batch.context_valid[b].slice(0, 0, length).fill_(true);
+    copy_row(batch.tail[b], row.tail);
+    copy_row(batch.labels[b], row.labels);
+    batch.tail_valid[b].slice(0, 0, int64_t(row.tail.size())).fill_(true);
+    for (size_t q = 0; q < row.questions.size(); ++q) {
+      auto question = int64_t(q);
+      copy_row(batch.questions[b][question], row.questions[q]);
+      batch.questions_valid[b][question].slice(0, 0, int64_t(row.questions[q].size())).fill_(true);
+      mark(batch.evidence[b][question], row.records[q].evidence, length);
+      mark(batch.answer_tokens[b][question], row.records[q].answer_spans, length);
+    }
+    batch.sample_ids.push_back(sequences[size_t(b)][0]);
+    batch.records.push_back(std::move(row.records));
+  }
+  return batch;
+}
+
+}  // namespace dsrsq

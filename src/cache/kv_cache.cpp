@@ -1,0 +1,69 @@
+#include "dsrsq/cache/kv_cache.h"
+
+#include <torch/torch.h>
+
+namespace dsrsq {
+
+namespace {
+int64_t tensor_bytes(std::initializer_list<at::Tensor> tensors) {
+  int64_t total = 0;
+  for (const auto& tensor : tensors)
+    if (tensor.defined()) total += tensor.numel() * tensor.element_size();
+  return total;
+}
+
+at::Tensor joined(const at::Tensor& old, const at::Tensor& more, int64_t dim) {
+  return old.defined() ? at::cat({old, more}, dim) : more;
+}
+}  // namespace
+
+int64_t LatentBuffer::bytes() const { return tensor_bytes({keys, values, positions, order, priority, valid}); }
+
+int64_t LayerState::bytes() const {
+  return tensor_bytes({keys, values, positions, order, valid, cluster, mass, exposure}) + latents.bytes();
+}
+
+void LayerState::append(const at::Tensor& new_keys, const at::Tensor& new_values, const at::Tensor& new_positions,
+                        const at::Tensor& new_order, const at::Tensor& new_valid, const at::Tensor& new_cluster,
+                        bool keep_mass) {
+  keys = joined(keys, new_keys, 2);
+  values = joined(values, new_values, 2);
+  positions = joined(positions, new_positions, 1);
+  order = joined(order, new_order, 1);
+  valid = joined(valid, new_valid, 1);
+  if (new_cluster.defined()) cluster = joined(cluster, new_cluster, 2);
+  if (keep_mass) {
+    auto zeros = at::zeros(new_order.sizes(), new_order.options().dtype(at::kFloat));
+    mass = joined(mass, zeros, 1);
+    exposure = joined(exposure, zeros, 1);
+  }
+}
+
+at::Tensor gather_entries(const at::Tensor& x, const at::Tensor& index, int64_t dim) {
+  auto view = index;
+  for (int64_t i = 1; i < dim; ++i) view = view.unsqueeze(1);
+  for (int64_t i = dim + 1; i < x.dim(); ++i) view = view.unsqueeze(-1);
+  auto sizes = x.sizes().vec();
+  sizes[dim] = index.size(-1);
+  return x.gather(dim, view.expand(sizes));
+}
+
+void LayerState::keep(const at::Tensor& index) {
+  keys = gather_entries(keys, index, 2);
+  values = gather_entries(values, index, 2);
+  positions = gather_entries(positions, index, 1);
+  order = gather_entries(order, index, 1);
+  valid = gather_entries(valid, index, 1);
+  if (cluster.defined()) cluster = gather_entries(cluster, index, 2);
+  if (mass.defined()) {
+    mass = gather_entries(mass, index, 1);
+    exposure = gather_entries(exposure, index, 1);
+  }
+}
+
+void LayerState::detach() {
+  for (auto* tensor : {&keys, &values, &latents.keys, &latents.values})
+    if (tensor->defined()) *tensor = tensor->detach();
+}
+
+}  // namespace dsrsq

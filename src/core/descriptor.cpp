@@ -1,0 +1,67 @@
+#include "descriptor.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <system_error>
+
+#include "dsrsq/core/error.h"
+
+namespace dsrsq {
+
+Descriptor::~Descriptor() {
+  if (is_open()) ::close(number_);
+}
+
+int Descriptor::close() {
+  const int result = ::close(number_);
+  number_ = -1;
+  return result == 0 ? 0 : errno;
+}
+
+std::string error_text(int error_number) { return std::generic_category().message(error_number); }
+
+int open_for_reading(const std::string& path) {
+  const int number = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (number < 0) throw DataError(concat(path, ": cannot be opened: ", error_text(errno)));
+  struct stat status {};
+  if (fstat(number, &status) != 0 || S_ISDIR(status.st_mode)) {
+    ::close(number);
+    throw DataError(concat(path, ": is a folder; a file was expected"));
+  }
+  return number;
+}
+
+size_t read_some(int descriptor, void* to, size_t size, const std::string& path) {
+  while (true) {
+    const ssize_t got = ::read(descriptor, to, size);
+    if (got >= 0) return static_cast<size_t>(got);
+    if (errno != EINTR) throw DataError(concat(path, ": cannot be read: ", error_text(errno)));
+  }
+}
+
+void write_all(int descriptor, const void* from, size_t size, const std::string& path) {
+  const char* bytes = static_cast<const char*>(from);
+  while (size > 0) {
+    const ssize_t put = ::write(descriptor, bytes, std::min<size_t>(size, size_t{1} << 30));
+    if (put < 0) {
+      if (errno == EINTR) continue;
+      throw Error(ExitCode::kData, concat(path, ": cannot be written: ", error_text(errno)));
+    }
+    bytes += put;
+    size -= static_cast<size_t>(put);
+  }
+}
+
+void sync_descriptor(int descriptor, const std::string& path) {
+  // EINVAL: a file system or a pipe that has nothing to sync.
+  if (fsync(descriptor) != 0 && errno != EINVAL) {
+    throw Error(ExitCode::kData,
+                concat(path, ": cannot be written to the disk: ", error_text(errno)));
+  }
+}
+
+}  // namespace dsrsq

@@ -1,0 +1,189 @@
+#include <algorithm>
+#include <cctype>
+
+#include "dsrsq/core/error.h"
+#include "dsrsq/data/readers.h"
+#include "record_reader.h"
+
+namespace dsrsq {
+namespace {
+
+using nlohmann::json;
+
+// Unicode code points to bytes of a valid UTF-8 text (the JSON parser has checked it). Built only
+// where it is needed.
+class CodePoints {
+ public:
+  explicit CodePoints(const std::string& text) : text_(text) {}
+  ByteSpan bytes(int64_t begin, int64_t end, const std::string& name) {
+    if (starts_.empty()) {
+      for (size_t i = 0; i < text_.size(); ++i) {
+        if ((static_cast<unsigned char>(text_[i]) & 0xC0) != 0x80)
+          starts_.push_back(static_cast<int64_t>(i));
+      }
+      starts_.push_back(static_cast<int64_t>(text_.size()));
+    }
+    const int64_t points = static_cast<int64_t>(starts_.size()) - 1;
+    if (begin < 0 || begin >= end || end > points) {
+      throw BadRecord{concat("\"", name, "\" is [", begin, ", ", end, "), the context has ", points,
+                             " code points")};
+    }
+    return {starts_[begin], starts_[end]};
+  }
+
+ private:
+  const std::string& text_;
+  std::vector<int64_t> starts_;
+};
+
+void read_documents(const json& documents, DocumentExample& example) {
+  for (size_t i = 0; i < require_array(documents, "documents").size(); ++i) {
+    const std::string name = concat("documents[", i, "]");
+    std::string text;
+    if (documents[i].is_object()) {
+      const std::string& title =
+          require_string(require_key(documents[i], "title", name + "."), name + ".title");
+      text = title + "\n" +
+             require_string(require_key(documents[i], "text", name + "."), name + ".text");
+      if (documents.size() == 1) example.title = title;
+    } else {
+      text = require_string(documents[i], name);
+    }
+    example.document += (i == 0 ? "" : "\n\n") + text;
+  }
+}
+
+void read_context(const json& value, DocumentExample& example) {
+  const auto context = value.find("context");
+  const auto documents = value.find("documents");
+  if ((context == value.end()) == (documents == value.end())) {
+    throw BadRecord{"expected either \"context\" or \"documents\""};
+  }
+  if (context != value.end()) {
+    example.document = require_string(*context, "context");
+  } else {
+    read_documents(*documents, example);
+  }
+  if (example.document.empty())
+    throw BadRecord{context != value.end() ? "\"context\" is empty" : "\"documents\" hold no text"};
+}
+
+std::vector<ByteSpan> read_spans(const json& value, const std::string& key,
+                                 const std::string& document) {
+  std::vector<ByteSpan> spans;
+  CodePoints points(document);
+  for (size_t i = 0; i < require_array(value, key).size(); ++i) {
+    const std::string name = concat(key, "[", i, "]");
+    const json& item = value[i];
+    if (item.is_string()) {
+      const std::string& text = item.get_ref<const std::string&>();
+      const size_t at = text.empty() ? std::string::npos : document.find(text);
+      if (at == std::string::npos)
+        throw BadRecord{
+            concat("\"", name, "\" ", text.empty() ? "is empty" : "does not occur in the context")};
+      add_once(spans, {static_cast<int64_t>(at), static_cast<int64_t>(at + text.size())});
+    } else if (item.is_array() && item.size() == 2) {
+      add_once(spans, points.bytes(require_integer(item[0], name + "[0]"),
+                                   require_integer(item[1], name + "[1]"), name));
+    } else {
+      throw BadRecord{concat("\"", name, "\" must be a string or [begin, end] in code points")};
+    }
+  }
+  return spans;
+}
+
+// The first verbatim occurrence in the evidence, else in the document; an answer in free words has
+// none.
+void locate_answers(const std::string& document, Question& question) {
+  for (const std::string& answer : question.answers) {
+    size_t at = std::string::npos;
+    for (const ByteSpan& span : question.evidence) {
+      const size_t inside = document.substr(span.begin, span.end - span.begin).find(answer);
+      if (inside == std::string::npos) continue;
+      at = static_cast<size_t>(span.begin) + inside;
+      break;
+    }
+    if (at == std::string::npos) at = document.find(answer);
+    if (at != std::string::npos)
+      add_once(question.answer_spans,
+               {static_cast<int64_t>(at), static_cast<int64_t>(at + answer.size())});
+  }
+}
+
+// 2026, 2026-11, 2026-11-24, 2026-11-24T08:00:00Z: enough to sort by, which is what it is for.
+bool is_iso_8601(const std::string& text) {
+  const std::string pattern = "dddd-dd-ddTdd:dd:dd";
+  size_t i = 0;
+  for (; i < text.size() && i < pattern.size(); ++i) {
+    const char c = text[i];
+    const bool fits = pattern[i] == 'd'   ? c >= '0' && c <= '9'
+                      : pattern[i] == 'T' ? c == 'T' || c == ' '
+                                          : c == pattern[i];
+    if (!fits) break;
+  }
+  if (i == text.size()) return i == 4 || i == 7 || i == 10 || i == 16 || i == 19;
+  return (i == 16 || i == 19) && text.find_first_not_of("0123456789:.,+-Z", i) == std::string::npos;
+}
+
+Question read_question(const json& value, int64_t line, const std::string& document) {
+  Question question;
+  question.source_line = line;
+  question.text = require_string(require_key(value, "question"), "question");
+  if (question.text.empty()) throw BadRecord{"\"question\" is empty"};
+  const json& answers = require_array(require_key(value, "answers"), "answers");
+  for (size_t i = 0; i < answers.size(); ++i) {
+    const std::string& answer = require_string(answers[i], concat("answers[", i, "]"));
+    if (answer.empty())
+      throw BadRecord{
+          concat("\"answers[", i, "]\" is empty; an unanswerable question has \"answers\": []")};
+    add_once(question.answers, answer);
+  }
+  if (const auto evidence = value.find("evidence"); evidence != value.end())
+    question.evidence = read_spans(*evidence, "evidence", document);
+  if (const auto spans = value.find("answer_spans"); spans != value.end()) {
+    question.answer_spans = read_spans(*spans, "answer_spans", document);
+  } else {
+    locate_answers(document, question);
+  }
+  const auto id = value.find("id");
+  question.id = id == value.end() ? std::to_string(line)
+                : id->is_string() ? id->get<std::string>()
+                                  : require_integer_text(*id, "id");
+  if (const auto timestamp = value.find("timestamp"); timestamp != value.end()) {
+    question.timestamp = require_string(*timestamp, "timestamp");
+    if (!question.timestamp.empty() && !is_iso_8601(question.timestamp)) {
+      throw BadRecord{
+          concat("\"timestamp\" must be ISO 8601 (2026-11-24 or 2026-11-24T08:00:00Z), got \"",
+                 question.timestamp, "\"")};
+    }
+  }
+  return question;
+}
+
+}  // namespace
+
+ReadReport read_jsonl(const std::string& path, const ReadOptions& options,
+                      const ExampleSink& sink) {
+  ReadReport report;
+  DocumentExample pending;  // questions of one context are gathered until another context comes
+  const auto flush = [&] {
+    if (!pending.questions.empty()) sink(std::move(pending));
+    pending = DocumentExample{};
+  };
+  read_json_lines(path, options, report, [&](const json& value, int64_t line) {
+    DocumentExample example;
+    read_context(value, example);
+    Question question = read_question(value, line, example.document);
+    ++report.records;
+    if (question.answers.empty()) ++report.unanswerable;
+    if (example.document != pending.document || pending.questions.empty()) {
+      flush();
+      pending = std::move(example);
+    }
+    pending.questions.push_back(std::move(question));
+  });
+  flush();
+  return report;
+}
+
+}  // namespace dsrsq

@@ -1,0 +1,262 @@
+#include "dsrsq/eval/evaluator.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <set>
+#include <unordered_map>
+
+#include "dsrsq/core/progress.h"
+#include "dsrsq/core/timer.h"
+#include "dsrsq/objective/task_loss.h"
+#include "dsrsq/text/task_metrics.h"
+
+namespace dsrsq {
+
+void EvalConfig::visit_fields(ConfigVisitor& v) {
+  v.field("batch_size", batch_size, "Questions a batch.", at_least(1));
+  v.field("maximum_tokens", maximum_tokens, "Tokens decoded for an answer, at most.", at_least(1));
+  v.field("questions", questions, "Questions of the test split that are evaluated; 0: all.", at_least(0));
+  v.field("latency_questions", latency_questions, "Questions timed one by one, after two untimed ones; 0: no latency.", at_least(0));
+}
+
+namespace {
+
+std::set<int64_t> valid_orders(const at::Tensor& order, const at::Tensor& valid, int64_t b) {
+  std::set<int64_t> orders;
+  if (!order.defined()) return orders;
+  auto ranks = order[b].to(at::kCPU).contiguous(), present = valid[b].to(at::kCPU).contiguous();
+  for (int64_t i = 0; i < ranks.numel(); ++i)
+    if (present.data_ptr<bool>()[i]) orders.insert(ranks.data_ptr<int64_t>()[i]);
+  return orders;
+}
+
+double share_selected(const at::Tensor& wanted, const at::Tensor& chosen) {
+  auto total = wanted.sum().item<int64_t>();
+  return total == 0 ? -1 : double(wanted.logical_and(chosen).sum().item<int64_t>()) / double(total);
+}
+
+// Where the answer's tokens stand: by their rank in the reader's sequence, in exact entries or in latents.
+void locate_answer(const Batch& batch, const MethodState& state, int64_t b, int64_t sinks, QuestionResult& question) {
+  auto wanted = batch.answer_tokens[b][0].to(at::kCPU).nonzero().squeeze(1);
+  if (wanted.numel() == 0) return;
+  std::unordered_map<int64_t, int64_t> rank_of;  // context token -> rank in the reader's sequence
+  auto index = state.selected.index[b].to(at::kCPU).contiguous(), mask = state.selected.mask[b].to(at::kCPU).contiguous();
+  int64_t rank = sinks;
+  for (int64_t i = 0; i < index.numel(); ++i)
+    if (mask.data_ptr<bool>()[i]) rank_of[index.data_ptr<int64_t>()[i]] = rank++;
+  std::vector<int64_t> ranks;
+  for (int64_t i = 0; i < wanted.numel(); ++i) {
+    auto found = rank_of.find(wanted.data_ptr<int64_t>()[i]);
+    if (found == rank_of.end()) {
+      question.place = AnswerPlace::kNotChosen;
+      return;
+    }
+    ranks.push_back(found->second);
+  }
+  auto exact = valid_orders(state.layers[0].order, state.layers[0].valid, b);
+  auto held = std::count_if(ranks.begin(), ranks.end(), [&](int64_t r) { return exact.count(r) > 0; });
+  question.place = held == int64_t(ranks.size()) ? AnswerPlace::kExact : held == 0 ? AnswerPlace::kLatent : AnswerPlace::kMixed;
+  for (const auto& layer : state.layers) {
+    auto latents = valid_orders(layer.latents.order, layer.latents.valid, b);
+    if (std::all_of(ranks.begin(), ranks.end(), [&](int64_t r) { return latents.count(r) > 0; })) question.retained = true;
+  }
+}
+
+void score_batch(const Batch& batch, const Generated& generated, const Tokenizer& tokenizer, int64_t sinks, EvaluationResult& result) {
+  auto chosen = at::zeros_like(batch.context_valid);
+  if (generated.state.selected.slots() > 0) {
+    const auto& selected = generated.state.selected;
+    // Masked slots point at token 0, so scatter counts instead of flags.
+    auto counts = at::zeros(batch.context.sizes(), batch.context.options());
+    chosen = counts.scatter_add(1, selected.index, selected.mask.to(at::kLong)) > 0;
+  }
+  for (int64_t b = 0; b < batch.size(); ++b) {
+    const auto& record = batch.records[size_t(b)][0];
+    QuestionResult question;
+    question.id = record.id;
+    question.question = record.question;
+    question.answers = record.answers;
+    question.prediction = tokenizer.decode(generated.tokens[size_t(b)]);
+    question.exact_match = exact_match(question.prediction, record.answers);
+    question.f1 = token_f1(question.prediction, record.answers);
+    question.evidence_recall = share_selected(batch.evidence[b][0], chosen[b]);
+    question.answer_recall = share_selected(batch.answer_tokens[b][0], chosen[b]);
+    question.selected_tokens = double(chosen[b].sum().item<int64_t>());
+    question.context_tokens = double(batch.context_valid[b].sum().item<int64_t>());
+    locate_answer(batch, generated.state, b, sinks, question);
+    result.questions.push_back(std::move(question));
+  }
+}
+
+double value(const at::Tensor& x) { return x.defined() ? x.item().toDouble() : 0.0; }
+
+struct StatSums {
+  double rows = 0, sparse = 0, attended = 0, visible = 0, latent_rows = 0, latent_pairs = 0, latent_mass = 0;
+  void add(const AttentionStats& stats) {
+    rows += value(stats.rows);
+    sparse += value(stats.sparse_rows);
+    attended += value(stats.attended_pairs);
+    visible += value(stats.visible_pairs);
+    latent_rows += value(stats.latent_rows);
+    latent_pairs += value(stats.latent_pairs);
+    latent_mass += value(stats.latent_mass);
+  }
+};
+
+std::vector<double> measure_latency(LanguageModel& model, const Loader& loader, const EvalConfig& config, const PassOptions& options,
+                                    const GenerateOptions& generation) {
+  constexpr int64_t kUntimed = 2;
+  auto one = options;
+  one.collect_stats = false;
+  std::vector<double> latencies;
+  if (config.latency_questions == 0) return latencies;
+  auto batch = loader.pass_batch(0);
+  int64_t index = 0, row = 0;
+  for (int64_t i = 0; i < config.latency_questions + kUntimed; ++i) {
+    if (row == batch.size()) {
+      if (++index == loader.pass_batches()) index = 0;
+      batch = loader.pass_batch(index);
+      row = 0;
+    }
+    auto single = loader.single(index, row++).to(model->device());
+    Timer timer;
+    generate(model, single, one, generation);
+    if (i >= kUntimed) latencies.push_back(timer.seconds());
+  }
+  return latencies;
+}
+
+}  // namespace
+
+EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Tokenizer& tokenizer, const EvalConfig& config,
+                          const PassOptions& base, const FlopSettings& flops, const std::string& label) {
+  at::NoGradGuard no_grad;
+  auto device = model->device();
+  auto options = base;
+  options.collect_stats = true;
+  GenerateOptions generation{config.maximum_tokens, tokenizer.end_id()};
+  EvaluationResult result;
+  StatSums sums;
+  double reader_tokens = 0, decoded = 0, state_bytes = 0;
+  auto sinks = model->backbone()->config().sinks;
+  PeakMemory peak(device);
+  Progress progress(label, loader.sequences());
+  for (int64_t i = 0; i < loader.pass_batches(); ++i) {
+    auto batch = loader.pass_batch(i).to(device);
+    auto generated = generate(model, batch, options, generation);
+    result.seconds += generated.select_seconds + generated.prefill_seconds + generated.decode_seconds;
+    sums.add(generated.state.stats);
+    state_bytes += double(generated.state_bytes);
+    decoded += double(generated.decoded_tokens);
+    reader_tokens += double((generated.state.selected.mask.sum() + batch.tail_valid.sum()).item<int64_t>() + sinks * batch.size());
+    score_batch(batch, generated, tokenizer, sinks, result);
+    progress.update(int64_t(result.questions.size()));
+  }
+  progress.finish();
+  result.peak_bytes = peak.bytes();
+  auto questions = double(result.questions.size());
+  double context = 0;
+  for (const auto& question : result.questions) context += question.context_tokens;
+  result.context_tokens_per_second = context / std::max(1e-9, result.seconds);
+  result.state_bytes = state_bytes / questions;
+  result.shared_bytes = double(model->method().shared_bytes());
+  result.sparse_share = sums.rows > 0 ? sums.sparse / sums.rows : 0;
+  result.density = sums.visible > 0 ? sums.attended / sums.visible : 1;
+  result.has_latents = sums.latent_rows > 0;
+  result.latent_mass = result.has_latents ? sums.latent_mass / sums.latent_rows : 0;
+  const auto& shape = model->method().shape();
+  SequenceWork work;
+  work.context_tokens = flops.retriever_width > 0 ? context / questions : 0;
+  work.reader_tokens = (reader_tokens + decoded) / questions;
+  work.attended_pairs = sums.attended / double(shape.query_heads) / questions;
+  work.latent_pairs = sums.latent_pairs / double(shape.query_heads) / questions;
+  work.routed_pairs = work.reader_tokens * double(shape.layers * flops.clusters) *
+                      (1 + double(shape.key_value_heads) / double(shape.query_heads));
+  work.predicted_tokens = 1 + decoded / questions;
+  result.flops = forward_flops(model->backbone()->config(), flops, work);
+  result.latencies = measure_latency(model, loader, config, options, generation);
+  return result;
+}
+
+namespace {
+
+double quantile(std::vector<double> values, double share) {
+  std::sort(values.begin(), values.end());
+  return values[size_t(std::min<double>(double(values.size()) - 1, share * double(values.size())))];
+}
+
+double mean_of(const std::vector<double>& values) {
+  double sum = 0;
+  for (auto one : values) sum += one;
+  return values.empty() ? 0 : sum / double(values.size());
+}
+
+template <typename Get>
+std::vector<double> collect(const EvaluationResult& result, Get get) {
+  std::vector<double> values;
+  for (const auto& question : result.questions)
+    if (auto one = get(question); one >= 0) values.push_back(one);
+  return values;
+}
+
+}  // namespace
+
+std::vector<ResultRecord> result_records(const EvaluationResult& result, const std::string& case_name, const std::string& row) {
+  std::vector<ResultRecord> records;
+  auto context = mean_of(collect(result, [](const auto& q) { return q.context_tokens; }));
+  auto selected = mean_of(collect(result, [](const auto& q) { return q.selected_tokens; }));
+  std::map<std::string, double> shape{{"questions", double(result.questions.size())}, {"context_tokens", context}};
+  auto add = [&](const std::string& metric, double value, const std::string& unit) {
+    records.push_back({case_name, row, shape, metric, value, unit, {}, {}});
+  };
+  auto add_mean = [&](const std::string& metric, const std::vector<double>& values) {
+    if (values.empty()) return;
+    auto interval = bootstrap_mean(values);
+    records.push_back({case_name, row, shape, metric, interval.mean, "share", interval.low, interval.high});
+  };
+  auto em_at = [&](AnswerPlace place) {
+    return collect(result, [place](const auto& q) { return q.place == place ? q.exact_match : -1; });
+  };
+  add_mean("em", collect(result, [](const auto& q) { return q.exact_match; }));
+  add_mean("f1", collect(result, [](const auto& q) { return q.f1; }));
+  add_mean("evidence_recall", collect(result, [](const auto& q) { return q.evidence_recall; }));
+  add_mean("answer_recall", collect(result, [](const auto& q) { return q.answer_recall; }));
+  if (auto values = em_at(AnswerPlace::kExact); !values.empty()) add_mean("em_exact", values);
+  auto located = collect(result, [](const auto& q) { return q.place == AnswerPlace::kUnknown ? -1.0 : double(q.place == AnswerPlace::kLatent); });
+  if (auto values = em_at(AnswerPlace::kLatent); !values.empty()) {
+    add_mean("em_latent", values);
+    add("share_latent", mean_of(located), "share");
+    add_mean("retained_latent", collect(result, [](const auto& q) { return q.place == AnswerPlace::kLatent ? double(q.retained) : -1; }));
+  }
+  add("throughput", result.context_tokens_per_second, "tokens/s");
+  if (!result.latencies.empty()) {
+    add("latency_p50", quantile(result.latencies, 0.5), "s");
+    add("latency_p95", quantile(result.latencies, 0.95), "s");
+  }
+  if (result.peak_bytes >= 0) add("peak_memory", result.peak_bytes, "bytes");
+  add("bytes_held", result.state_bytes, "bytes");
+  if (result.shared_bytes > 0) add("bytes_shared", result.shared_bytes, "bytes");
+  add("flops", result.flops, "FLOP");
+  add("tokens_read", selected, "tokens");
+  add("token_efficiency", context > 0 ? selected / context : 0, "share");
+  add("sparse_share", result.sparse_share, "share");
+  add("density", result.density, "share");
+  if (result.has_latents) add("latent_mass", result.latent_mass, "share");
+  return records;
+}
+
+double held_out_loss(LanguageModel& model, const Loader& loader, int64_t batches, const PassOptions& options) {
+  at::NoGradGuard no_grad;
+  double sum = 0, count = 0;
+  for (int64_t i = 0; i < std::min(batches, loader.pass_batches()); ++i) {
+    auto batch = loader.pass_batch(i).to(model->device());
+    auto state = model->method().make_state(batch, options);
+    auto term = task_loss(model->backbone(), model->read(batch, state), batch);
+    sum += term.sum.item<double>();
+    count += term.count;
+  }
+  return count > 0 ? sum / count : 0;
+}
+
+}  // namespace dsrsq

@@ -1,0 +1,79 @@
+#include "dsrsq/retriever/dsr.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "dsrsq/core/error.h"
+#include "dsrsq/ops/autocast.h"
+#include "dsrsq/ops/causal_conv.h"
+#include "dsrsq/ops/noise.h"
+
+namespace dsrsq {
+
+void DsrConfig::visit_fields(ConfigVisitor& v) {
+  v.field("enabled", enabled, "Select context tokens. Off: the part has no parameters and the reader reads the whole context.");
+  v.field("width", width, "r: width of the retriever's vectors.", at_least(1));
+  v.field("budget", budget, "b0: tokens selected when the question's complexity is 0.", at_least(1));
+  v.field("alpha", alpha, "Budget = b0 (1 + alpha complexity).", at_least(0));
+  v.field("complexity", complexity, "complexity(q) in [0, 1]: none (0), entropy of the scores over log N, or length of the "
+          "question over 64 tokens. learned is an action of the policy and comes with PPO.", one_of({"none", "entropy", "length"}, {"learned"}));
+  v.field("temperature", temperature, "Start of the learned temperature of the cosine.", between(0.02, 1));
+  v.field("input", input, "What is scored: token embeddings, or their causal convolution, which the reader then gathers.",
+          one_of({"embedding_conv", "embedding"}, {"layer_1"}));
+  v.field("conv_width", conv_width, "Taps of that convolution.", between(1, 64));
+  v.field("span", span, "Tokens picked together.", between(1, 1));
+  v.field("reader_gradient", reader_gradient, "Gradient of the reader into the scores.", one_of({"none"}, {"bias"}));
+}
+
+namespace {
+at::Tensor unit_rows(const at::Tensor& x) { return x / x.norm(2, -1, true).clamp_min(1e-8); }
+}  // namespace
+
+DsrImpl::DsrImpl(const DsrConfig& config, int64_t model_width, int64_t seed) : config_(config) {
+  auto normal = [&](const char* name, at::IntArrayRef shape, double deviation) {
+    return ops::initial_normal(concat("dsr.", name), shape, deviation, uint64_t(seed));
+  };
+  auto deviation = 1.0 / std::sqrt(double(model_width));
+  question_projection_ = register_parameter("question_projection", normal("question_projection", {config.width, model_width}, deviation));
+  context_projection_ = register_parameter("context_projection", normal("context_projection", {config.width, model_width}, deviation));
+  log_temperature_ = register_parameter("log_temperature", at::full({1}, std::log(config.temperature), at::kFloat));
+  if (config.input == "embedding_conv") {
+    auto taps = normal("conv", {model_width, config.conv_width}, 0.18);
+    taps.select(1, config.conv_width - 1) += 1;  // identity tap
+    conv_ = register_parameter("conv", taps);
+  }
+}
+
+at::Tensor DsrImpl::context_inputs(const at::Tensor& embeddings, const at::Tensor& table_mean) const {
+  if (!conv_.defined()) return embeddings;
+  return ops::causal_conv(embeddings - table_mean.to(embeddings.scalar_type()), conv_.to(embeddings.scalar_type()), {});
+}
+
+at::Tensor DsrImpl::encode_context(const at::Tensor& inputs, const at::Tensor& table_mean) const {
+  ops::Fp32Guard fp32(context_projection_.device());
+  auto centred = conv_.defined() ? inputs : inputs - table_mean.to(inputs.scalar_type());
+  auto encoded = at::matmul(centred.to(at::kFloat), context_projection_.t());
+  return unit_rows(encoded);
+}
+
+at::Tensor DsrImpl::encode_questions(const at::Tensor& embeddings, const at::Tensor& valid, const at::Tensor& table_mean) const {
+  ops::Fp32Guard fp32(context_projection_.device());
+  auto weight = valid.to(at::kFloat).unsqueeze(-1);
+  auto centred = (embeddings.to(at::kFloat) - table_mean) * weight;
+  auto pooled = centred.sum(2) / weight.sum(2).clamp_min(1);
+  return unit_rows(at::matmul(pooled, question_projection_.t()));
+}
+
+double DsrImpl::temperature() const { return std::clamp(std::exp(log_temperature_.item<double>()), 0.02, 1.0); }
+
+at::Tensor DsrImpl::scores(const at::Tensor& questions, const at::Tensor& context, const at::Tensor& valid) const {
+  ops::Fp32Guard fp32(context_projection_.device());
+  auto temperature = log_temperature_.exp().clamp(0.02, 1.0);
+  auto cosine = at::matmul(questions, context.transpose(1, 2));  // [B, Q, N]
+  return (cosine / temperature).masked_fill(valid.logical_not().unsqueeze(1), -std::numeric_limits<double>::infinity());
+}
+
+}  // namespace dsrsq

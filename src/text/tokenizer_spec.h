@@ -1,0 +1,46 @@
+// What a tokenizer.json says, checked.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "pre_tokenizer.h"
+
+namespace dsrsq::text {
+
+struct AddedToken {
+  std::string content;
+  int32_t id = 0;
+  bool special = false;
+  bool strip_left = false;   // takes the white space in front with it
+  bool strip_right = false;
+  bool normalized = false;   // such tokens are looked for after the others
+};
+
+struct Merge {
+  int32_t left;
+  int32_t right;
+  int32_t result;
+};
+
+struct TokenizerSpec {
+  std::unordered_map<std::string, int32_t> vocabulary;  // keys as spelled in the file ("Ġthe")
+  std::vector<Merge> merges;                            // by rank
+  std::vector<AddedToken> added;
+  PreTokenizer pre_tokenizer;
+  std::optional<int32_t> unknown;  // for bytes without a token; where absent they are dropped, as `tokenizers` does
+  bool fuse_unknown = false;
+  bool ignore_merges = false;  // a word that is in the vocabulary is that token, whatever the merges give
+};
+
+// The pattern of a ByteLevel pre-tokenizer with use_regex, from GPT-2.
+extern const char* const kGpt2Pattern;
+
+// Throws DataError that begins with `name`.
+TokenizerSpec parse_tokenizer_json(const std::string& json, const std::string& name);
+
+}  // namespace dsrsq::text

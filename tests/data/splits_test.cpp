@@ -1,0 +1,98 @@
+#include "dsrsq/data/splits.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "dsrsq/core/error.h"
+
+namespace dsrsq {
+namespace {
+
+using Records = std::vector<std::pair<std::string, std::string>>;  // question, document
+
+const std::string kShares = "train=0.8,validation=0.1,test=0.1";
+
+std::vector<uint8_t> assign(const Records& records, uint64_t seed = 0,
+                            const std::string& shares = kShares) {
+  SplitAssigner assigner(parse_splits(shares), seed);
+  for (const auto& [question, document] : records) assigner.add(question, document);
+  return assigner.assign();
+}
+
+TEST(SplitsTest, ParsesAndNormalisesShares) {
+  const std::vector<SplitShare> shares = parse_splits("train=8,test=2");
+  ASSERT_EQ(shares.size(), 2u);
+  EXPECT_EQ(shares[0].name, "train");
+  EXPECT_DOUBLE_EQ(shares[0].share, 0.8);
+  EXPECT_DOUBLE_EQ(shares[1].share, 0.2);
+  for (const char* bad : {"", "train", "train=", "train=x", "train=0", "train=-1", "train=nan",
+                          "train=inf", "=1", "a=1,", "a=1,a=2", "a b=1", "a=1 "}) {
+    EXPECT_THROW(parse_splits(bad), ConfigError) << bad;
+  }
+}
+
+TEST(SplitsTest, SharesAreMetOnIndependentRecords) {
+  Records records;
+  for (int i = 0; i < 20000; ++i)
+    records.push_back({concat("question ", i), concat("document ", i)});
+  std::map<int, int> count;
+  for (const uint8_t split : assign(records)) ++count[split];
+  EXPECT_NEAR(count[0] / 20000.0, 0.8, 0.015);
+  EXPECT_NEAR(count[1] / 20000.0, 0.1, 0.01);
+  EXPECT_NEAR(count[2] / 20000.0, 0.1, 0.01);
+}
+
+TEST(SplitsTest, NeitherQuestionNorDocumentIsInTwoSplits) {
+  Records records;
+  for (int i = 0; i < 3000; ++i)
+    records.push_back(
+        {concat("question ", (i * 7919) % 2500), concat("document ", (i * 104729) % 2700)});
+  const std::vector<uint8_t> splits = assign(records);
+  std::map<std::string, std::set<int>> of_question, of_document;
+  for (size_t i = 0; i < records.size(); ++i) {
+    of_question[records[i].first].insert(splits[i]);
+    of_document[records[i].second].insert(splits[i]);
+  }
+  for (const auto& [question, set] : of_question) EXPECT_EQ(set.size(), 1u) << question;
+  for (const auto& [document, set] : of_document) EXPECT_EQ(set.size(), 1u) << document;
+  EXPECT_EQ(std::set<uint8_t>(splits.begin(), splits.end()).size(), 3u);
+}
+
+TEST(SplitsTest, ChainsOfSharedQuestionsAndDocumentsStayTogether) {
+  for (uint64_t seed = 0; seed < 40; ++seed) {
+    Records chain;
+    for (int i = 0; i < 50; ++i) chain.push_back({concat("q", (i + 1) / 2), concat("d", i / 2)});
+    const std::vector<uint8_t> splits = assign(chain, seed);
+    EXPECT_EQ(std::count(splits.begin(), splits.end(), splits[0]), 50);
+  }
+}
+
+TEST(SplitsTest, QuestionsAreComparedNormalised) {
+  for (uint64_t seed = 0; seed < 40; ++seed) {
+    const std::vector<uint8_t> splits =
+        assign({{"Who  was\tHe?", "a"}, {" who was he ", "b"}, {"who was he ?", "c"}}, seed);
+    EXPECT_EQ(splits[0], splits[1]);
+    EXPECT_EQ(splits[0], splits[2]);
+  }
+}
+
+TEST(SplitsTest, TheSplitOfARecordDoesNotDependOnTheOrder) {
+  Records records;
+  for (int i = 0; i < 2000; ++i)
+    records.push_back({concat("question ", i % 1500), concat("document ", i % 1100)});
+  const std::vector<uint8_t> forward = assign(records, 3);
+  Records reversed(records.rbegin(), records.rend());
+  std::vector<uint8_t> backward = assign(reversed, 3);
+  std::reverse(backward.begin(), backward.end());
+  EXPECT_EQ(forward, backward);
+  EXPECT_EQ(forward, assign(records, 3));
+  EXPECT_NE(forward, assign(records, 4));
+}
+
+TEST(SplitsTest, NoRecordsGiveNoSplits) { EXPECT_TRUE(assign({}).empty()); }
+
+}  // namespace
+}  // namespace dsrsq
