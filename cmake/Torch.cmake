@@ -32,8 +32,9 @@ target_compile_definitions(dsrsq_torch INTERFACE USE_DISTRIBUTED USE_C10D_GLOO)
 # at::parallel_for is a template that runs on one thread, without a word, in a file compiled without OpenMP.
 target_compile_options(dsrsq_torch INTERFACE -fopenmp)
 target_link_options(dsrsq_torch INTERFACE -fopenmp)
-# Backends register when their library is loaded; nothing refers to their symbols.
-target_link_libraries(dsrsq_torch INTERFACE -Wl,--no-as-needed,${torch_link},--as-needed)
+# libstdc++ comes first: torch exports its own copies of std::filesystem functions, and calls of remove_all that bind to
+# them crash. Backends register when their library is loaded; nothing refers to their symbols.
+target_link_libraries(dsrsq_torch INTERFACE -Wl,--no-as-needed,-lstdc++,${torch_link},--as-needed)
 target_link_options(dsrsq_torch INTERFACE -Wl,-rpath,${torch_lib})
 # The wheel's own libraries find CUDA's through their run path; the linker does not, and need not, look at them.
 target_link_options(dsrsq_torch INTERFACE -Wl,--allow-shlib-undefined)

@@ -54,8 +54,11 @@ at::Tensor unit(const at::Tensor& x) { return x / x.norm(2, -1, true).clamp_min(
 
 // Spherical k-means from distinct random keys of this batch: five rounds are enough to spread the start, the moving
 // averages do the rest.
-void SqaImpl::start(int64_t layer, const at::Tensor& k, const at::Tensor& valid, int64_t step) {
+void SqaImpl::start_from(int64_t layer, const at::Tensor& k, const at::Tensor& valid, int64_t step) {
   constexpr int kRounds = 5;
+  at::NoGradGuard no_grad;
+  ops::Fp32Guard fp32(k.device());
+  if (started_[layer].item<int64_t>() != 0) return;
   auto m = config_.clusters;
   auto rows = valid.reshape({-1}).nonzero().squeeze(1);  // [keys]
   TORCH_CHECK(rows.numel() > 0, "SQA: the batch that starts the codebook holds no token");
@@ -87,16 +90,13 @@ void SqaImpl::start(int64_t layer, const at::Tensor& k, const at::Tensor& valid,
   started_[layer].fill_(1);
 }
 
-at::Tensor SqaImpl::assign(int64_t layer, const at::Tensor& k, const at::Tensor& valid, bool accumulate, int64_t step) {
+at::Tensor SqaImpl::assign(int64_t layer, const at::Tensor& k, const at::Tensor& valid, bool accumulate) {
   at::NoGradGuard no_grad;
   ops::Fp32Guard fp32(k.device());
+  if (started_[layer].item<int64_t>() == 0)
+    throw ConfigError("sqa: the codebook of this model has never been fed, so nothing can be assigned to clusters; train with "
+                      "sqa.enabled: true first, or evaluate with sqa.enabled: false");
   auto keys = k.detach().to(at::kFloat).contiguous();
-  if (started_[layer].item<int64_t>() == 0) {
-    if (!accumulate)
-      throw ConfigError("sqa: the codebook of this model has never been fed, so nothing can be assigned to clusters; train with "
-                        "sqa.enabled: true first, or evaluate with sqa.enabled: false");
-    start(layer, keys, valid, step);
-  }
   auto found = ops::cluster_assign(keys, unit(direction_sum_[layer]), bias_[layer], valid);
   if (accumulate) {
     if (!step_count_.defined()) {

@@ -198,7 +198,8 @@ void RckvImpl::finish_calibration() {
 void RckvImpl::after_step() {
   at::NoGradGuard no_grad;
   for (auto* list : {&key_projection_, &value_projection_})
-    for (auto& projection : *list) projection.copy_(orthonormal_rows(projection));
+    for (auto& projection : *list)
+      if (projection.requires_grad()) projection.copy_(orthonormal_rows(projection));  // frozen: not even rounded
 }
 
 }  // namespace dsrsq

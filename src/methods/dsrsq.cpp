@@ -25,6 +25,8 @@ void DsrsqConfig::validate(const TransformerConfig& model, const ConfigLocations
   if (rckv.enabled && rckv.latent_width >= joint)
     throw ConfigError(concat(where("rckv.latent_width"), "expected less than key_value_heads x head_width = ", joint, ", got ",
                              rckv.latent_width, ", which compresses nothing; lower it or set rckv.enabled: false"));
+  if (dsr.span > dsr.budget)
+    throw ConfigError(concat(where("dsr.span"), "expected at most dsr.budget = ", dsr.budget, ", got ", dsr.span));
   if (dsr.enabled && dsr.input == "embedding_conv" && dsr.conv_width < 2)
     throw ConfigError(concat(where("dsr.conv_width"), "expected at least 2 for dsr.input: embedding_conv, got ", dsr.conv_width));
 }
@@ -43,7 +45,8 @@ void DsrsqMethod::prepare(const Batch& batch, const LanguageModelView& model, Me
   auto mean = model.table_mean();
   state.context_inputs = dsr_->context_inputs(model.embed(batch.context), mean);
   auto context = dsr_->encode_context(state.context_inputs, mean);
-  auto questions = dsr_->encode_questions(model.embed(batch.questions), batch.questions_valid, mean);
+  auto weights = question_weights(config_.dsr.pool, batch.questions, batch.questions_valid, batch.context, batch.context_valid);
+  auto questions = dsr_->encode_questions(model.embed(batch.questions), weights, mean);
   state.scores = dsr_->scores(questions, context, batch.context_valid);
 }
 
@@ -71,7 +74,7 @@ SelectedTokens DsrsqMethod::select(const Batch& batch, const LanguageModelView& 
     constexpr double kFirst = 1e6;  // above any cosine over the lowest temperature
     score = at::where(batch.evidence.any(1), score + kFirst, score);
   }
-  return choose(score, batch, state);
+  return choose(span_score(score, config_.dsr.span), batch, state);
 }
 
 SelectedTokens DsrsqMethod::choose(const at::Tensor& score, const Batch& batch, MethodState& state) {
@@ -101,7 +104,10 @@ struct DsrsqMethod::Routing {
 
 at::Tensor DsrsqMethod::attend(const AttentionInput& input, MethodState& state) {
   const auto& options = state.options;
-  if (options.calibrating && !rckv_.is_empty()) rckv_->collect(input.layer, input.k, input.v, input.valid);
+  if (options.calibrating) {
+    if (!rckv_.is_empty() && rckv_->calibrating()) rckv_->collect(input.layer, input.k, input.v, input.valid);
+    if (!sqa_.is_empty()) sqa_->start_from(input.layer, input.k, input.valid, options.step);
+  }
   if (!sqa_on(options) && !rckv_on(options))
     return dense_attend(input, state.layers[size_t(input.layer)], options.collect_stats ? &state.stats : nullptr);
 
@@ -113,7 +119,7 @@ at::Tensor DsrsqMethod::attend(const AttentionInput& input, MethodState& state) 
   }
   Routing routing;
   if (sqa_on(options)) {
-    routing.cluster = sqa_->assign(input.layer, input.k, input.valid, options.training, options.step);
+    routing.cluster = sqa_->assign(input.layer, input.k, input.valid, options.training);
     if (options.probe == Probe::kRandomRouting) {
       auto samples = at::tensor(state.sample_ids, at::kLong);
       routing.routed = sqa_->route_randomly(input.order, samples, input.layer, options.clusters_per_query);
@@ -256,12 +262,19 @@ void DsrsqMethod::after_step(int64_t step) {
   if (!rckv_.is_empty()) rckv_->after_step();
 }
 
-int64_t DsrsqMethod::calibration_sequences(const PassOptions& before, const PassOptions& now) const {
-  return rckv_on(now) && !rckv_on(before) ? config_.rckv.calibration_sequences : 0;
+// Real keys and values before a part first runs: principal components for the projections, a start for the codebook.
+int64_t DsrsqMethod::calibration_sequences(const PassOptions& before, const PassOptions& now) {
+  project_anew_ = rckv_on(now) && !rckv_on(before);
+  bool start_codebook = sqa_on(now) && !sqa_->started();
+  return project_anew_ || start_codebook ? config_.rckv.calibration_sequences : 0;
 }
 
-void DsrsqMethod::begin_calibration() { rckv_->begin_calibration(); }
+void DsrsqMethod::begin_calibration() {
+  if (project_anew_) rckv_->begin_calibration();
+}
+
 void DsrsqMethod::finish_calibration() {
+  if (!project_anew_) return;
   rckv_->finish_calibration();
   for (size_t layer = 0; layer < rckv_->tail_energy().size(); ++layer)
     log_info("rckv: layer ", layer, ": principal components of ", config_.rckv.latent_width, " dimensions leave ",

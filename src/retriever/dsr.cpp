@@ -24,7 +24,8 @@ void DsrConfig::visit_fields(ConfigVisitor& v) {
   v.field("input", input, "What is scored: token embeddings, or their causal convolution, which the reader then gathers.",
           one_of({"embedding_conv", "embedding"}, {"layer_1"}));
   v.field("conv_width", conv_width, "Taps of that convolution.", between(1, 64));
-  v.field("span", span, "Tokens picked together.", between(1, 1));
+  v.field("pool", pool, "How a question's embeddings are pooled: mean, or weighted by rarity in the context.", one_of({"mean", "rarity"}));
+  v.field("span", span, "Tokens picked together: runs of this length, by the log-sum-exp of their scores. 1: the paper.", at_least(1));
   v.field("reader_gradient", reader_gradient, "Gradient of the reader into the scores.", one_of({"none"}, {"bias"}));
 }
 
@@ -37,8 +38,11 @@ DsrImpl::DsrImpl(const DsrConfig& config, int64_t model_width, int64_t seed) : c
     return ops::initial_normal(concat("dsr.", name), shape, deviation, uint64_t(seed));
   };
   auto deviation = 1.0 / std::sqrt(double(model_width));
-  question_projection_ = register_parameter("question_projection", normal("question_projection", {config.width, model_width}, deviation));
-  context_projection_ = register_parameter("context_projection", normal("context_projection", {config.width, model_width}, deviation));
+  // Both projections start equal: a token of the question then scores its own occurrences highest before anything is learnt,
+  // and what has to be learnt is how far to leave that. Started apart, 200 steps on real questions learn nothing.
+  auto start = normal("projection", {config.width, model_width}, deviation);
+  question_projection_ = register_parameter("question_projection", start);
+  context_projection_ = register_parameter("context_projection", start.detach().clone());  // a leaf of its own
   log_temperature_ = register_parameter("log_temperature", at::full({1}, std::log(config.temperature), at::kFloat));
   if (config.input == "embedding_conv") {
     auto taps = normal("conv", {model_width, config.conv_width}, 0.18);
@@ -59,12 +63,21 @@ at::Tensor DsrImpl::encode_context(const at::Tensor& inputs, const at::Tensor& t
   return unit_rows(encoded);
 }
 
-at::Tensor DsrImpl::encode_questions(const at::Tensor& embeddings, const at::Tensor& valid, const at::Tensor& table_mean) const {
+at::Tensor DsrImpl::encode_questions(const at::Tensor& embeddings, const at::Tensor& weights, const at::Tensor& table_mean) const {
   ops::Fp32Guard fp32(context_projection_.device());
-  auto weight = valid.to(at::kFloat).unsqueeze(-1);
-  auto centred = (embeddings.to(at::kFloat) - table_mean) * weight;
-  auto pooled = centred.sum(2) / weight.sum(2).clamp_min(1);
+  auto weight = weights.unsqueeze(-1);
+  auto pooled = ((embeddings.to(at::kFloat) - table_mean) * weight).sum(2) / weight.sum(2).clamp_min(1e-6);
   return unit_rows(at::matmul(pooled, question_projection_.t()));
+}
+
+at::Tensor question_weights(const std::string& pool, const at::Tensor& questions, const at::Tensor& questions_valid,
+                            const at::Tensor& context, const at::Tensor& context_valid) {
+  auto present = questions_valid.to(at::kFloat);
+  if (pool == "mean") return present;
+  auto tokens = context_valid.sum(1).to(at::kFloat).clamp_min(2).view({-1, 1, 1});
+  auto flat = questions.reshape({questions.size(0), -1, 1});
+  auto found = (flat == context.unsqueeze(1)).logical_and(context_valid.unsqueeze(1)).sum(-1).reshape(questions.sizes());
+  return ((tokens / (found + 1)).log() / tokens.log()).clamp_min(0) * present;
 }
 
 double DsrImpl::temperature() const { return std::clamp(std::exp(log_temperature_.item<double>()), 0.02, 1.0); }

@@ -61,12 +61,17 @@ SelectedTokens select_top(const at::Tensor& score, const at::Tensor& budget, int
     for (int64_t left = top.index.size(1); left > 0; left -= segment) selected.lengths.push_back(std::min(left, segment));
     return selected;
   }
+  // Shares go by a sequence's own number of segments, so that padding does not change them; the first ones take the rest.
   auto segments = (tokens + segment - 1) / segment;
-  auto share = (budget + (segments - 1)).floor_divide(segments);
+  auto length = (score > kNever).sum(1);
+  auto own = (length + (segment - 1)).floor_divide(segment).clamp_min(1);
+  auto share = budget.floor_divide(own), rest = budget.remainder(own);
   std::vector<at::Tensor> index, mask;
   for (int64_t s = 0; s < segments; ++s) {
     auto begin = s * segment;
-    auto top = top_tokens(score.detach().narrow(1, begin, std::min(segment, tokens - begin)), share);
+    // A budget for the whole context takes it all (D5); equal shares would leave some behind where the last segment is short.
+    auto count = at::where(budget >= length, at::full_like(share, segment), share + (rest > s).to(at::kLong));
+    auto top = top_tokens(score.detach().narrow(1, begin, std::min(segment, tokens - begin)), count);
     index.push_back((top.index + begin).masked_fill(top.mask.logical_not(), 0));
     mask.push_back(top.mask);
     selected.lengths.push_back(top.index.size(1));
@@ -74,6 +79,18 @@ SelectedTokens select_top(const at::Tensor& score, const at::Tensor& budget, int
   selected.index = at::cat(index, 1);
   selected.mask = at::cat(mask, 1);
   return selected;
+}
+
+at::Tensor span_score(const at::Tensor& score, int64_t span) {
+  if (span == 1) return score;
+  at::NoGradGuard no_grad;
+  auto tokens = score.size(1), runs = (tokens + span - 1) / span;
+  auto padded = at::constant_pad_nd(score.detach().to(at::kDouble), {0, runs * span - tokens}, kNever);
+  auto best = padded.view({score.size(0), runs, span}).logsumexp(-1);
+  auto rank = best.argsort(/*stable=*/true, /*dim=*/1, /*descending=*/true).argsort(/*dim=*/int64_t{1}, /*descending=*/false);
+  auto offset = at::arange(span, rank.options()).view({1, 1, span});
+  auto order = -(rank.unsqueeze(-1) * span + offset).reshape({score.size(0), runs * span}).narrow(1, 0, tokens);
+  return order.to(at::kDouble).masked_fill(score == kNever, kNever);
 }
 
 SelectedTokens select_all(const at::Tensor& valid, int64_t segment) {

@@ -39,8 +39,11 @@ std::string step_name(int64_t step) {
 // The step of "step-00001000"; empty for every other name.
 std::optional<int64_t> parse_step_name(const std::string& name) {
   constexpr size_t kPrefix = 5, kMaximumDigits = 18;
-  if (name.size() <= kPrefix || name.size() > kPrefix + kMaximumDigits || name.compare(0, kPrefix, "step-") != 0) return std::nullopt;
-  if (!std::all_of(name.begin() + kPrefix, name.end(), [](char c) { return c >= '0' && c <= '9'; })) return std::nullopt;
+  if (name.size() <= kPrefix || name.size() > kPrefix + kMaximumDigits ||
+      name.compare(0, kPrefix, "step-") != 0)
+    return std::nullopt;
+  if (!std::all_of(name.begin() + kPrefix, name.end(), [](char c) { return c >= '0' && c <= '9'; }))
+    return std::nullopt;
   const int64_t step = std::stoll(name.substr(kPrefix));
   if (step_name(step) != name) return std::nullopt;
   return step;
@@ -66,7 +69,9 @@ json read_json(const std::string& path) {
     throw CheckpointError(error.what());
   }
   json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!value.is_object()) throw CheckpointError(concat(path, ": expected a JSON object, got something else or cut-off text"));
+  if (!value.is_object())
+    throw CheckpointError(
+        concat(path, ": expected a JSON object, got something else or cut-off text"));
   return value;
 }
 
@@ -80,9 +85,11 @@ int64_t json_int(const json& object, const char* key, const std::string& path) {
 // JSON has no NaN or infinity: they would come back as null, and a run could not be resumed.
 void check_finite(const json& value, const std::string& key) {
   if (value.is_number_float() && !std::isfinite(value.get<double>()))
-    throw Error(ExitCode::kInternal, concat("checkpoint state: ", key, " is not finite; JSON cannot hold it"));
+    throw Error(ExitCode::kInternal,
+                concat("checkpoint state: ", key, " is not finite; JSON cannot hold it"));
   if (value.is_structured())
-    for (const auto& item : value.items()) check_finite(item.value(), key.empty() ? item.key() : key + "." + item.key());
+    for (const auto& item : value.items())
+      check_finite(item.value(), key.empty() ? item.key() : key + "." + item.key());
 }
 
 void write_manifest(const std::string& folder, int64_t step) {
@@ -91,14 +98,16 @@ void write_manifest(const std::string& folder, int64_t step) {
     const std::string path = folder + "/" + name;
     files[name] = {{"bytes", fs::file_size(path)}, {"sha256", sha256_file(path)}};
   }
-  const json manifest = {{"format", kFormat}, {"version", kFormatVersion}, {"step", step}, {"files", files}};
+  const json manifest = {
+      {"format", kFormat}, {"version", kFormatVersion}, {"step", step}, {"files", files}};
   write_file_atomic(folder + "/" + kManifestFile, manifest.dump(2) + "\n");
 }
 
 std::string file_damage(const std::string& folder, const std::string& name, const json& entry) {
-  if (name.empty() || name.find('/') != std::string::npos || name == "..") return concat("manifest.json lists the odd name ", name);
-  if (!entry.is_object() || !entry.contains("bytes") || !entry["bytes"].is_number_unsigned() || !entry.contains("sha256") ||
-      !entry["sha256"].is_string())
+  if (name.empty() || name.find('/') != std::string::npos || name == "..")
+    return concat("manifest.json lists the odd name ", name);
+  if (!entry.is_object() || !entry.contains("bytes") || !entry["bytes"].is_number_unsigned() ||
+      !entry.contains("sha256") || !entry["sha256"].is_string())
     return concat("manifest.json: ", name, ": expected bytes and sha256");
   const std::string path = folder + "/" + name;
   std::error_code error;
@@ -106,7 +115,8 @@ std::string file_damage(const std::string& folder, const std::string& name, cons
   if (error) return concat(name, ": ", error.message());
   if (bytes != entry["bytes"].get<uintmax_t>())
     return concat(name, ": expected ", entry["bytes"].get<uintmax_t>(), " bytes, got ", bytes);
-  if (sha256_file(path) != entry["sha256"].get<std::string>()) return concat(name, ": its SHA-256 is not that of manifest.json");
+  if (sha256_file(path) != entry["sha256"].get<std::string>())
+    return concat(name, ": its SHA-256 is not that of manifest.json");
   return "";
 }
 
@@ -116,13 +126,16 @@ std::string damage_or_throw(const std::string& folder) {
   std::error_code ignored;
   if (!fs::exists(path, ignored)) return "manifest.json is missing";
   const json manifest = read_json(path);
-  if (!manifest.contains("format") || manifest["format"] != kFormat) return "manifest.json is not that of a DSRSQ checkpoint";
+  if (!manifest.contains("format") || manifest["format"] != kFormat)
+    return "manifest.json is not that of a DSRSQ checkpoint";
   const int64_t version = json_int(manifest, "version", path);
-  if (version != kFormatVersion) return concat("manifest.json: expected version ", kFormatVersion, ", got ", version);
+  if (version != kFormatVersion)
+    return concat("manifest.json: expected version ", kFormatVersion, ", got ", version);
   const int64_t step = json_int(manifest, "step", path);
   const std::optional<int64_t> named = parse_step_name(base_name(folder));
   if (named && *named != step) return concat("manifest.json is that of step ", step);
-  if (!manifest.contains("files") || !manifest["files"].is_object()) return "manifest.json lists no files";
+  if (!manifest.contains("files") || !manifest["files"].is_object())
+    return "manifest.json lists no files";
   const json& files = manifest["files"];
   for (const char* name : kPayloadFiles)
     if (!files.contains(name)) return concat("manifest.json does not list ", name);
@@ -136,14 +149,16 @@ std::string damage_or_throw(const std::string& folder) {
 // Renamed first: a kill in the middle leaves a .tmp- folder, never half a checkpoint.
 void remove_checkpoint(const Checkpoint& checkpoint) {
   const fs::path path(checkpoint.folder);
-  const fs::path doomed = path.parent_path() / concat(".tmp-pruned-", path.filename().string(), "-", ::getpid());
+  const fs::path doomed =
+      path.parent_path() / concat(".tmp-pruned-", path.filename().string(), "-", ::getpid());
   std::error_code error;
   fs::rename(path, doomed, error);
   if (!error) fs::remove_all(doomed, error);
   if (error) log_warning(checkpoint.folder, ": could not be removed: ", error.message());
 }
 
-// The step that best.json names; empty where there is none. Throws CheckpointError where it cannot be read.
+// The step that best.json names; empty where there is none. Throws CheckpointError where it cannot
+// be read.
 std::optional<int64_t> best_step(const std::string& folder) {
   const std::string path = folder + "/" + kBestFile;
   std::error_code ignored;
@@ -151,9 +166,10 @@ std::optional<int64_t> best_step(const std::string& folder) {
   return json_int(read_json(path), "step", path);
 }
 
-// Keeps the newest `keep` up to the step just saved, and the best. Later steps stem from a run that was resumed from before
-// them: they are replaced when this run gets there.
-void prune(const std::string& folder, const std::vector<Checkpoint>& newest_first, int64_t saved, int64_t keep) {
+// Keeps the newest `keep` up to the step just saved, and the best. Later steps stem from a run that
+// was resumed from before them: they are replaced when this run gets there.
+void prune(const std::string& folder, const std::vector<Checkpoint>& newest_first, int64_t saved,
+           int64_t keep) {
   std::optional<int64_t> best;
   try {
     best = best_step(folder);
@@ -178,13 +194,15 @@ std::string checkpoint_damage(const std::string& folder) {
   }
 }
 
-CheckpointFolder::CheckpointFolder(std::string run_folder) : folder_(std::move(run_folder) + "/checkpoints") {}
+CheckpointFolder::CheckpointFolder(std::string run_folder)
+    : folder_(std::move(run_folder) + "/checkpoints") {}
 
-Checkpoint CheckpointFolder::save(int64_t step, const NamedTensors& model, const NamedTensors& optimizer, const json& state,
-                                  int64_t keep) {
+Checkpoint CheckpointFolder::save(int64_t step, const NamedTensors& model,
+                                  const NamedTensors& optimizer, const json& state, int64_t keep) {
   if (step < 0) throw Error(ExitCode::kInternal, concat("checkpoint: step ", step, " is negative"));
   if (keep < 1) throw ConfigError(concat("checkpoints to keep: expected at least 1, got ", keep));
-  if (!state.is_object()) throw Error(ExitCode::kInternal, "checkpoint state: expected a JSON object");
+  if (!state.is_object())
+    throw Error(ExitCode::kInternal, "checkpoint state: expected a JSON object");
   check_finite(state, "");
   std::error_code error;
   fs::create_directories(folder_, error);
@@ -215,7 +233,8 @@ std::vector<Checkpoint> CheckpointFolder::list() const {
     if (step && is_folder(it->path())) checkpoints.push_back({folder_ + "/" + name, *step});
   }
   if (error) throw CheckpointError(concat(folder_, ": cannot be listed: ", error.message()));
-  std::sort(checkpoints.begin(), checkpoints.end(), [](const Checkpoint& a, const Checkpoint& b) { return a.step > b.step; });
+  std::sort(checkpoints.begin(), checkpoints.end(),
+            [](const Checkpoint& a, const Checkpoint& b) { return a.step > b.step; });
   return checkpoints;
 }
 
@@ -230,7 +249,9 @@ std::optional<Checkpoint> CheckpointFolder::newest_whole() const {
 
 void CheckpointFolder::mark_best(int64_t step, double value, const std::string& metric) {
   const std::string folder = folder_ + "/" + step_name(step);
-  if (!is_folder(folder)) throw CheckpointError(concat(folder, ": cannot be marked as the best: there is no such checkpoint"));
+  if (!is_folder(folder))
+    throw CheckpointError(
+        concat(folder, ": cannot be marked as the best: there is no such checkpoint"));
   const json best = {{"step", step}, {"metric", metric}, {"value", value}};
   check_finite(best, "best");
   write_file_atomic(folder_ + "/" + kBestFile, best.dump(2) + "\n");
@@ -252,7 +273,9 @@ std::optional<Checkpoint> CheckpointFolder::best() const {
   return std::nullopt;
 }
 
-json CheckpointFolder::read_state(const Checkpoint& checkpoint) { return read_json(checkpoint.folder + "/" + kStateFile); }
+json CheckpointFolder::read_state(const Checkpoint& checkpoint) {
+  return read_json(checkpoint.folder + "/" + kStateFile);
+}
 
 NamedTensors CheckpointFolder::read_model(const Checkpoint& checkpoint) {
   return read_tensors(checkpoint.folder + "/" + kModelFile);
@@ -263,24 +286,30 @@ NamedTensors CheckpointFolder::read_optimizer(const Checkpoint& checkpoint) {
 }
 
 Checkpoint find_checkpoint(const std::string& path, bool prefer_best) {
-  if (!is_folder(path)) throw CheckpointError(concat(path, ": expected a run folder or a checkpoint folder, found no folder"));
+  if (!is_folder(path))
+    throw CheckpointError(
+        concat(path, ": expected a run folder or a checkpoint folder, found no folder"));
   const std::string manifest = path + "/" + kManifestFile;
   std::error_code ignored;
   if (fs::exists(manifest, ignored) || parse_step_name(base_name(path))) {
     const std::string damage = checkpoint_damage(path);
-    if (!damage.empty()) throw CheckpointError(concat(path, ": expected a whole checkpoint: ", damage));
+    if (!damage.empty())
+      throw CheckpointError(concat(path, ": expected a whole checkpoint: ", damage));
     return {path, json_int(read_json(manifest), "step", manifest)};
   }
   if (!is_folder(path + "/checkpoints"))
-    throw CheckpointError(concat(path, ": expected a run folder (with checkpoints/) or a checkpoint folder (with manifest.json), "
-                                 "found neither"));
+    throw CheckpointError(concat(
+        path,
+        ": expected a run folder (with checkpoints/) or a checkpoint folder (with manifest.json), "
+        "found neither"));
   const CheckpointFolder folder(path);
   std::optional<Checkpoint> found;
   if (prefer_best) found = folder.best();
   if (!found) found = folder.newest_whole();
   if (!found)
-    throw CheckpointError(concat(path, "/checkpoints: expected at least one whole checkpoint, found ", folder.list().size(),
-                                 " damaged"));
+    throw CheckpointError(concat(path,
+                                 "/checkpoints: expected at least one whole checkpoint, found ",
+                                 folder.list().size(), " damaged"));
   return *found;
 }
 

@@ -23,7 +23,8 @@ static_assert(std::endian::native == std::endian::little, "event files are littl
 constexpr const char* kPrefix = "events.out.tfevents.";
 
 // tensorflow/core/util/event.proto and framework/summary.proto: field numbers.
-constexpr int kEventWallTime = 1, kEventStep = 2, kEventFileVersion = 3, kEventSummary = 5, kEventSessionLog = 7;
+constexpr int kEventWallTime = 1, kEventStep = 2, kEventFileVersion = 3, kEventSummary = 5,
+              kEventSessionLog = 7;
 constexpr int kSessionLogStatus = 1, kSessionLogStart = 1;
 constexpr int kSummaryValue = 1, kValueTag = 1, kValueSimpleValue = 2;
 enum WireType { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
@@ -40,7 +41,9 @@ std::string raw_bytes(T value) {
   return std::string(reinterpret_cast<const char*>(&value), sizeof(value));
 }
 
-std::string field_key(int number, WireType type) { return varint(static_cast<uint64_t>(number) << 3 | type); }
+std::string field_key(int number, WireType type) {
+  return varint(static_cast<uint64_t>(number) << 3 | type);
+}
 std::string varint_field(int number, int64_t value) {
   return field_key(number, kVarint) + varint(static_cast<uint64_t>(value));
 }
@@ -56,22 +59,28 @@ float to_float(double value) {
   return static_cast<float>(value);
 }
 
-double wall_time() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
-
-std::string event(int64_t step, const std::string& payload) {
-  return field_key(kEventWallTime, kFixed64) + raw_bytes(wall_time()) + varint_field(kEventStep, step) + payload;
+double wall_time() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-// TensorBoard reads files in the order of their names, which begin with a time in seconds. A run that is resumed within the
-// second, or on a machine whose clock is behind, must still come last.
+std::string event(int64_t step, const std::string& payload) {
+  return field_key(kEventWallTime, kFixed64) + raw_bytes(wall_time()) +
+         varint_field(kEventStep, step) + payload;
+}
+
+// TensorBoard reads files in the order of their names, which begin with a time in seconds. A run
+// that is resumed within the second, or on a machine whose clock is behind, must still come last.
 int64_t file_time(const std::string& folder) {
   const std::string prefix = kPrefix;
   int64_t time = static_cast<int64_t>(wall_time());
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
     if (name.compare(0, prefix.size(), prefix) != 0) continue;
-    const std::string digits = name.substr(prefix.size(), name.find('.', prefix.size()) - prefix.size());
-    const bool is_number = digits.size() == 10 && std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
+    const std::string digits =
+        name.substr(prefix.size(), name.find('.', prefix.size()) - prefix.size());
+    const bool is_number =
+        digits.size() == 10 &&
+        std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
     if (is_number) time = std::max<int64_t>(time, std::stoll(digits) + 1);
   }
   return time;
@@ -100,7 +109,9 @@ uint32_t crc32c(const std::string& bytes) {
   return ~crc;
 }
 
-uint32_t masked_crc32c(const std::string& bytes) { return std::rotr(crc32c(bytes), 15) + 0xa282ead8u; }
+uint32_t masked_crc32c(const std::string& bytes) {
+  return std::rotr(crc32c(bytes), 15) + 0xa282ead8u;
+}
 
 EventFile::EventFile(const std::string& folder, int64_t first_step) {
   try {
@@ -110,15 +121,18 @@ EventFile::EventFile(const std::string& folder, int64_t first_step) {
     throw Error(ExitCode::kData, concat(folder, ": ", error.code().message()));
   }
   file_.open(path_, std::ios::binary | std::ios::trunc);
-  if (!file_) throw Error(ExitCode::kData, concat(path_, ": cannot be created: ", std::strerror(errno)));
+  if (!file_)
+    throw Error(ExitCode::kData, concat(path_, ": cannot be created: ", std::strerror(errno)));
   write_record(event(0, bytes_field(kEventFileVersion, "brain.Event:2")));
-  write_record(event(first_step, bytes_field(kEventSessionLog, varint_field(kSessionLogStatus, kSessionLogStart))));
+  write_record(event(first_step, bytes_field(kEventSessionLog,
+                                             varint_field(kSessionLogStatus, kSessionLogStart))));
 }
 
 void EventFile::write_scalars(int64_t step, const std::map<std::string, double>& values) {
   std::string summary;
   for (const auto& [tag, value] : values)
-    summary += bytes_field(kSummaryValue, bytes_field(kValueTag, tag) + field_key(kValueSimpleValue, kFixed32) +
+    summary += bytes_field(kSummaryValue, bytes_field(kValueTag, tag) +
+                                              field_key(kValueSimpleValue, kFixed32) +
                                               raw_bytes(to_float(value)));
   write_record(event(step, bytes_field(kEventSummary, summary)));
 }

@@ -31,7 +31,8 @@ ordered_json json_number(double value) {
 // Empty for what is no line of ours: a kill can cut off the last one.
 std::optional<int64_t> step_of_line(const std::string& text) {
   const auto line = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer()) return std::nullopt;
+  if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer())
+    return std::nullopt;
   return line["step"].get<int64_t>();
 }
 
@@ -41,7 +42,8 @@ void drop_lines_from(const std::string& path, int64_t resume_step) {
   std::string kept;
   for_each_line(path, [&](int64_t number, const std::string& text) {
     const std::optional<int64_t> step = step_of_line(text);
-    if (!step) log_warning(path, ":", number, ": dropped, not a line of metrics (cut off by a kill?)");
+    if (!step)
+      log_warning(path, ":", number, ": dropped, not a line of metrics (cut off by a kill?)");
     if (step && *step < resume_step) kept += text + "\n";
   });
   write_file_atomic(path, kept);
@@ -55,14 +57,17 @@ struct MetricsLog::Impl {
   std::optional<EventFile> events;
 };
 
-MetricsLog::MetricsLog(const std::string& run_folder, int64_t resume_step) : impl_(std::make_unique<Impl>()) {
+MetricsLog::MetricsLog(const std::string& run_folder, int64_t resume_step)
+    : impl_(std::make_unique<Impl>()) {
   std::error_code error;
   std::filesystem::create_directories(run_folder, error);
-  if (error) throw Error(ExitCode::kData, concat(run_folder, ": cannot be created: ", error.message()));
+  if (error)
+    throw Error(ExitCode::kData, concat(run_folder, ": cannot be created: ", error.message()));
   impl_->path = run_folder + "/metrics.jsonl";
   drop_lines_from(impl_->path, resume_step);
   impl_->lines.open(impl_->path, std::ios::binary | std::ios::app);
-  if (!impl_->lines) throw Error(ExitCode::kData, concat(impl_->path, ": cannot be opened: ", std::strerror(errno)));
+  if (!impl_->lines)
+    throw Error(ExitCode::kData, concat(impl_->path, ": cannot be opened: ", std::strerror(errno)));
   impl_->events.emplace(run_folder + "/tensorboard", resume_step);
 }
 
@@ -74,12 +79,14 @@ void MetricsLog::write(int64_t step, const std::map<std::string, double>& values
   line["time"] = std::chrono::duration<double>(Clock::now() - kProcessStart).count();
   for (const auto& [name, value] : values) {
     if (name == "step" || name == "time")
-      throw Error(ExitCode::kInternal, concat("metrics: the name ", name, " is taken by every line's own"));
+      throw Error(ExitCode::kInternal,
+                  concat("metrics: the name ", name, " is taken by every line's own"));
     line[name] = json_number(value);
   }
   impl_->lines << line.dump() + "\n";
   impl_->lines.flush();
-  if (!impl_->lines) throw Error(ExitCode::kData, concat(impl_->path, ": write failed: ", std::strerror(errno)));
+  if (!impl_->lines)
+    throw Error(ExitCode::kData, concat(impl_->path, ": write failed: ", std::strerror(errno)));
   impl_->events->write_scalars(step, values);
 }
 

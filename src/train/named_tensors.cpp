@@ -14,15 +14,18 @@ namespace dsrsq {
 namespace {
 
 constexpr std::pair<ScalarType, at::ScalarType> kTypes[] = {
-    {ScalarType::kF64, at::kDouble}, {ScalarType::kF32, at::kFloat}, {ScalarType::kF16, at::kHalf},
-    {ScalarType::kBF16, at::kBFloat16}, {ScalarType::kI64, at::kLong}, {ScalarType::kI32, at::kInt},
-    {ScalarType::kI16, at::kShort}, {ScalarType::kI8, at::kChar}, {ScalarType::kU8, at::kByte}, {ScalarType::kBool, at::kBool},
+    {ScalarType::kF64, at::kDouble}, {ScalarType::kF32, at::kFloat},
+    {ScalarType::kF16, at::kHalf},   {ScalarType::kBF16, at::kBFloat16},
+    {ScalarType::kI64, at::kLong},   {ScalarType::kI32, at::kInt},
+    {ScalarType::kI16, at::kShort},  {ScalarType::kI8, at::kChar},
+    {ScalarType::kU8, at::kByte},    {ScalarType::kBool, at::kBool},
 };
 
 ScalarType stored_type(const std::string& where, at::ScalarType type) {
   for (const auto& [stored, torch_type] : kTypes)
     if (torch_type == type) return stored;
-  throw Error(ExitCode::kInternal, concat(where, ": tensors of type ", at::toString(type), " cannot be stored"));
+  throw Error(ExitCode::kInternal,
+              concat(where, ": tensors of type ", at::toString(type), " cannot be stored"));
 }
 
 at::ScalarType torch_type(const std::string& where, ScalarType type) {
@@ -31,20 +34,27 @@ at::ScalarType torch_type(const std::string& where, ScalarType type) {
   throw CheckpointError(concat(where, ": unknown type"));
 }
 
-std::string describe(const at::Tensor& tensor) { return concat(tensor.sizes(), " ", at::toString(tensor.scalar_type())); }
+std::string describe(const at::Tensor& tensor) {
+  return concat(tensor.sizes(), " ", at::toString(tensor.scalar_type()));
+}
 
 // Throws CheckpointError naming the first tensor that does not fit.
 void check_fit(const NamedTensors& own, const NamedTensors& saved, const std::string& where) {
-  constexpr const char* kHint = "; was the run trained with another model.width or part switched off?";
+  constexpr const char* kHint =
+      "; was the run trained with another model.width or part switched off?";
   for (const auto& [name, tensor] : own) {
     const auto found = saved.find(name);
-    if (found == saved.end()) throw CheckpointError(concat(where, ": expected the tensor ", name, ", found none", kHint));
+    if (found == saved.end())
+      throw CheckpointError(concat(where, ": expected the tensor ", name, ", found none", kHint));
     const at::Tensor& other = found->second;
     if (other.sizes() != tensor.sizes() || other.scalar_type() != tensor.scalar_type())
-      throw CheckpointError(concat(where, ": ", name, ": expected ", describe(tensor), ", got ", describe(other), kHint));
+      throw CheckpointError(concat(where, ": ", name, ": expected ", describe(tensor), ", got ",
+                                   describe(other), kHint));
   }
   for (const auto& [name, tensor] : saved)
-    if (!own.count(name)) throw CheckpointError(concat(where, ": the tensor ", name, " belongs to no part of this model", kHint));
+    if (!own.count(name))
+      throw CheckpointError(
+          concat(where, ": the tensor ", name, " belongs to no part of this model", kHint));
 }
 
 }  // namespace
@@ -58,20 +68,23 @@ NamedTensors module_tensors(const torch::nn::Module& module) {
   return tensors;
 }
 
-void load_module_tensors(torch::nn::Module& module, const NamedTensors& tensors, const std::string& where) {
+void load_module_tensors(torch::nn::Module& module, const NamedTensors& tensors,
+                         const std::string& where) {
   const NamedTensors own = module_tensors(module);
   check_fit(own, tensors, where);  // all of them before the first is overwritten
   const at::NoGradGuard no_grad;
   for (const auto& [name, tensor] : own) tensor.copy_(tensors.at(name));
 }
 
-void write_tensors(const std::string& path, const NamedTensors& tensors, const std::map<std::string, std::string>& metadata) {
+void write_tensors(const std::string& path, const NamedTensors& tensors,
+                   const std::map<std::string, std::string>& metadata) {
   std::vector<at::Tensor> contiguous;  // keeps the memory that the views borrow
   std::vector<TensorView> views;
   contiguous.reserve(tensors.size());
   for (const auto& [name, tensor] : tensors) {
     const std::string where = concat(path, ": ", name);
-    if (!tensor.defined()) throw Error(ExitCode::kInternal, concat(where, ": the tensor is undefined"));
+    if (!tensor.defined())
+      throw Error(ExitCode::kInternal, concat(where, ": the tensor is undefined"));
     const ScalarType type = stored_type(where, tensor.scalar_type());
     contiguous.push_back(tensor.detach().cpu().contiguous());
     const at::Tensor& data = contiguous.back();

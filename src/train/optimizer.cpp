@@ -46,10 +46,12 @@ std::vector<at::Tensor> active_gradients(const std::vector<NamedParameter>& para
   return gradients;
 }
 
-// The fused kernels walk raw memory: a gradient laid out in another way than its weight would be applied to the wrong elements.
+// The fused kernels walk raw memory: a gradient laid out in another way than its weight would be
+// applied to the wrong elements.
 at::Tensor matching_gradient(const at::Tensor& weight) {
   at::Tensor gradient = weight.grad();
-  if (gradient.strides() == weight.strides() && gradient.scalar_type() == weight.scalar_type()) return gradient;
+  if (gradient.strides() == weight.strides() && gradient.scalar_type() == weight.scalar_type())
+    return gradient;
   at::Tensor copy = at::empty_like(weight);
   copy.copy_(gradient);
   return copy;
@@ -57,25 +59,32 @@ at::Tensor matching_gradient(const at::Tensor& weight) {
 
 void check_parameter(const NamedParameter& parameter) {
   const at::Tensor& tensor = parameter.tensor;
-  if (!tensor.defined()) throw internal_error(concat("AdamW: parameter ", parameter.name, " is undefined"));
+  if (!tensor.defined())
+    throw internal_error(concat("AdamW: parameter ", parameter.name, " is undefined"));
   if (tensor.scalar_type() != at::kFloat && tensor.scalar_type() != at::kDouble)
-    throw internal_error(concat("AdamW: parameter ", parameter.name, ": expected fp32 or fp64 weights (autocast casts copies), got ",
+    throw internal_error(concat("AdamW: parameter ", parameter.name,
+                                ": expected fp32 or fp64 weights (autocast casts copies), got ",
                                 at::toString(tensor.scalar_type())));
   if (!tensor.is_non_overlapping_and_dense())
-    throw internal_error(concat("AdamW: parameter ", parameter.name, " is a strided view; expected a tensor of its own"));
+    throw internal_error(concat("AdamW: parameter ", parameter.name,
+                                " is a strided view; expected a tensor of its own"));
 }
 
 // The entry for one parameter, checked; `shape` and `type` are what it must have.
-const at::Tensor& state_entry(const std::map<std::string, at::Tensor>& state, const std::string& name, at::IntArrayRef shape,
-                              at::ScalarType type) {
+const at::Tensor& state_entry(const std::map<std::string, at::Tensor>& state,
+                              const std::string& name, at::IntArrayRef shape, at::ScalarType type) {
   const auto found = state.find(name);
   if (found == state.end())
-    throw CheckpointError(concat("optimizer state: ", name, " is missing, though other entries of this parameter are there"));
+    throw CheckpointError(concat("optimizer state: ", name,
+                                 " is missing, though other entries of this parameter are there"));
   const at::Tensor& tensor = found->second;
   if (!tensor.defined() || tensor.sizes() != shape || tensor.scalar_type() != type)
-    throw CheckpointError(concat("optimizer state: ", name, ": expected shape ", shape, " of type ", at::toString(type), ", got ",
-                                 tensor.defined() ? concat(tensor.sizes(), " of type ", at::toString(tensor.scalar_type())) : "nothing",
-                                 "; was the run trained with another model.width?"));
+    throw CheckpointError(concat(
+        "optimizer state: ", name, ": expected shape ", shape, " of type ", at::toString(type),
+        ", got ",
+        tensor.defined() ? concat(tensor.sizes(), " of type ", at::toString(tensor.scalar_type()))
+                         : "nothing",
+        "; was the run trained with another model.width?"));
   return tensor;
 }
 
@@ -88,24 +97,35 @@ at::Tensor copy_like(const at::Tensor& weight, const at::Tensor& values) {
 
 double after_warmup(const OptimizerConfig& config, int64_t step, int64_t total) {
   const double last = static_cast<double>(total - 1);
-  const double peak = static_cast<double>(std::max<int64_t>(config.warmup_steps - 1, 0));  // its share is 1
+  const double peak =
+      static_cast<double>(std::max<int64_t>(config.warmup_steps - 1, 0));  // its share is 1
   const bool cosine = config.schedule == "cosine";
-  const double start = cosine ? peak : std::max(peak, config.constant_share * static_cast<double>(total));
+  const double start =
+      cosine ? peak : std::max(peak, config.constant_share * static_cast<double>(total));
   if (static_cast<double>(step) <= start) return 1.0;
-  const double progress = std::min(1.0, (static_cast<double>(step) - start) / std::max(1.0, last - start));
-  const double share = cosine ? 0.5 * (1.0 + std::cos(std::numbers::pi * progress)) : 1.0 - progress;
+  const double progress =
+      std::min(1.0, (static_cast<double>(step) - start) / std::max(1.0, last - start));
+  const double share =
+      cosine ? 0.5 * (1.0 + std::cos(std::numbers::pi * progress)) : 1.0 - progress;
   return config.final_share + (1.0 - config.final_share) * share;
 }
 
 }  // namespace
 
 void OptimizerConfig::visit_fields(ConfigVisitor& v) {
-  v.field("learning_rate", learning_rate, "Peak learning rate, reached at the end of the warm-up.", more_than(0));
-  v.field("warmup_steps", warmup_steps, "Steps of linear warm-up, from 1/warmup_steps of the rate; 0: none.", at_least(0));
-  v.field("schedule", schedule, "After the warm-up. cosine: half a cosine to final_share. constant_linear: constant until "
-          "constant_share of all steps, then linear to final_share.", one_of({"cosine", "constant_linear"}));
-  v.field("constant_share", constant_share, "constant_linear: share of all steps before the rate falls.", between(0, 1));
-  v.field("final_share", final_share, "Share of the learning rate at the last step.", between(0, 1));
+  v.field("learning_rate", learning_rate, "Peak learning rate, reached at the end of the warm-up.",
+          more_than(0));
+  v.field("warmup_steps", warmup_steps,
+          "Steps of linear warm-up, from 1/warmup_steps of the rate; 0: none.", at_least(0));
+  v.field(
+      "schedule", schedule,
+      "After the warm-up. cosine: half a cosine to final_share. constant_linear: constant until "
+      "constant_share of all steps, then linear to final_share.",
+      one_of({"cosine", "constant_linear"}));
+  v.field("constant_share", constant_share,
+          "constant_linear: share of all steps before the rate falls.", between(0, 1));
+  v.field("final_share", final_share, "Share of the learning rate at the last step.",
+          between(0, 1));
   v.field("beta1", beta1, "AdamW: decay of the mean of gradients.", between(0, 0.999999));
   v.field("beta2", beta2, "AdamW: decay of the mean of squared gradients.", between(0, 0.999999));
   v.field("epsilon", epsilon, "AdamW: added to the root of the second moment.", more_than(0));
@@ -114,10 +134,13 @@ void OptimizerConfig::visit_fields(ConfigVisitor& v) {
 }
 
 double learning_rate_share(const OptimizerConfig& config, int64_t step, int64_t total) {
-  if (step < 0 || total < 1) throw internal_error(concat("learning_rate_share: step ", step, " of ", total, " steps"));
+  if (step < 0 || total < 1)
+    throw internal_error(concat("learning_rate_share: step ", step, " of ", total, " steps"));
   if (config.schedule != "cosine" && config.schedule != "constant_linear")
-    throw ConfigError(concat("schedule: expected cosine or constant_linear, got ", config.schedule));
-  if (step < config.warmup_steps) return static_cast<double>(step + 1) / static_cast<double>(config.warmup_steps);
+    throw ConfigError(
+        concat("schedule: expected cosine or constant_linear, got ", config.schedule));
+  if (step < config.warmup_steps)
+    return static_cast<double>(step + 1) / static_cast<double>(config.warmup_steps);
   return after_warmup(config, step, total);
 }
 
@@ -131,9 +154,11 @@ AdamW::AdamW(const OptimizerConfig& config, std::vector<NamedParameter> paramete
   std::set<const void*> tensors;  // a tied weight listed under two names would be updated twice
   for (const NamedParameter& parameter : parameters_) {
     check_parameter(parameter);
-    if (!names.insert(parameter.name).second) throw internal_error(concat("AdamW: two parameters are named ", parameter.name));
+    if (!names.insert(parameter.name).second)
+      throw internal_error(concat("AdamW: two parameters are named ", parameter.name));
     if (!tensors.insert(parameter.tensor.unsafeGetTensorImpl()).second)
-      throw internal_error(concat("AdamW: parameter ", parameter.name, " is listed twice under different names"));
+      throw internal_error(
+          concat("AdamW: parameter ", parameter.name, " is listed twice under different names"));
   }
 }
 
@@ -154,15 +179,17 @@ void AdamW::clip_gradients(const at::Tensor& norm) {
   const at::NoGradGuard no_grad;
   const std::vector<at::Tensor> gradients = active_gradients(parameters_);
   if (gradients.empty()) return;
-  // Stays on the device: no wait for the value. The constant keeps rounding from ending above the limit. A norm that is not
-  // finite makes gradients that are not finite, so that divergence is not hidden.
+  // Stays on the device: no wait for the value. The constant keeps rounding from ending above the
+  // limit. A norm that is not finite makes gradients that are not finite, so that divergence is not
+  // hidden.
   const at::Tensor factor = norm.add(1e-6).reciprocal_().mul_(config_.clip).clamp_max_(1.0);
   at::_foreach_mul_(gradients, factor);
 }
 
 void AdamW::step(double share) {
   const at::NoGradGuard no_grad;
-  std::map<UpdateKey, UpdateGroup> groups;  // ordered: the same calls in the same order on every run
+  std::map<UpdateKey, UpdateGroup>
+      groups;  // ordered: the same calls in the same order on every run
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const NamedParameter& parameter = parameters_[i];
     if (!is_active(parameter)) continue;
@@ -172,7 +199,8 @@ void AdamW::step(double share) {
       second_[i] = at::zeros_like(weight);
       steps_[i] = at::zeros({}, at::TensorOptions(at::kFloat).device(weight.device()));
     }
-    UpdateGroup& group = groups[{parameter.rate, parameter.decay, weight.device().str(), weight.scalar_type()}];
+    UpdateGroup& group =
+        groups[{parameter.rate, parameter.decay, weight.device().str(), weight.scalar_type()}];
     group.weights.push_back(weight);
     group.gradients.push_back(matching_gradient(weight));
     group.first.push_back(first_[i]);
@@ -180,16 +208,19 @@ void AdamW::step(double share) {
     group.steps.push_back(steps_[i]);
   }
   for (auto& [key, group] : groups) {
-    at::_foreach_add_(group.steps, 1);  // the fused kernel expects the number of this update, counted from 1
+    at::_foreach_add_(group.steps,
+                      1);  // the fused kernel expects the number of this update, counted from 1
     const double rate = config_.learning_rate * share * std::get<0>(key);
     const double decay = std::get<1>(key) ? config_.weight_decay : 0.0;
-    at::_fused_adamw_(group.weights, group.gradients, group.first, group.second, /*max_exp_avg_sqs=*/{}, group.steps, rate,
-                      config_.beta1, config_.beta2, decay, config_.epsilon, /*amsgrad=*/false, /*maximize=*/false);
+    at::_fused_adamw_(group.weights, group.gradients, group.first, group.second,
+                      /*max_exp_avg_sqs=*/{}, group.steps, rate, config_.beta1, config_.beta2,
+                      decay, config_.epsilon, /*amsgrad=*/false, /*maximize=*/false);
   }
 }
 
 void AdamW::zero_gradients() {
-  // Dropped, not filled with zeros: a parameter that takes no part in the next step must be skipped by it.
+  // Dropped, not filled with zeros: a parameter that takes no part in the next step must be skipped
+  // by it.
   for (NamedParameter& parameter : parameters_) parameter.tensor.mutable_grad().reset();
 }
 
@@ -211,18 +242,25 @@ void AdamW::load_state(const std::map<std::string, at::Tensor>& state) {
   std::set<std::string> used;
   for (size_t i = 0; i < count; ++i) {
     const at::Tensor& weight = parameters_[i].tensor;
-    const std::string names[] = {kFirst + parameters_[i].name, kSecond + parameters_[i].name, kStep + parameters_[i].name};
-    if (std::none_of(std::begin(names), std::end(names), [&](const std::string& name) { return state.count(name) > 0; }))
+    const std::string names[] = {kFirst + parameters_[i].name, kSecond + parameters_[i].name,
+                                 kStep + parameters_[i].name};
+    if (std::none_of(std::begin(names), std::end(names),
+                     [&](const std::string& name) { return state.count(name) > 0; }))
       continue;  // never updated when it was saved
-    first[i] = copy_like(weight, state_entry(state, names[0], weight.sizes(), weight.scalar_type()));
-    second[i] = copy_like(weight, state_entry(state, names[1], weight.sizes(), weight.scalar_type()));
-    steps[i] = state_entry(state, names[2], {}, at::kFloat).to(weight.device(), /*non_blocking=*/false, /*copy=*/true);
+    first[i] =
+        copy_like(weight, state_entry(state, names[0], weight.sizes(), weight.scalar_type()));
+    second[i] =
+        copy_like(weight, state_entry(state, names[1], weight.sizes(), weight.scalar_type()));
+    steps[i] = state_entry(state, names[2], {}, at::kFloat)
+                   .to(weight.device(), /*non_blocking=*/false, /*copy=*/true);
     used.insert(std::begin(names), std::end(names));
   }
   for (const auto& [name, tensor] : state)
     if (!used.count(name))
-      throw CheckpointError(concat("optimizer state: ", name, " belongs to no parameter of this model; was the run trained with a "
-                                   "part that is switched off now?"));
+      throw CheckpointError(
+          concat("optimizer state: ", name,
+                 " belongs to no parameter of this model; was the run trained with a "
+                 "part that is switched off now?"));
   first_ = std::move(first);
   second_ = std::move(second);
   steps_ = std::move(steps);

@@ -87,6 +87,7 @@ void Trainer::enter_stage() {
   for (auto& parameter : optimizer_.parameters()) {
     auto group = parameter_group(parameter.name);
     parameter.frozen = std::find(stage.frozen.begin(), stage.frozen.end(), group) != stage.frozen.end();
+    parameter.tensor.set_requires_grad(!parameter.frozen);  // no gradient is computed, and after_step leaves it alone
   }
   // A resumed run finds the calibrated projections in its checkpoint; only the stage's first step makes them.
   if (step_ == position.first_step) calibrate(stage_options(stage, step_));
@@ -138,7 +139,7 @@ std::map<std::string, double> Trainer::accumulate(const std::vector<Batch>& batc
         kept[name].sum = kept[name].sum.defined() ? kept[name].sum + value : value;
       }
     }
-    loss.backward();
+    if (loss.requires_grad()) loss.backward();  // with frozen parts a batch may hold nothing to learn from
     loss_sum = loss_sum.defined() ? loss_sum + loss.detach() : loss.detach();
     selected += double(state.selected.mask.sum().item<int64_t>());
     available += double(batch.context_valid.sum().item<int64_t>());

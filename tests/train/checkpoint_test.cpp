@@ -35,11 +35,13 @@ bool same_bits(const at::Tensor& a, const at::Tensor& b) {
 }
 
 NamedTensors sample_model(double value) {
-  return {{"layers.0.weight", torch::full({8, 4}, value)}, {"layers.0.bias", torch::full({4}, -value)}};
+  return {{"layers.0.weight", torch::full({8, 4}, value)},
+          {"layers.0.bias", torch::full({4}, -value)}};
 }
 
 NamedTensors sample_optimizer(double value) {
-  return {{"first.layers.0.weight", torch::full({8, 4}, value * 2)}, {"step.layers.0.weight", torch::tensor(static_cast<float>(value))}};
+  return {{"first.layers.0.weight", torch::full({8, 4}, value * 2)},
+          {"step.layers.0.weight", torch::tensor(static_cast<float>(value))}};
 }
 
 std::string message_of(const std::function<void()>& action) {
@@ -68,11 +70,13 @@ class CheckpointTest : public ::testing::Test {
   std::string log() const { return run_ + "/log.txt"; }
   Checkpoint save(int64_t step, int64_t keep = 10) {
     const double value = static_cast<double>(step);
-    return CheckpointFolder(run_).save(step, sample_model(value), sample_optimizer(value), {{"tokens", step * 1000}}, keep);
+    return CheckpointFolder(run_).save(step, sample_model(value), sample_optimizer(value),
+                                       {{"tokens", step * 1000}}, keep);
   }
   std::vector<int64_t> steps() const {
     std::vector<int64_t> steps;
-    for (const Checkpoint& checkpoint : CheckpointFolder(run_).list()) steps.push_back(checkpoint.step);
+    for (const Checkpoint& checkpoint : CheckpointFolder(run_).list())
+      steps.push_back(checkpoint.step);
     return steps;
   }
   int64_t temporaries() const {
@@ -95,7 +99,8 @@ void flip_bit(const std::string& path) {
 }
 
 TEST_F(CheckpointTest, TensorsRoundTripBitExactly) {
-  const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
+  const float nan = std::numeric_limits<float>::quiet_NaN(),
+              infinity = std::numeric_limits<float>::infinity();
   const NamedTensors tensors = {
       {"a.float", torch::tensor({0.1f, -0.0f, nan, infinity, 1e-42f})},
       {"a.double", torch::tensor({0.1, -1e-310, 3.0}, torch::kDouble)},
@@ -111,7 +116,8 @@ TEST_F(CheckpointTest, TensorsRoundTripBitExactly) {
   write_tensors(path, tensors, {{"format", "pt"}});
   const NamedTensors read = read_tensors(path);
   ASSERT_EQ(read.size(), tensors.size());
-  for (const auto& [name, tensor] : tensors) EXPECT_TRUE(same_bits(read.at(name), tensor.detach())) << name;
+  for (const auto& [name, tensor] : tensors)
+    EXPECT_TRUE(same_bits(read.at(name), tensor.detach())) << name;
   fs::remove(path);
   EXPECT_EQ(read.at("b.scalar").item<float>(), 7.25f) << "tensors own their memory";
   EXPECT_THROW(write_tensors(path, {{"x", torch::ones({1}, torch::kComplexFloat)}}), Error);
@@ -126,20 +132,24 @@ TEST_F(CheckpointTest, SavesAndReadsBack) {
   EXPECT_FALSE(folder.newest_whole());
   EXPECT_FALSE(folder.best());
 
-  const Checkpoint saved = folder.save(1000, sample_model(1), sample_optimizer(1), {{"seed", 17}, {"loss", 0.1}}, 3);
+  const Checkpoint saved =
+      folder.save(1000, sample_model(1), sample_optimizer(1), {{"seed", 17}, {"loss", 0.1}}, 3);
   EXPECT_EQ(saved.folder, run_ + "/checkpoints/step-00001000");
   EXPECT_EQ(checkpoint_damage(saved.folder), "");
   const auto newest = folder.newest_whole();
   ASSERT_TRUE(newest);
   EXPECT_EQ(newest->step, 1000);
-  EXPECT_EQ(CheckpointFolder::read_state(*newest), (json{{"seed", 17}, {"loss", 0.1}, {"step", 1000}}));
-  for (const auto& [name, tensor] : CheckpointFolder::read_model(*newest)) EXPECT_TRUE(same_bits(tensor, sample_model(1).at(name)));
+  EXPECT_EQ(CheckpointFolder::read_state(*newest),
+            (json{{"seed", 17}, {"loss", 0.1}, {"step", 1000}}));
+  for (const auto& [name, tensor] : CheckpointFolder::read_model(*newest))
+    EXPECT_TRUE(same_bits(tensor, sample_model(1).at(name)));
   for (const auto& [name, tensor] : CheckpointFolder::read_optimizer(*newest))
     EXPECT_TRUE(same_bits(tensor, sample_optimizer(1).at(name)));
 
   const json manifest = json::parse(read_file(saved.folder + "/manifest.json"));
   for (const char* name : {"model.safetensors", "optimizer.safetensors", "state.json"}) {
-    EXPECT_EQ(manifest.at("files").at(name).at("sha256"), sha256_hex(read_file(saved.folder + "/" + name)));
+    EXPECT_EQ(manifest.at("files").at(name).at("sha256"),
+              sha256_hex(read_file(saved.folder + "/" + name)));
     EXPECT_EQ(manifest.at("files").at(name).at("bytes"), fs::file_size(saved.folder + "/" + name));
   }
 }
@@ -148,7 +158,10 @@ TEST_F(CheckpointTest, SavingAStepAgainReplacesIt) {
   save(5);
   CheckpointFolder(run_).save(5, sample_model(9), {}, json::object(), 3);
   EXPECT_EQ(steps(), std::vector<int64_t>{5});
-  EXPECT_EQ(CheckpointFolder::read_model(*CheckpointFolder(run_).newest_whole()).at("layers.0.weight")[0][0].item<float>(), 9);
+  EXPECT_EQ(CheckpointFolder::read_model(*CheckpointFolder(run_).newest_whole())
+                .at("layers.0.weight")[0][0]
+                .item<float>(),
+            9);
 }
 
 TEST_F(CheckpointTest, RejectsStatesThatCannotBeReadBack) {
@@ -167,12 +180,14 @@ TEST_F(CheckpointTest, DamagedNewestGivesWayToThePreviousOneWithAWarning) {
   };
   const Case cases[] = {
       {"model.safetensors", flip_bit},
-      {"optimizer.safetensors", [](const std::string& path) { fs::resize_file(path, fs::file_size(path) - 1); }},
+      {"optimizer.safetensors",
+       [](const std::string& path) { fs::resize_file(path, fs::file_size(path) - 1); }},
       {"model.safetensors", [](const std::string& path) { fs::resize_file(path, 0); }},
       {"state.json", [](const std::string& path) { fs::remove(path); }},
       {"manifest.json", [](const std::string& path) { fs::remove(path); }},
       {"manifest.json", [](const std::string& path) { fs::resize_file(path, 40); }},
-      {"manifest.json", [](const std::string& path) { std::ofstream(path) << R"({"format": "other"})"; }},
+      {"manifest.json",
+       [](const std::string& path) { std::ofstream(path) << R"({"format": "other"})"; }},
   };
   save(1);
   for (const Case& c : cases) {
@@ -235,7 +250,8 @@ TEST_F(CheckpointTest, NeverPrunesWhatItJustSavedNorWithoutKnowingTheBest) {
 
 TEST_F(CheckpointTest, ListIgnoresForeignNames) {
   save(7);
-  for (const char* name : {"step-7", "step-x", "step-000000007", "step-", "notes", "step-99999999999999999999"})
+  for (const char* name :
+       {"step-7", "step-x", "step-000000007", "step-", "notes", "step-99999999999999999999"})
     fs::create_directories(run_ + "/checkpoints/" + name);
   std::ofstream(run_ + "/checkpoints/step-00000008") << "a file";
   EXPECT_EQ(steps(), std::vector<int64_t>{7});
@@ -272,7 +288,8 @@ TEST_F(CheckpointTest, FailedWriteLeavesOlderCheckpointsAlone) {
   try {
     CheckpointFolder folder(run);
     for (int64_t step = first_step;; ++step)
-      folder.save(step, {{"w", torch::full({20000}, static_cast<double>(step))}}, {}, json::object(), 2);
+      folder.save(step, {{"w", torch::full({20000}, static_cast<double>(step))}}, {},
+                  json::object(), 2);
   } catch (...) {
     ::_exit(1);
   }
@@ -326,7 +343,8 @@ TEST_F(CheckpointTest, FindsCheckpointsOfRunsAndFolders) {
   fs::copy(second.folder, run_ + "/favourite");
   EXPECT_EQ(find_checkpoint(run_ + "/favourite", true).step, 2) << "a copy under any name";
   fs::remove(run_ + "/checkpoints/step-00000001/state.json");
-  EXPECT_EQ(find_checkpoint(run_, true).step, 2) << "the best is damaged: the newest whole one, with a warning";
+  EXPECT_EQ(find_checkpoint(run_, true).step, 2)
+      << "the best is damaged: the newest whole one, with a warning";
   EXPECT_MENTIONS(read_file(log()), "the best checkpoint");
   fs::remove(second.folder + "/manifest.json");
   EXPECT_MENTIONS(message_of([&] { find_checkpoint(run_, false); }), "found 2 damaged");
@@ -346,14 +364,16 @@ struct TinyParent : torch::nn::Module {
 
 TEST(ModuleTensors, LoadIsStrict) {
   TinyParent module;
-  const NamedTensors good = {{"child.weight", torch::ones({2, 3})}, {"child.centroids", torch::full({4}, 2.0, torch::kDouble)}};
+  const NamedTensors good = {{"child.weight", torch::ones({2, 3})},
+                             {"child.centroids", torch::full({4}, 2.0, torch::kDouble)}};
   EXPECT_EQ(module_tensors(module).size(), 2u);
   const auto message = [&](const NamedTensors& tensors) {
     return message_of([&] { load_module_tensors(module, tensors, "run/model.safetensors"); });
   };
   NamedTensors bad = good;
   bad.erase("child.weight");
-  EXPECT_MENTIONS(message(bad), "run/model.safetensors: expected the tensor child.weight, found none");
+  EXPECT_MENTIONS(message(bad),
+                  "run/model.safetensors: expected the tensor child.weight, found none");
   EXPECT_MENTIONS(message(bad), "model.width");
   bad = good;
   bad["child.extra"] = torch::ones({1});
@@ -364,10 +384,12 @@ TEST(ModuleTensors, LoadIsStrict) {
   bad = good;
   bad["child.weight"] = torch::ones({2, 3}, torch::kBFloat16);
   EXPECT_MENTIONS(message(bad), "got [2, 3] BFloat16");
-  EXPECT_EQ(module.child->centroids.sum().item<double>(), 0) << "nothing is copied before everything is checked";
+  EXPECT_EQ(module.child->centroids.sum().item<double>(), 0)
+      << "nothing is copied before everything is checked";
 
   load_module_tensors(module, good, "run/model.safetensors");
-  for (const auto& [name, tensor] : module_tensors(module)) EXPECT_TRUE(same_bits(tensor.detach(), good.at(name))) << name;
+  for (const auto& [name, tensor] : module_tensors(module))
+    EXPECT_TRUE(same_bits(tensor.detach(), good.at(name))) << name;
   EXPECT_TRUE(module.child->weight.requires_grad());
   EXPECT_EQ(module.child->weight[0][0].item<float>(), 1) << "the module's own tensors are filled";
 }

@@ -36,13 +36,15 @@ class MetricsLogTest : public ::testing::Test {
 
   std::vector<nlohmann::json> lines() const {
     std::vector<nlohmann::json> lines;
-    for_each_line(run_ + "/metrics.jsonl",
-                  [&](int64_t, const std::string& text) { lines.push_back(nlohmann::json::parse(text)); });
+    for_each_line(run_ + "/metrics.jsonl", [&](int64_t, const std::string& text) {
+      lines.push_back(nlohmann::json::parse(text));
+    });
     return lines;
   }
   std::vector<std::string> event_files() const {
     std::vector<std::string> paths;
-    for (const auto& entry : fs::directory_iterator(run_ + "/tensorboard")) paths.push_back(entry.path().string());
+    for (const auto& entry : fs::directory_iterator(run_ + "/tensorboard"))
+      paths.push_back(entry.path().string());
     std::sort(paths.begin(), paths.end());
     return paths;
   }
@@ -87,7 +89,8 @@ std::vector<std::string> read_records(const std::string& path) {
   return records;
 }
 
-// A protobuf message: field number -> raw value (varint as uint64 bytes, else the bytes themselves).
+// A protobuf message: field number -> raw value (varint as uint64 bytes, else the bytes
+// themselves).
 std::multimap<int, std::string> parse_message(const std::string& bytes) {
   std::multimap<int, std::string> fields;
   size_t at = 0;
@@ -174,7 +177,8 @@ TEST_F(MetricsLogTest, EventFilesHaveTensorBoardsFraming) {
   const auto event = parse_message(records[2]);
   EXPECT_GT(read_raw<double>(only(event, 1), 0), 1.6e9);
   EXPECT_EQ(read_raw<uint64_t>(only(event, 2), 0), 300u);
-  const std::map<std::string, float> expected = {{"train/loss", 1.5f}, {std::string(200, 't'), -2.25f}};
+  const std::map<std::string, float> expected = {{"train/loss", 1.5f},
+                                                 {std::string(200, 't'), -2.25f}};
   EXPECT_EQ(scalars(event), expected);
 }
 
@@ -183,7 +187,8 @@ TEST_F(MetricsLogTest, ResumeDropsLaterLinesAndPurgesTensorBoard) {
     MetricsLog log(run_, 0);
     for (int64_t step = 0; step < 6; ++step) log.write(step, {{"loss", static_cast<double>(step)}});
   }
-  std::ofstream(run_ + "/metrics.jsonl", std::ios::app) << "{\"step\":6,\"ti";  // killed in the middle of a line
+  std::ofstream(run_ + "/metrics.jsonl", std::ios::app)
+      << "{\"step\":6,\"ti";  // killed in the middle of a line
   {
     MetricsLog log(run_, 4);
     log.write(4, {{"loss", 40}});
@@ -196,7 +201,8 @@ TEST_F(MetricsLogTest, ResumeDropsLaterLinesAndPurgesTensorBoard) {
   ASSERT_EQ(records.size(), 3u);
   const auto restart = parse_message(records[1]);
   EXPECT_EQ(read_raw<uint64_t>(only(restart, 2), 0), 4u);
-  EXPECT_EQ(read_raw<uint64_t>(only(parse_message(only(restart, 7)), 1), 0), 1u) << "SessionLog.START";
+  EXPECT_EQ(read_raw<uint64_t>(only(parse_message(only(restart, 7)), 1), 0), 1u)
+      << "SessionLog.START";
   EXPECT_EQ(scalars(parse_message(records[2])).at("loss"), 40.0f);
 }
 

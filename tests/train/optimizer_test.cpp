@@ -14,11 +14,15 @@
 namespace dsrsq {
 namespace {
 
-at::Tensor weight(std::vector<float> values) { return torch::tensor(values).set_requires_grad(true); }
+at::Tensor weight(std::vector<float> values) {
+  return torch::tensor(values).set_requires_grad(true);
+}
 
 at::Tensor copy_of(const at::Tensor& tensor) { return tensor.detach().clone(); }
 
-bool same_bits(const at::Tensor& a, const at::Tensor& b) { return a.dtype() == b.dtype() && at::equal(a.detach(), b.detach()); }
+bool same_bits(const at::Tensor& a, const at::Tensor& b) {
+  return a.dtype() == b.dtype() && at::equal(a.detach(), b.detach());
+}
 
 // Gradients as a function of the step only, so that two optimizers can be given the same ones.
 at::Tensor gradient_at(int64_t step, const at::Tensor& like) {
@@ -51,9 +55,13 @@ TEST(AdamW, FollowsTorchOverFiveStepsWithTwoGroups) {
   config.learning_rate = 0.01;
   AdamW optimizer(config, two_parameters());
   std::vector<at::Tensor> theirs;
-  for (const NamedParameter& p : optimizer.parameters()) theirs.push_back(copy_of(p.tensor).set_requires_grad(true));
+  for (const NamedParameter& p : optimizer.parameters())
+    theirs.push_back(copy_of(p.tensor).set_requires_grad(true));
   const auto options = [&](double rate, double decay) {
-    return std::make_unique<torch::optim::AdamWOptions>(torch::optim::AdamWOptions(rate).betas({config.beta1, config.beta2}).eps(config.epsilon).weight_decay(decay));
+    return std::make_unique<torch::optim::AdamWOptions>(torch::optim::AdamWOptions(rate)
+                                                            .betas({config.beta1, config.beta2})
+                                                            .eps(config.epsilon)
+                                                            .weight_decay(decay));
   };
   std::vector<torch::optim::OptimizerParamGroup> groups;
   groups.emplace_back(std::vector<at::Tensor>{theirs[0]}, options(0.01, config.weight_decay));
@@ -71,7 +79,8 @@ TEST(AdamW, FollowsTorchOverFiveStepsWithTwoGroups) {
     optimizer.step(1.0);
     oracle.step();
     for (size_t i = 0; i < theirs.size(); ++i)
-      EXPECT_TRUE(at::allclose(optimizer.parameters()[i].tensor, theirs[i], 1e-5, 1e-6)) << "step " << step << ", parameter " << i;
+      EXPECT_TRUE(at::allclose(optimizer.parameters()[i].tensor, theirs[i], 1e-5, 1e-6))
+          << "step " << step << ", parameter " << i;
   }
 }
 
@@ -82,7 +91,8 @@ TEST(AdamW, FirstStepByHand) {
   AdamW optimizer(config, {{"w", weight({1, -2}), 2.0, true, false}});
   optimizer.parameters()[0].tensor.mutable_grad() = torch::tensor({4.0f, -0.25f});
   optimizer.step(0.5);
-  // Rate 0.1 * 0.5 * 2 = 0.1: decay by 1 - 0.1 * 0.5, then a step of the rate against the sign of the gradient.
+  // Rate 0.1 * 0.5 * 2 = 0.1: decay by 1 - 0.1 * 0.5, then a step of the rate against the sign of
+  // the gradient.
   const at::Tensor w = optimizer.parameters()[0].tensor;
   EXPECT_NEAR(w[0].item<float>(), 0.95f - 0.1f, 1e-6);
   EXPECT_NEAR(w[1].item<float>(), -1.9f + 0.1f, 1e-6);
@@ -148,10 +158,12 @@ TEST(AdamW, SkipsFrozenParametersAndThoseWithoutGradient) {
 
 TEST(AdamW, ResumeIsBitEqual) {
   AdamW straight(OptimizerConfig{}, two_parameters());
-  for (int64_t step = 0; step < 6; ++step) set_gradients(straight, step), straight.step(1.0 / (1.0 + static_cast<double>(step)));
+  for (int64_t step = 0; step < 6; ++step)
+    set_gradients(straight, step), straight.step(1.0 / (1.0 + static_cast<double>(step)));
 
   AdamW first(OptimizerConfig{}, two_parameters());
-  for (int64_t step = 0; step < 3; ++step) set_gradients(first, step), first.step(1.0 / (1.0 + static_cast<double>(step)));
+  for (int64_t step = 0; step < 3; ++step)
+    set_gradients(first, step), first.step(1.0 / (1.0 + static_cast<double>(step)));
   std::map<std::string, at::Tensor> saved;
   for (const auto& [name, tensor] : first.state()) saved[name] = tensor.clone();
   std::vector<NamedParameter> parameters;
@@ -161,10 +173,14 @@ TEST(AdamW, ResumeIsBitEqual) {
   }
   AdamW second(OptimizerConfig{}, parameters);
   second.load_state(saved);
-  for (const auto& [name, tensor] : second.state()) EXPECT_TRUE(same_bits(tensor, saved.at(name))) << name;
-  for (int64_t step = 3; step < 6; ++step) set_gradients(second, step), second.step(1.0 / (1.0 + static_cast<double>(step)));
-  for (size_t i = 0; i < 2; ++i) EXPECT_TRUE(same_bits(second.parameters()[i].tensor, straight.parameters()[i].tensor)) << i;
-  EXPECT_EQ(saved.at("step.layer.0.bias").item<float>(), 3) << "load_state copies: the map is not changed by later steps";
+  for (const auto& [name, tensor] : second.state())
+    EXPECT_TRUE(same_bits(tensor, saved.at(name))) << name;
+  for (int64_t step = 3; step < 6; ++step)
+    set_gradients(second, step), second.step(1.0 / (1.0 + static_cast<double>(step)));
+  for (size_t i = 0; i < 2; ++i)
+    EXPECT_TRUE(same_bits(second.parameters()[i].tensor, straight.parameters()[i].tensor)) << i;
+  EXPECT_EQ(saved.at("step.layer.0.bias").item<float>(), 3)
+      << "load_state copies: the map is not changed by later steps";
 }
 
 TEST(AdamW, LoadStateNamesWhatIsWrongAndChangesNothing) {
@@ -178,16 +194,20 @@ TEST(AdamW, LoadStateNamesWhatIsWrongAndChangesNothing) {
   };
   auto state = whole;
   state.erase("second.layer.0.bias");
-  EXPECT_NE(message(state).find("second.layer.0.bias is missing"), std::string::npos) << message(state);
+  EXPECT_NE(message(state).find("second.layer.0.bias is missing"), std::string::npos)
+      << message(state);
   state = whole;
   state["first.other"] = torch::zeros({1});
-  EXPECT_NE(message(state).find("first.other belongs to no parameter"), std::string::npos) << message(state);
+  EXPECT_NE(message(state).find("first.other belongs to no parameter"), std::string::npos)
+      << message(state);
   state = whole;
   state["first.layer.0.weight"] = torch::zeros({5, 7});
-  EXPECT_NE(message(state).find("first.layer.0.weight: expected shape [7, 5]"), std::string::npos) << message(state);
+  EXPECT_NE(message(state).find("first.layer.0.weight: expected shape [7, 5]"), std::string::npos)
+      << message(state);
   state = whole;
   state["step.layer.0.bias"] = torch::zeros({}, torch::kDouble);
-  EXPECT_NE(message(state).find("step.layer.0.bias: expected"), std::string::npos) << message(state);
+  EXPECT_NE(message(state).find("step.layer.0.bias: expected"), std::string::npos)
+      << message(state);
   EXPECT_THROW(optimizer.load_state(state), CheckpointError);
   EXPECT_TRUE(optimizer.state().empty());
   optimizer.load_state(whole);
@@ -196,10 +216,12 @@ TEST(AdamW, LoadStateNamesWhatIsWrongAndChangesNothing) {
 }
 
 TEST(AdamW, GradientsOfAnotherLayoutReachTheRightElements) {
-  const at::Tensor gradient = torch::arange(6, torch::kFloat).view({3, 2}).t() - 2.5;  // strides (1, 2)
+  const at::Tensor gradient =
+      torch::arange(6, torch::kFloat).view({3, 2}).t() - 2.5;  // strides (1, 2)
   std::vector<at::Tensor> results;
   for (const at::Tensor& g : {gradient, gradient.contiguous()}) {
-    AdamW optimizer(OptimizerConfig{}, {{"w", torch::ones({2, 3}).set_requires_grad(true), 1, true, false}});
+    AdamW optimizer(OptimizerConfig{},
+                    {{"w", torch::ones({2, 3}).set_requires_grad(true), 1, true, false}});
     optimizer.parameters()[0].tensor.mutable_grad() = g;
     optimizer.step(1.0);
     results.push_back(copy_of(optimizer.parameters()[0].tensor));
@@ -209,7 +231,8 @@ TEST(AdamW, GradientsOfAnotherLayoutReachTheRightElements) {
 }
 
 TEST(AdamW, KeepsFp32WeightsUnderBf16Autocast) {
-  AdamW optimizer(OptimizerConfig{}, {{"w", torch::ones({4, 4}).set_requires_grad(true), 1, true, false}});
+  AdamW optimizer(OptimizerConfig{},
+                  {{"w", torch::ones({4, 4}).set_requires_grad(true), 1, true, false}});
   const at::Tensor w = optimizer.parameters()[0].tensor;
   const at::Tensor before = copy_of(w);
   at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
@@ -250,7 +273,9 @@ TEST(LearningRate, WarmsUpThenFollowsTheCosine) {
   EXPECT_DOUBLE_EQ(learning_rate_share(config, 13, total), 0.1);
   EXPECT_DOUBLE_EQ(learning_rate_share(config, 50, total), 0.1);
   for (int64_t step = 4; step < total; ++step)
-    EXPECT_LT(learning_rate_share(config, step, total), learning_rate_share(config, step - 1, total)) << step;
+    EXPECT_LT(learning_rate_share(config, step, total),
+              learning_rate_share(config, step - 1, total))
+        << step;
   config.warmup_steps = 0;
   EXPECT_DOUBLE_EQ(learning_rate_share(config, 0, total), 1.0);
   EXPECT_DOUBLE_EQ(learning_rate_share(config, 0, 1), 1.0);
@@ -277,13 +302,15 @@ TEST(LearningRate, ConstantThenLinear) {
 TEST(OptimizerConfig, LoadsAndRejects) {
   OptimizerConfig config;
   const VisitFields visit = [&](ConfigVisitor& v) { v.group("optimizer", config, "Optimizer."); };
-  load_config_text("optimizer: {schedule: constant_linear, learning_rate: 0.001, clip: 0}\n", "test.yaml", visit);
+  load_config_text("optimizer: {schedule: constant_linear, learning_rate: 0.001, clip: 0}\n",
+                   "test.yaml", visit);
   EXPECT_EQ(config.schedule, "constant_linear");
   EXPECT_EQ(config.learning_rate, 0.001);
   EXPECT_EQ(config.clip, 0);
   EXPECT_THROW(load_config_text("optimizer: {schedule: step}\n", "test.yaml", visit), ConfigError);
   EXPECT_THROW(load_config_text("optimizer: {beta2: 1.0}\n", "test.yaml", visit), ConfigError);
-  EXPECT_THROW(load_config_text("optimizer: {learning_rate: 0}\n", "test.yaml", visit), ConfigError);
+  EXPECT_THROW(load_config_text("optimizer: {learning_rate: 0}\n", "test.yaml", visit),
+               ConfigError);
 }
 
 }  // namespace

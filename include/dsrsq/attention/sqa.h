@@ -39,8 +39,11 @@ class SqaImpl : public torch::nn::Module {
 
   // k [B, H_kv, T, d] before RoPE, valid [B, T] bool -> cluster of each key int64 [B, H_kv, T] (-1 where invalid).
   // `accumulate`: add these keys to the sums that after_step folds into the codebook (task forward in training only).
-  // The first accumulating call starts the codebook from its own keys.
-  at::Tensor assign(int64_t layer, const at::Tensor& k, const at::Tensor& valid, bool accumulate, int64_t step);
+  at::Tensor assign(int64_t layer, const at::Tensor& k, const at::Tensor& valid, bool accumulate);
+
+  // Starts a layer's codebook from these keys (spherical k-means) unless it has been started. assign throws ConfigError on a
+  // codebook that never was.
+  void start_from(int64_t layer, const at::Tensor& k, const at::Tensor& valid, int64_t step);
 
   // q [B, H, T, d] before RoPE -> bool [B, H, T, m]: the top `clusters_per_query` of q . mean raw member key.
   // `k_override` > 0 replaces the number of clusters (curriculum).
@@ -58,8 +61,6 @@ class SqaImpl : public torch::nn::Module {
   const SqaConfig& config() const { return config_; }
 
  private:
-  void start(int64_t layer, const at::Tensor& k, const at::Tensor& valid, int64_t step);
-
   SqaConfig config_;
   AttentionShape shape_;
   int64_t seed_;

@@ -35,7 +35,7 @@ class DsrsqMethod : public Method {
   LossTerms losses(const Batch& batch, MethodState& state) override;
   std::map<std::string, double> loss_counts(const Batch& batch, const PassOptions& options) const override;
   void after_step(int64_t step) override;
-  int64_t calibration_sequences(const PassOptions& before, const PassOptions& now) const override;
+  int64_t calibration_sequences(const PassOptions& before, const PassOptions& now) override;
   void begin_calibration() override;
   void finish_calibration() override;
   int64_t shared_bytes() const override;
@@ -56,6 +56,7 @@ class DsrsqMethod : public Method {
   DsrsqConfig config_;
   TransformerConfig model_;
   int64_t seed_;
+  bool project_anew_ = false;  // the calibration under way is to set the projections
   Dsr dsr_{nullptr};
   Sqa sqa_{nullptr};
   Rckv rckv_{nullptr};

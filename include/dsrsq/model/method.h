@@ -139,7 +139,7 @@ class Method : public torch::nn::Module {
   virtual void after_step(int64_t step) {}
 
   // Statistics over real data when a part is switched on: begin, passes with options.calibrating, finish.
-  virtual int64_t calibration_sequences(const PassOptions& before, const PassOptions& now) const { return 0; }
+  virtual int64_t calibration_sequences(const PassOptions& before, const PassOptions& now) { return 0; }
   virtual void begin_calibration() {}
   virtual void finish_calibration() {}
 

@@ -24,6 +24,7 @@ struct DsrConfig {
   double temperature = 0.07;  // at the start
   std::string input = "embedding_conv";
   int64_t conv_width = 8;
+  std::string pool = "mean";
   int64_t span = 1;
   std::string reader_gradient = "none";
   void visit_fields(ConfigVisitor& v);
@@ -38,8 +39,8 @@ class DsrImpl : public torch::nn::Module {
   at::Tensor context_inputs(const at::Tensor& embeddings, const at::Tensor& table_mean) const;
   // Unit-normalised E_c [B, N, r] fp32: what an index of the document would store.
   at::Tensor encode_context(const at::Tensor& inputs, const at::Tensor& table_mean) const;
-  // Unit-normalised E_q [B, Q, r] fp32 of Q questions a sequence: embeddings [B, Q, T, D], valid [B, Q, T] bool.
-  at::Tensor encode_questions(const at::Tensor& embeddings, const at::Tensor& valid, const at::Tensor& table_mean) const;
+  // Unit-normalised E_q [B, Q, r] fp32 of Q questions a sequence: embeddings [B, Q, T, D], pooled by weights [B, Q, T] (0: padding).
+  at::Tensor encode_questions(const at::Tensor& embeddings, const at::Tensor& weights, const at::Tensor& table_mean) const;
   // phi [B, Q, N] fp32; tokens that are not valid [B, N] get -inf.
   at::Tensor scores(const at::Tensor& questions, const at::Tensor& context, const at::Tensor& valid) const;
 
@@ -54,5 +55,10 @@ class DsrImpl : public torch::nn::Module {
   at::Tensor conv_;                 // [D, w]; undefined for `embedding`
 };
 TORCH_MODULE(Dsr);
+
+// What a question's tokens weigh in its pooled embedding, fp32 [B, Q, T]. mean: 1. rarity: log(N / (1 + occurrences in the
+// context)) / log N, so that "the" does not stand for a question; padding weighs 0.
+at::Tensor question_weights(const std::string& pool, const at::Tensor& questions, const at::Tensor& questions_valid,
+                            const at::Tensor& context, const at::Tensor& context_valid);
 
 }  // namespace dsrsq

@@ -27,9 +27,13 @@ struct SelectedTokens {
 };
 
 // The budget[b] best tokens of each sequence by score [B, N] (-inf: never). With segments == 1 over the whole context; else
-// the context is cut into segments of `segment` tokens and each gives its share of the budget, ceil(budget / segments).
+// the context is cut into segments of `segment` tokens and each gives its share of the budget, of its own number of segments.
 // Where the budget covers a segment, all of it is selected.
 SelectedTokens select_top(const at::Tensor& score, const at::Tensor& budget, int64_t segment, bool per_segment);
+
+// Scores under which select_top takes whole runs of `span` tokens, best run first by the log-sum-exp of its scores, the last one
+// cut at the budget. [B, N] -> [B, N], -inf kept.
+at::Tensor span_score(const at::Tensor& score, int64_t span);
 
 // All context tokens, in segments of `segment`.
 SelectedTokens select_all(const at::Tensor& valid, int64_t segment);

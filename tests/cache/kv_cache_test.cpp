@@ -1,0 +1,90 @@
+#include "dsrsq/cache/kv_cache.h"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "support/expect_tensor.h"
+#include "support/tiny.h"
+
+namespace dsrsq {
+namespace {
+
+using testing::normal;
+
+void append(LayerState& layer, const std::string& name, int64_t tokens, bool with_cluster, bool keep_mass) {
+  auto first = layer.entries();
+  auto order = (at::arange(tokens) + first).unsqueeze(0).expand({2, tokens});
+  auto cluster = with_cluster ? testing::token_ids(name, {2, 3, tokens}) : at::Tensor();
+  layer.append(normal(name + " k", {2, 3, tokens, 4}), normal(name + " v", {2, 3, tokens, 4}), order + 100, order,
+               at::ones({2, tokens}, at::kBool), cluster, keep_mass);
+}
+
+TEST(GatherEntries, PicksAlongItsDimension) {
+  auto x = normal("x", {2, 3, 5, 4});
+  auto index = at::tensor({4, 0, 2, 2, 3, 1}, at::kLong).view({2, 3});
+  auto picked = gather_entries(x, index, 2);
+  ASSERT_EQ(picked.sizes(), (std::vector<int64_t>{2, 3, 3, 4}));
+  for (int64_t b = 0; b < 2; ++b)
+    for (int64_t i = 0; i < 3; ++i)
+      EXPECT_TENSOR_EQUAL(picked[b].select(1, i), x[b].select(1, index[b][i].item<int64_t>()));
+  auto flat = gather_entries(x.select(1, 0), index, 1);
+  EXPECT_TENSOR_EQUAL(flat, picked.select(1, 0));
+}
+
+TEST(LayerState, AppendsAndKeeps) {
+  LayerState layer;
+  EXPECT_EQ(layer.entries(), 0);
+  EXPECT_EQ(layer.bytes(), 0);
+  append(layer, "first", 3, true, true);
+  layer.mass += 2;
+  append(layer, "second", 2, true, true);
+  EXPECT_EQ(layer.entries(), 5);
+  EXPECT_TENSOR_EQUAL(layer.keys, at::cat({normal("first k", {2, 3, 3, 4}), normal("second k", {2, 3, 2, 4})}, 2));
+  EXPECT_TENSOR_EQUAL(layer.mass[0], at::tensor({2.f, 2.f, 2.f, 0.f, 0.f}));  // new entries start at 0
+
+  auto before = layer;
+  auto index = at::tensor({0, 4, 1, 3}, at::kLong).view({2, 2});
+  layer.keep(index);
+  EXPECT_EQ(layer.entries(), 2);
+  for (int64_t b = 0; b < 2; ++b)
+    for (int64_t i = 0; i < 2; ++i) {
+      auto from = index[b][i].item<int64_t>();
+      EXPECT_TENSOR_EQUAL(layer.keys[b].select(1, i), before.keys[b].select(1, from));
+      EXPECT_TENSOR_EQUAL(layer.values[b].select(1, i), before.values[b].select(1, from));
+      EXPECT_TENSOR_EQUAL(layer.cluster[b].select(1, i), before.cluster[b].select(1, from));
+      EXPECT_EQ(layer.positions[b][i].item<int64_t>(), 100 + from);
+      EXPECT_EQ(layer.order[b][i].item<int64_t>(), from);
+      EXPECT_EQ(layer.mass[b][i].item<float>(), from < 3 ? 2 : 0);
+    }
+}
+
+// D24: everything that is held is counted, and nothing that is not.
+TEST(LayerState, CountsEveryByte) {
+  LayerState layer;
+  append(layer, "bare", 3, false, false);
+  EXPECT_FALSE(layer.cluster.defined());
+  EXPECT_FALSE(layer.mass.defined());
+  int64_t entry = 2 * (2 * 3 * 4 * 4 + 8 + 8 + 1);  // keys and values; position, order, valid; two sequences
+  EXPECT_EQ(layer.bytes(), 3 * entry);
+  LayerState full;
+  append(full, "full", 3, true, true);
+  EXPECT_EQ(full.bytes(), 3 * (entry + 2 * (3 * 8 + 4 + 4)));
+  full.latents = {at::zeros({2, 5, 6}), at::zeros({2, 5, 6}), at::zeros({2, 5}, at::kLong), at::zeros({2, 5}, at::kLong),
+                  at::zeros({2, 5}, at::kDouble), at::zeros({2, 5}, at::kBool)};
+  EXPECT_EQ(full.latents.bytes(), 2 * 5 * (2 * 6 * 4 + 8 + 8 + 8 + 1));
+  EXPECT_EQ(full.bytes(), 3 * (entry + 2 * (3 * 8 + 4 + 4)) + full.latents.bytes());
+}
+
+TEST(LayerState, DetachCutsTheGraph) {
+  LayerState layer;
+  append(layer, "graph", 3, false, false);
+  auto leaf = at::ones({1}).requires_grad_();
+  layer.keys = layer.keys * leaf;
+  layer.latents.values = at::ones({2, 1, 6}) * leaf;
+  layer.detach();
+  EXPECT_FALSE(layer.keys.requires_grad());
+  EXPECT_FALSE(layer.latents.values.requires_grad());
+}
+
+}  // namespace
+}  // namespace dsrsq

@@ -1,0 +1,217 @@
+// The reservoir of RCKV (D12): who is kept, and that nobody else is.
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "dsrsq/cache/rckv.h"
+#include "support/expect_tensor.h"
+#include "support/tiny.h"
+
+namespace dsrsq {
+namespace {
+
+using testing::normal;
+using testing::Tolerance;
+
+const AttentionShape kShape{/*layers=*/1, /*query_heads=*/2, /*key_value_heads=*/2, /*head_width=*/4};
+
+RckvConfig settings(int64_t length) {
+  RckvConfig config;
+  config.latent_width = 3;
+  config.buffer_length = length;
+  return config;
+}
+
+// Tokens of rank [begin, end) of `samples` sequences. Token t's key is a function of t; ||value|| is 1.
+struct Offer {
+  at::Tensor keys, values, positions, order, valid, mass, exposure;
+};
+
+Offer offer(int64_t begin, int64_t end, int64_t samples) {
+  auto place = at::arange(begin, end).unsqueeze(0).expand({samples, end - begin});
+  auto keys = normal("stream", {2, 1000, 4}).slice(1, begin, end).unsqueeze(0).expand({samples, 2, end - begin, 4});
+  auto values = at::zeros({samples, 2, end - begin, 4});
+  values.select(1, 0).select(-1, 0).fill_(1);
+  auto zeros = at::zeros({samples, end - begin});
+  return {keys, values, place + 7, place, at::ones({samples, end - begin}, at::kBool), zeros, zeros};
+}
+
+std::vector<int64_t> ids(int64_t samples) {
+  std::vector<int64_t> list;
+  for (int64_t i = 0; i < samples; ++i) list.push_back(i);
+  return list;
+}
+
+void insert(const Rckv& rckv, LatentBuffer& buffer, const Offer& o, const std::vector<int64_t>& samples, uint64_t step = 0) {
+  rckv->insert(0, buffer, o.keys, o.values, o.positions, o.order, o.valid, o.mass, o.exposure, samples, step);
+}
+
+// How often each of `tokens` tokens is among the kept ones.
+std::vector<double> inclusion(const Rckv& rckv, const Offer& o, int64_t tokens, int64_t samples) {
+  LatentBuffer buffer;
+  insert(rckv, buffer, o, ids(samples));
+  auto counts = at::bincount(buffer.order.masked_select(buffer.valid), {}, tokens).to(at::kDouble);
+  return {counts.data_ptr<double>(), counts.data_ptr<double>() + tokens};
+}
+
+// Uniform weights: each of N tokens is kept with probability L / N. Pearson's statistic of the counts, corrected for the
+// fixed number of picks ((N - 1) / (N (1 - L / N)) turns it into chi-square with N - 1 degrees of freedom).
+TEST(Reservoir, UniformWeightsKeepEveryTokenAlike) {
+  constexpr int64_t kTokens = 20, kLength = 6, kSamples = 6000;
+  auto config = settings(kLength);
+  config.weight = "uniform";
+  Rckv rckv(config, kShape, 5);
+  auto counts = inclusion(rckv, offer(0, kTokens, kSamples), kTokens, kSamples);
+  double expected = double(kSamples * kLength) / kTokens, statistic = 0;
+  for (auto count : counts) statistic += (count - expected) * (count - expected) / expected;
+  statistic *= (kTokens - 1.0) / (kTokens * (1 - double(kLength) / kTokens));
+  EXPECT_LT(statistic, 43.8);  // 99.9 % of chi-square with 19 degrees
+  EXPECT_GT(statistic, 4.0);   // 0.01 %: not a fixed set that happens to be even
+}
+
+// Weighted sampling without replacement, by brute force: P(first = i) = w_i / W, then among the rest.
+std::vector<double> brute_force_pairs(const std::vector<double>& w) {
+  std::vector<double> result(w.size(), 0.0);
+  double total = 0;
+  for (auto x : w) total += x;
+  for (size_t i = 0; i < w.size(); ++i)
+    for (size_t j = 0; j < w.size(); ++j) {
+      if (i == j) continue;
+      auto p = w[i] / total * w[j] / (total - w[i]);
+      result[i] += p;
+      result[j] += p;
+    }
+  return result;
+}
+
+TEST(Reservoir, AttentionRateWeightsMatchBruteForce) {
+  constexpr int64_t kSamples = 20000;
+  auto config = settings(2);
+  config.prior_mass = 0.5;
+  config.prior_exposure = 2;
+  Rckv rckv(config, kShape, 5);
+  auto o = offer(0, 5, kSamples);
+  // w = (mass + prior) / (exposure + prior) x ||v||, by hand.
+  std::vector<float> mass{0.1f, 3, 1, 0, 6}, exposure{4, 10, 2, 0, 30}, norm{1, 1, 2, 0.5f, 3};
+  std::vector<double> w;
+  for (size_t i = 0; i < 5; ++i) w.push_back((mass[i] + 0.5) / (exposure[i] + 2.0) * norm[i]);
+  o.mass = at::tensor(mass).unsqueeze(0).expand({kSamples, 5});
+  o.exposure = at::tensor(exposure).unsqueeze(0).expand({kSamples, 5});
+  o.values = o.values * at::tensor(norm).view({1, 1, 5, 1});
+  auto counts = inclusion(rckv, o, 5, kSamples);
+  auto expected = brute_force_pairs(w);
+  for (size_t i = 0; i < 5; ++i) {
+    auto deviation = std::sqrt(expected[i] * (1 - expected[i]) / kSamples);
+    EXPECT_NEAR(counts[i] / kSamples, expected[i], 4 * deviation) << "token " << i;
+  }
+  EXPECT_GT(expected[2] - expected[0], 0.2);  // the weights do differ
+}
+
+TEST(Reservoir, WithoutNoiseTheLargestWeightsStay) {
+  auto config = settings(3);
+  config.noise = "none";
+  Rckv rckv(config, kShape, 5);
+  auto o = offer(0, 6, 2);
+  o.mass = at::tensor({1.f, 9.f, 3.f, 8.f, 2.f, 7.f, 9.f, 1.f, 8.f, 2.f, 7.f, 3.f}).view({2, 6});
+  o.exposure = at::full({2, 6}, 4.f);
+  LatentBuffer buffer;
+  insert(rckv, buffer, o, {0, 1});
+  EXPECT_TENSOR_EQUAL(buffer.order, at::tensor({1, 3, 5, 0, 2, 4}, at::kLong).view({2, 3}));
+  EXPECT_TENSOR_EQUAL(buffer.positions, buffer.order + 7);
+  EXPECT_TENSOR_NEAR(buffer.keys, gather_entries(rckv->compress_keys(0, o.keys), buffer.order, 1), testing::kExact);
+  EXPECT_TENSOR_NEAR(buffer.values, gather_entries(rckv->compress_values(0, o.values), buffer.order, 1), testing::kExact);
+}
+
+// The stream in pieces of 1, 7 and 100 tokens: the same tokens, latents and priorities are held at every common point, never
+// more than L, oldest first, and no token twice.
+TEST(Reservoir, ChunkingDoesNotMatter) {
+  constexpr int64_t kLength = 9, kTokens = 70;
+  auto config = settings(kLength);
+  config.weight = "uniform";
+  config.decay = 0.03;
+  Rckv rckv(config, kShape, 5);
+  std::vector<LatentBuffer> ends;
+  for (int64_t piece : {1, 7, 70}) {
+    LatentBuffer buffer;
+    for (int64_t begin = 0; begin < kTokens; begin += piece) {
+      insert(rckv, buffer, offer(begin, std::min(kTokens, begin + piece), 3), {5, 6, 7}, 2);
+      ASSERT_LE(buffer.order.size(1), kLength);
+      ASSERT_EQ(buffer.keys.size(1), buffer.order.size(1));
+      auto list = buffer.order.contiguous();
+      for (int64_t b = 0; b < 3; ++b)  // strictly rising: oldest first and unique
+        ASSERT_TRUE((list[b].slice(0, 1) > list[b].slice(0, 0, -1)).all().item<bool>());
+    }
+    ends.push_back(buffer);
+  }
+  for (size_t i = 1; i < ends.size(); ++i) {
+    EXPECT_TENSOR_EQUAL(ends[i].order, ends[0].order);
+    EXPECT_TENSOR_EQUAL(ends[i].priority, ends[0].priority);
+    EXPECT_TENSOR_NEAR(ends[i].keys, ends[0].keys, (Tolerance{0, 1e-6}));
+  }
+  EXPECT_FALSE(at::equal(ends[0].order[0], ends[0].order[1]));  // each sequence has noise of its own
+}
+
+// D21: a sequence's noise is its own, whatever batch slot it has; another step draws again.
+TEST(Reservoir, NoiseIsOfTheSampleNotOfTheSlot) {
+  auto config = settings(5);
+  config.weight = "uniform";
+  Rckv rckv(config, kShape, 5);
+  LatentBuffer both, alone, later;
+  insert(rckv, both, offer(0, 40, 2), {8, 3});
+  insert(rckv, alone, offer(0, 40, 1), {3});
+  insert(rckv, later, offer(0, 40, 1), {3}, 1);
+  EXPECT_TENSOR_EQUAL(both.order[1], alone.order[0]);
+  EXPECT_FALSE(at::equal(later.order, alone.order));
+}
+
+TEST(Reservoir, DecayFavoursTheRecent) {
+  auto mean_rank = [&](double decay) {
+    auto config = settings(5);
+    config.weight = "uniform";
+    config.decay = decay;
+    Rckv rckv(config, kShape, 5);
+    LatentBuffer buffer;
+    insert(rckv, buffer, offer(0, 100, 200), ids(200));
+    return buffer.order.to(at::kDouble).mean().item<double>();
+  };
+  EXPECT_NEAR(mean_rank(0), 49.5, 3);  // standard error about .9
+  EXPECT_GT(mean_rank(0.05), 65);
+  EXPECT_NEAR(mean_rank(1e3), 97, 1e-9);  // a ring: the last five
+}
+
+TEST(Reservoir, PaddingNeverEnters) {
+  auto config = settings(6);
+  config.weight = "uniform";
+  Rckv rckv(config, kShape, 5);
+  LatentBuffer buffer;
+  for (int64_t begin = 0; begin < 40; begin += 8) {
+    auto o = offer(begin, begin + 8, 2);
+    o.valid[0].slice(0, 0, 6).fill_(false);  // two real tokens a piece
+    o.valid[1].fill_(false);                 // none at all
+    insert(rckv, buffer, o, {0, 1});
+    auto of_first = buffer.order[0].masked_select(buffer.valid[0]);
+    EXPECT_EQ(of_first.numel(), std::min<int64_t>(6, (begin / 8 + 1) * 2));  // real tokens are not displaced by padding
+    EXPECT_TRUE((of_first.remainder(8) >= 6).all().item<bool>());
+    EXPECT_FALSE(buffer.valid[1].any().item<bool>());
+  }
+}
+
+TEST(Reservoir, GradientsFlowThroughKeptLatents) {
+  auto config = settings(3);
+  config.weight = "uniform";
+  Rckv rckv(config, kShape, 5);
+  auto o = offer(0, 8, 1);
+  o.keys = o.keys.clone().requires_grad_();
+  LatentBuffer buffer;
+  insert(rckv, buffer, o, {0});
+  buffer.keys.square().sum().backward();
+  auto touched = o.keys.grad().abs().sum({0, 1, 3}) > 0;
+  for (int64_t t = 0; t < 8; ++t)
+    EXPECT_EQ(touched[t].item<bool>(), (buffer.order[0] == t).any().item<bool>()) << t;
+}
+
+}  // namespace
+}  // namespace dsrsq
