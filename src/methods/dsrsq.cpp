@@ -44,9 +44,11 @@ void DsrsqMethod::prepare(const Batch& batch, const LanguageModelView& model, Me
   if (dsr_.is_empty()) return;
   auto mean = model.table_mean();
   state.context_inputs = dsr_->context_inputs(model.embed(batch.context), mean);
-  auto context = dsr_->encode_context(state.context_inputs, mean);
+  // Without input_gradient the reader alone trains what both read.
+  auto scored = [&](const at::Tensor& x) { return config_.dsr.input_gradient ? x : x.detach(); };
+  auto context = dsr_->encode_context(scored(state.context_inputs), mean);
   auto weights = question_weights(config_.dsr.pool, batch.questions, batch.questions_valid, batch.context, batch.context_valid);
-  auto questions = dsr_->encode_questions(model.embed(batch.questions), weights, mean);
+  auto questions = dsr_->encode_questions(scored(model.embed(batch.questions)), weights, mean);
   state.scores = dsr_->scores(questions, context, batch.context_valid);
 }
 

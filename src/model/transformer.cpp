@@ -128,9 +128,12 @@ at::Tensor TransformerImpl::forward(const ReaderInput& input, Method& method, Me
   if (!method.one_segment_per_chunk() || input.segments.size() <= 1) return read_chunk(input, method, state);
   std::vector<at::Tensor> hidden;
   int64_t begin = 0;
-  for (auto length : input.segments) {
+  for (size_t i = 0; i < input.segments.size(); ++i) {
+    auto length = input.segments[i];
     auto part = [&](const at::Tensor& x) { return x.narrow(1, begin, length); };
     ReaderInput segment{part(input.inputs), part(input.valid), input.padded, part(input.positions), part(input.order), {length}};
+    // A chunk's last segment stays open, so an empty one behind it closes it.
+    if (i + 1 < input.segments.size()) segment.segments.push_back(0);
     hidden.push_back(read_chunk(segment, method, state));
     begin += length;
   }

@@ -25,6 +25,10 @@ void DsrConfig::visit_fields(ConfigVisitor& v) {
           one_of({"embedding_conv", "embedding"}, {"layer_1"}));
   v.field("conv_width", conv_width, "Taps of that convolution.", between(1, 64));
   v.field("pool", pool, "How a question's embeddings are pooled: mean, or weighted by rarity in the context.", one_of({"mean", "rarity"}));
+  v.field("start", start, "independent: W_q and W_c start apart. equal: they start equal, so that a question's tokens score their own "
+          "occurrences highest before anything is learnt; for real text, where few examples teach that.", one_of({"independent", "equal"}));
+  v.field("input_gradient", input_gradient, "L_retrieval also trains the embeddings and the convolution. Off: only the projections and the "
+          "temperature, which keeps few documents from being learnt by heart.");
   v.field("span", span, "Tokens picked together: runs of this length, by the log-sum-exp of their scores. 1: the paper.", at_least(1));
   v.field("reader_gradient", reader_gradient, "Gradient of the reader into the scores.", one_of({"none"}, {"bias"}));
 }
@@ -38,11 +42,10 @@ DsrImpl::DsrImpl(const DsrConfig& config, int64_t model_width, int64_t seed) : c
     return ops::initial_normal(concat("dsr.", name), shape, deviation, uint64_t(seed));
   };
   auto deviation = 1.0 / std::sqrt(double(model_width));
-  // Both projections start equal: a token of the question then scores its own occurrences highest before anything is learnt,
-  // and what has to be learnt is how far to leave that. Started apart, 200 steps on real questions learn nothing.
-  auto start = normal("projection", {config.width, model_width}, deviation);
-  question_projection_ = register_parameter("question_projection", start);
-  context_projection_ = register_parameter("context_projection", start.detach().clone());  // a leaf of its own
+  question_projection_ = register_parameter("question_projection", normal("question_projection", {config.width, model_width}, deviation));
+  context_projection_ = register_parameter(
+      "context_projection", config.start == "equal" ? question_projection_.detach().clone()
+                                                    : normal("context_projection", {config.width, model_width}, deviation));
   log_temperature_ = register_parameter("log_temperature", at::full({1}, std::log(config.temperature), at::kFloat));
   if (config.input == "embedding_conv") {
     auto taps = normal("conv", {model_width, config.conv_width}, 0.18);

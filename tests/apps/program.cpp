@@ -41,7 +41,8 @@ std::vector<std::string> logged(const std::string& text, const std::string& leve
 std::vector<std::string> ProgramResult::errors() const { return logged(err, "error"); }
 std::vector<std::string> ProgramResult::warnings() const { return logged(err, "warning"); }
 
-Program::Program(const std::vector<std::string>& arguments, const std::string& folder) : folder_(folder) {
+Program::Program(const std::vector<std::string>& arguments, const std::string& folder)
+    : folder_(folder) {
   fs::create_directories(folder);
   std::vector<std::string> values = arguments;
   values[0] = std::string(DSRSQ_BINARY_DIR) + "/bin/" + arguments[0];
@@ -54,9 +55,11 @@ Program::Program(const std::vector<std::string>& arguments, const std::string& f
   posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
   posix_spawn_file_actions_addopen(&actions, 1, (folder + "/stdout").c_str(), flags, 0644);
   posix_spawn_file_actions_addopen(&actions, 2, (folder + "/stderr").c_str(), flags, 0644);
-  const int error = posix_spawn(&pid_, values[0].c_str(), &actions, nullptr, pointers.data(), environ);
+  const int error =
+      posix_spawn(&pid_, values[0].c_str(), &actions, nullptr, pointers.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
-  if (error != 0) throw std::runtime_error("cannot start " + values[0] + ": build the programs first");
+  if (error != 0)
+    throw std::runtime_error("cannot start " + values[0] + ": build the programs first");
 }
 
 Program::~Program() {
@@ -119,9 +122,11 @@ TinyProject::TinyProject() {
   std::string pattern = ::testing::TempDir() + "/dsrsq-apps-XXXXXX";
   if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("cannot make " + pattern);
   folder_ = pattern;
-  std::vector<std::string> synth{"dsrsq-data", "synth", "--output", folder_ + "/data", "--name", "facts"};
-  for (const char* set : {"context_tokens=64", "facts=4", "names=12", "attributes=8", "values=24", "filler_words=16",
-                          "train_documents=24", "validation_documents=4", "test_documents=8"}) {
+  std::vector<std::string> synth{"dsrsq-data",      "synth",  "--output",
+                                 folder_ + "/data", "--name", "facts"};
+  for (const char* set :
+       {"context_tokens=64", "facts=4", "names=12", "attributes=8", "values=24", "filler_words=16",
+        "train_documents=24", "validation_documents=4", "test_documents=8"}) {
     synth.push_back("--set");
     synth.push_back(set);
   }
@@ -151,8 +156,10 @@ const TinyProject& TinyProject::get() {
   return project;
 }
 
-std::vector<std::string> TinyProject::train(const std::string& run, const std::vector<std::string>& more) const {
-  std::vector<std::string> arguments{"dsrsq-train", "--config", config(), "--output-dir", run_folder(run)};
+std::vector<std::string> TinyProject::train(const std::string& run,
+                                            const std::vector<std::string>& more) const {
+  std::vector<std::string> arguments{"dsrsq-train", "--config", config(), "--output-dir",
+                                     run_folder(run)};
   arguments.insert(arguments.end(), more.begin(), more.end());
   return arguments;
 }

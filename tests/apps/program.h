@@ -43,7 +43,8 @@ std::string read_bytes(const std::string& path);
 void write_bytes(const std::string& path, const std::string& bytes);
 void flip_bit(const std::string& path, size_t byte);
 
-// What all tests of this folder share, made once: a data set of facts with its tokenizer, and a config.
+// What all tests of this folder share, made once: a data set of facts with its tokenizer, and a
+// config.
 class TinyProject {
  public:
   static const TinyProject& get();
@@ -52,7 +53,8 @@ class TinyProject {
   std::string store() const { return folder_ + "/data/facts.h5"; }
   std::string tokenizer() const { return folder_ + "/data/tokenizer.json"; }
   // dsrsq-train with the tiny config into <folder>/<run>, and more arguments.
-  std::vector<std::string> train(const std::string& run, const std::vector<std::string>& more = {}) const;
+  std::vector<std::string> train(const std::string& run,
+                                 const std::vector<std::string>& more = {}) const;
   std::string run_folder(const std::string& run) const { return folder_ + "/" + run; }
   ~TinyProject();
 

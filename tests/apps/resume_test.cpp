@@ -14,9 +14,10 @@ namespace dsrsq {
 namespace {
 
 using ::testing::AllOf;
-using ::testing::HasSubstr;
+using ::testing::AnyOf;
 using testing::checkpoint_bytes;
 using testing::flip_bit;
+using ::testing::HasSubstr;
 using testing::Program;
 using testing::ProgramResult;
 using testing::run_program;
@@ -28,8 +29,12 @@ constexpr int kSteps = 32;  // of the tiny config: SQA and RCKV switch on at ste
 class Resume : public ::testing::Test {
  protected:
   static const TinyProject& project() { return TinyProject::get(); }
-  static std::string output(const std::string& run) { return project().folder() + "/output-" + run; }
-  static ProgramResult train(const std::string& run) { return run_program(project().train(run), output(run)); }
+  static std::string output(const std::string& run) {
+    return project().folder() + "/output-" + run;
+  }
+  static ProgramResult train(const std::string& run) {
+    return run_program(project().train(run), output(run));
+  }
   static std::string checkpoint(const std::string& run, const std::string& step) {
     return project().run_folder(run) + "/checkpoints/step-000000" + step;
   }
@@ -42,14 +47,15 @@ class Resume : public ::testing::Test {
     }();
     return bytes;
   }
-  // A copy of the finished run without what it wrote after its newest checkpoint but one.
   static void copy_run(const std::string& to) {
     uninterrupted();
-    fs::copy(project().run_folder("straight"), project().run_folder(to), fs::copy_options::recursive);
+    fs::copy(project().run_folder("straight"), project().run_folder(to),
+             fs::copy_options::recursive);
     ASSERT_TRUE(fs::exists(checkpoint(to, "32") + "/model.safetensors"));
   }
   static void expect_equal_weights(const std::string& run) {
-    EXPECT_TRUE(checkpoint_bytes(project().run_folder(run), kSteps) == uninterrupted()) << run << ": other weights or optimiser state";
+    EXPECT_TRUE(checkpoint_bytes(project().run_folder(run), kSteps) == uninterrupted())
+        << run << ": other weights or optimiser state";
   }
 };
 
@@ -67,27 +73,29 @@ TEST_F(Resume, SigtermStopsAtAStepBoundaryAndTheSameCommandFinishes) {
   expect_equal_weights("stopped");
 }
 
+// Each round goes on until one more checkpoint is there, then a random moment on: inside a step, an
+// evaluation or a write.
 TEST_F(Resume, ARunKilledAtRandomMomentsEndsBitEqual) {
   uninterrupted();
   std::mt19937 random(20240607);
-  int killed = 0, resumed = 0;
-  for (int round = 0; round < 6; ++round) {
-    // From before the first step to the end of a run; files are waited for, since a machine may be slow.
-    auto before = fs::exists(project().run_folder("killed") + "/log.txt");
+  int killed = 0;
+  for (int wanted = 0; wanted < kSteps; wanted += 4) {  // the first round is killed while it starts
     Program program(project().train("killed"), output("killed"));
-    if (round > 0 && before && round % 2 == 0) program.wait_for_file(checkpoint("killed", round == 2 ? "08" : "16"));
-    std::this_thread::sleep_for(std::chrono::milliseconds(random() % 1500));
+    if (wanted > 0)
+      program.wait_for_file(
+          checkpoint("killed", (wanted < 10 ? "0" : "") + std::to_string(wanted)));
+    std::this_thread::sleep_for(std::chrono::milliseconds(random() % 80));
     program.send(SIGKILL);
     auto result = program.wait();
-    killed += result.signal == SIGKILL;
-    resumed += result.err.find("resumed from") != std::string::npos;
-    if (result.signal == 0) EXPECT_EQ(result.code, 0) << result.err;
+    if (result.signal == SIGKILL) {
+      ++killed;
+    } else {
+      EXPECT_EQ(result.code, 0) << result.err;
+    }
   }
-  EXPECT_GE(killed, 3) << "the moments are to fall inside the run";
+  EXPECT_GE(killed, 4) << "the moments are to fall inside the run";
   auto finished = train("killed");
   EXPECT_EQ(finished.code, 0) << finished.err;
-  RecordProperty("killed", killed);
-  RecordProperty("resumed", resumed);
   expect_equal_weights("killed");
 }
 
@@ -107,8 +115,10 @@ TEST_F(Resume, AFlippedBitInTheNewestCheckpointFallsBackToThePreviousOneWithAWar
   auto result = train("flipped");
   EXPECT_EQ(result.code, 0) << result.err;
   ASSERT_EQ(result.warnings().size(), 1u) << result.err;
-  EXPECT_THAT(result.warnings()[0], AllOf(HasSubstr("step-00000032"), HasSubstr("model.safetensors")));
-  EXPECT_THAT(result.err, HasSubstr("at step 28"));
+  EXPECT_THAT(result.warnings()[0],
+              AllOf(HasSubstr("step-00000032"), HasSubstr("model.safetensors")));
+  // 28, or 30 where the best held-out loss was saved.
+  EXPECT_THAT(result.err, AnyOf(HasSubstr("at step 28"), HasSubstr("at step 30")));
   expect_equal_weights("flipped");
 }
 

@@ -12,9 +12,7 @@ namespace dsrsq {
 namespace {
 
 using ::testing::AllOf;
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using testing::flip_bit;
 using testing::ProgramResult;
 using testing::read_bytes;
 using testing::run_program;
@@ -32,8 +30,10 @@ std::set<std::string> options_of(const std::string& help) {
   std::set<std::string> options;
   std::istringstream words(help);
   for (std::string word; words >> word;) {
-    if (word.rfind("--", 0) == 0) options.insert(word.substr(0, word.find_first_of(",=")));
-    else if (auto comma = word.find(",--"); word.rfind("-", 0) == 0 && comma != std::string::npos) options.insert(word.substr(comma + 1));
+    if (word.rfind("--", 0) == 0)
+      options.insert(word.substr(0, word.find_first_of(",=")));
+    else if (auto comma = word.find(",--"); word.rfind("-", 0) == 0 && comma != std::string::npos)
+      options.insert(word.substr(comma + 1));
   }
   return options;
 }
@@ -43,7 +43,8 @@ TEST(Options, OfTrainingAreFrozen) {
   auto help = run_program({"dsrsq-train", "--help"}, project().folder() + "/help");
   EXPECT_EQ(help.code, 0);
   EXPECT_THAT(options_of(help.out),
-              ::testing::UnorderedElementsAre("--help", "--config", "--set", "--output-dir", "--device", "--seed", "--resume", "--dry-run",
+              ::testing::UnorderedElementsAre("--help", "--config", "--set", "--output-dir",
+                                              "--device", "--seed", "--resume", "--dry-run",
                                               "--profile", "--launch", "--log-level"));
 }
 
@@ -51,11 +52,13 @@ TEST(Options, AnUnknownOneIsAUsageError) {
   auto result = train("unknown", {"--learning-rate", "1"});
   EXPECT_EQ(result.code, 2);
   EXPECT_THAT(result.err, HasSubstr("--learning-rate"));
-  EXPECT_EQ(run_program({"dsrsq-train"}, project().folder() + "/no-config").code, 2) << "--config is required";
+  EXPECT_EQ(run_program({"dsrsq-train"}, project().folder() + "/no-config").code, 2)
+      << "--config is required";
 }
 
 // One line, exit code 2, and no run folder: nothing was begun.
-void expect_config_error(const std::string& name, const std::vector<std::string>& more, const std::vector<std::string>& parts) {
+void expect_config_error(const std::string& name, const std::vector<std::string>& more,
+                         const std::vector<std::string>& parts) {
   auto result = train(name, more);
   EXPECT_EQ(result.code, 2) << result.err;
   ASSERT_EQ(result.errors().size(), 1u) << result.err;
@@ -66,29 +69,36 @@ void expect_config_error(const std::string& name, const std::vector<std::string>
 TEST(ConfigErrors, ATypoNamesFileLineColumnAndTheNearestKey) {
   auto path = project().folder() + "/typo.yaml";
   write_bytes(path, "extends: tiny.yaml\nsqa:\n  clusterz: 4\n");
-  auto result = run_program({"dsrsq-train", "--config", path, "--output-dir", project().run_folder("typo")}, project().folder() + "/typo-out");
+  auto result =
+      run_program({"dsrsq-train", "--config", path, "--output-dir", project().run_folder("typo")},
+                  project().folder() + "/typo-out");
   EXPECT_EQ(result.code, 2);
   ASSERT_EQ(result.errors().size(), 1u) << result.err;
-  EXPECT_THAT(result.errors()[0], AllOf(HasSubstr("typo.yaml:3:3"), HasSubstr("clusterz"), HasSubstr("'clusters'")));
+  EXPECT_THAT(result.errors()[0], AllOf(HasSubstr("typo.yaml:3:3"), HasSubstr("clusterz"),
+                                        HasSubstr("'sqa.clusters'")));
   EXPECT_FALSE(fs::exists(project().run_folder("typo")));
 }
 
 TEST(ConfigErrors, MoreClustersAQueryThanThereAre) {
-  expect_config_error("k_over_m", {"--set", "sqa.clusters_per_query=9"}, {"--set", "sqa.clusters_per_query", "sqa.clusters = 8", "9"});
+  expect_config_error("k_over_m", {"--set", "sqa.clusters_per_query=9"},
+                      {"--set", "sqa.clusters_per_query", "sqa.clusters = 8", "9"});
 }
 
 TEST(ConfigErrors, ALatentWidthThatCompressesNothing) {
-  expect_config_error("full_width", {"--set", "rckv.latent_width=16"}, {"rckv.latent_width", "16", "compresses nothing"});
+  expect_config_error("full_width", {"--set", "rckv.latent_width=16"},
+                      {"rckv.latent_width", "16", "compresses nothing"});
 }
 
 TEST(ConfigErrors, ASwitchThatIsNotBuiltYetSaysSo) {
-  expect_config_error("kmeans", {"--set", "sqa.centroids=kmeans"}, {"sqa.centroids", "not built yet"});
+  expect_config_error("kmeans", {"--set", "sqa.centroids=kmeans"},
+                      {"sqa.centroids", "not built yet"});
   expect_config_error("profile", {"--profile"}, {"--profile", "not built yet"});
   expect_config_error("launch", {"--launch", "2"}, {"--launch", "not built yet"});
 }
 
 TEST(ConfigErrors, AMissingFileAndADeviceThatIsNotThere) {
-  auto result = run_program({"dsrsq-train", "--config", "no-such.yaml"}, project().folder() + "/no-such");
+  auto result =
+      run_program({"dsrsq-train", "--config", "no-such.yaml"}, project().folder() + "/no-such");
   EXPECT_EQ(result.code, 2);
   ASSERT_EQ(result.errors().size(), 1u) << result.err;
   EXPECT_THAT(result.errors()[0], HasSubstr("no-such.yaml"));
@@ -107,8 +117,12 @@ TEST(ConfigErrors, AContinuedRunMayNotChange) {
 
 TEST(DataErrors, ADataSetOfAnotherTokenizer) {
   auto folder = project().folder() + "/other";
-  ASSERT_EQ(run_program({"dsrsq-data", "synth", "--output", folder, "--name", "facts", "--set", "values=30", "--set", "names=12", "--set",
-                         "facts=4", "--set", "context_tokens=64", "--set", "train_documents=2"}, folder + "-out").code, 0);
+  ASSERT_EQ(run_program({"dsrsq-data", "synth", "--output", folder, "--name", "facts", "--set",
+                         "values=30", "--set", "names=12", "--set", "facts=4", "--set",
+                         "context_tokens=64", "--set", "train_documents=2"},
+                        folder + "-out")
+                .code,
+            0);
   auto result = train("tokenizer", {"--set", "data.tokenizer=" + folder + "/tokenizer.json"});
   EXPECT_EQ(result.code, 3) << result.err;
   ASSERT_EQ(result.errors().size(), 1u) << result.err;
@@ -129,7 +143,8 @@ TEST(DataErrors, AMissingAndADamagedDataSet) {
 }
 
 TEST(Diverged, StopsWithItsOwnCodeAndKeepsTheCheckpoints) {
-  auto result = train("diverged", {"--set", "optimizer.learning_rate=1e30", "--set", "optimizer.clip=1e30", "--set", "optimizer.warmup_steps=0"});
+  auto result = train("diverged", {"--set", "optimizer.learning_rate=1e30", "--set",
+                                   "optimizer.clip=1e30", "--set", "optimizer.warmup_steps=0"});
   EXPECT_EQ(result.code, 5) << result.err;
   ASSERT_EQ(result.errors().size(), 1u) << result.err;
   EXPECT_THAT(result.errors()[0], AllOf(HasSubstr("step "), HasSubstr("optimizer.learning_rate")));
@@ -138,7 +153,8 @@ TEST(Diverged, StopsWithItsOwnCodeAndKeepsTheCheckpoints) {
 TEST(DryRun, DescribesTheRunDoesOneStepAndWritesNothing) {
   auto result = train("dry", {"--dry-run"});
   EXPECT_EQ(result.code, 0) << result.err;
-  for (const char* part : {"parameters: ", "backbone", "retriever", "projections", "bytes held a sequence", "AdamW", "32 steps", "one step: loss"})
+  for (const char* part : {"parameters: ", "backbone", "retriever", "projections",
+                           "bytes held a sequence", "AdamW", "32 steps", "one step: loss"})
     EXPECT_THAT(result.out, HasSubstr(part));
   EXPECT_FALSE(fs::exists(project().run_folder("dry")));
 }

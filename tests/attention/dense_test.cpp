@@ -26,7 +26,8 @@ struct KeySet {
 
 KeySet key_set(const std::string& name, int64_t keys, double visible) {
   KeySet set{normal(name + " k", {kBatch, kKvHeads, keys, kWidth}).to(at::kDouble) * 2,
-             normal(name + " v", {kBatch, kKvHeads, keys, kWidth}).to(at::kDouble), {}};
+             normal(name + " v", {kBatch, kKvHeads, keys, kWidth}).to(at::kDouble),
+             {}};
   // P(|N(0, 1)| < x) is about 0.4 at 0.52 and 1 at 10.
   set.mask = normal(name + " mask", {kBatch, kHeads, kTokens, keys}).abs() < visible;
   return set;
@@ -69,7 +70,8 @@ JoinedAttention joined(const at::Tensor& q, const std::vector<KeySet>& sets) {
 }
 
 std::vector<KeySet> three_sets() {
-  auto sets = std::vector<KeySet>{key_set("first", 7, 10), key_set("second", 4, 0.52), key_set("third", 9, 0.52)};
+  auto sets = std::vector<KeySet>{key_set("first", 7, 10), key_set("second", 4, 0.52),
+                                  key_set("third", 9, 0.52)};
   return sets;
 }
 
@@ -87,11 +89,13 @@ TEST(MaskedAttention, IsTheSoftmaxOverVisibleKeys) {
 TEST(MaskedAttention, InFloatStaysNearTheOracle) {
   auto set = key_set("one", 9, 0.8);
   set.mask.select(-1, 0).fill_(true);
-  auto part = masked_attention(queries().to(at::kFloat), set.k.to(at::kFloat), set.v.to(at::kFloat), set.mask);
+  auto part = masked_attention(queries().to(at::kFloat), set.k.to(at::kFloat), set.v.to(at::kFloat),
+                               set.mask);
   EXPECT_EQ(part.lse.scalar_type(), at::kFloat);
   EXPECT_TENSOR_NEAR(part.out, union_softmax(queries(), {set}), (Tolerance{1e-5, 1e-5}));
   // Half inputs: logits, softmax and lse in fp32 (D22).
-  auto half = masked_attention(queries().to(at::kBFloat16), set.k.to(at::kBFloat16), set.v.to(at::kBFloat16), set.mask);
+  auto half = masked_attention(queries().to(at::kBFloat16), set.k.to(at::kBFloat16),
+                               set.v.to(at::kBFloat16), set.mask);
   EXPECT_EQ(half.lse.scalar_type(), at::kFloat);
   EXPECT_EQ(half.logits.scalar_type(), at::kFloat);
   EXPECT_EQ(half.out.scalar_type(), at::kBFloat16);
@@ -110,11 +114,13 @@ TEST(JoinAttention, IsOneSoftmaxOverTheUnion) {
 TEST(JoinAttention, GradientsMatchCentralDifferences) {
   auto sets = three_sets();
   auto function = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
-    std::vector<KeySet> given{{in[1], in[2], sets[0].mask}, {in[3], in[4], sets[1].mask}, {in[5], in[6], sets[2].mask}};
+    std::vector<KeySet> given{
+        {in[1], in[2], sets[0].mask}, {in[3], in[4], sets[1].mask}, {in[5], in[6], sets[2].mask}};
     return {joined(in[0], given).out};
   };
-  EXPECT_TRUE(testing::gradcheck(function, {queries(), sets[0].k, sets[0].v, sets[1].k, sets[1].v, sets[2].k, sets[2].v},
-                                 {0, 1, 2, 3, 4, 5, 6}));
+  EXPECT_TRUE(testing::gradcheck(
+      function, {queries(), sets[0].k, sets[0].v, sets[1].k, sets[1].v, sets[2].k, sets[2].v},
+      {0, 1, 2, 3, 4, 5, 6}));
 }
 
 // D13: an empty part, and parts that are empty for some rows only.
@@ -124,14 +130,17 @@ TEST(JoinAttention, AnEmptyPartWeighsNothing) {
     EXPECT_FALSE(empty.mask.any().item<bool>());
     auto q = queries().to(type).requires_grad_();
     std::vector<at::Tensor> leaves;
-    for (auto* x : {&full.k, &full.v, &empty.k, &empty.v}) leaves.push_back(x->to(type).detach().clone().requires_grad_());
+    for (auto* x : {&full.k, &full.v, &empty.k, &empty.v})
+      leaves.push_back(x->to(type).detach().clone().requires_grad_());
     auto alone = masked_attention(q, leaves[0], leaves[1], full.mask);
     auto out = join_attention({alone, masked_attention(q, leaves[2], leaves[3], empty.mask)}).out;
     EXPECT_TENSOR_EQUAL(out, alone.out);
     auto weights = normal("upstream", out.sizes()).to(type);
-    auto gradient = torch::autograd::grad({(out * weights).sum()}, {q, leaves[0], leaves[1], leaves[2], leaves[3]}, {}, true);
+    auto gradient = torch::autograd::grad(
+        {(out * weights).sum()}, {q, leaves[0], leaves[1], leaves[2], leaves[3]}, {}, true);
     auto expected = torch::autograd::grad({(alone.out * weights).sum()}, {q, leaves[0], leaves[1]});
-    for (size_t i = 0; i < 3; ++i) EXPECT_TENSOR_NEAR(gradient[i], expected[i], (Tolerance{1e-5, 1e-6}));
+    for (size_t i = 0; i < 3; ++i)
+      EXPECT_TENSOR_NEAR(gradient[i], expected[i], (Tolerance{1e-5, 1e-6}));
     EXPECT_EQ(gradient[3].abs().max().item<double>(), 0);
     EXPECT_EQ(gradient[4].abs().max().item<double>(), 0);
   }
@@ -142,9 +151,12 @@ TEST(JoinAttention, ARowWithoutAnyKeyIsFinite) {
   auto q = queries().to(at::kFloat).requires_grad_();
   auto k = first.k.to(at::kFloat).requires_grad_();
   auto out = join_attention({masked_attention(q, k, first.v.to(at::kFloat), first.mask),
-                             masked_attention(q, second.k.to(at::kFloat), second.v.to(at::kFloat), second.mask)}).out;
+                             masked_attention(q, second.k.to(at::kFloat), second.v.to(at::kFloat),
+                                              second.mask)})
+                 .out;
   EXPECT_TRUE(out.isfinite().all().item<bool>());
-  for (const auto& gradient : torch::autograd::grad({out.sum()}, {q, k})) EXPECT_TRUE(gradient.isfinite().all().item<bool>());
+  for (const auto& gradient : torch::autograd::grad({out.sum()}, {q, k}))
+    EXPECT_TRUE(gradient.isfinite().all().item<bool>());
 }
 
 TEST(ExpandHeads, QueryHeadReadsItsGroup) {
@@ -154,14 +166,18 @@ TEST(ExpandHeads, QueryHeadReadsItsGroup) {
   for (int64_t h = 0; h < 6; ++h) EXPECT_TENSOR_EQUAL(expanded.select(1, h), x.select(1, h / 2));
   EXPECT_TENSOR_EQUAL(expand_heads(x, 3), x);
   auto one = x.narrow(1, 0, 1);
-  for (int64_t h = 0; h < 4; ++h) EXPECT_TENSOR_EQUAL(expand_heads(one, 4).select(1, h), one.select(1, 0));
+  for (int64_t h = 0; h < 4; ++h)
+    EXPECT_TENSOR_EQUAL(expand_heads(one, 4).select(1, h), one.select(1, 0));
 }
 
 TEST(CausalAttention, IsTheCausalSoftmax) {
   auto set = key_set("chunk", kTokens, 10);
   auto place = at::arange(kTokens);
-  set.mask = (place.unsqueeze(0) <= place.unsqueeze(1)).expand({kBatch, kHeads, kTokens, kTokens}).contiguous();
-  EXPECT_TENSOR_NEAR(causal_attention(queries(), set.k, set.v), union_softmax(queries(), {set}), kDouble);
+  set.mask = (place.unsqueeze(0) <= place.unsqueeze(1))
+                 .expand({kBatch, kHeads, kTokens, kTokens})
+                 .contiguous();
+  EXPECT_TENSOR_NEAR(causal_attention(queries(), set.k, set.v), union_softmax(queries(), {set}),
+                     kDouble);
 }
 
 }  // namespace

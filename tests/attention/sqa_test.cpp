@@ -16,7 +16,8 @@ namespace {
 using testing::normal;
 using testing::Tolerance;
 
-const AttentionShape kShape{/*layers=*/2, /*query_heads=*/4, /*key_value_heads=*/2, /*head_width=*/6};
+const AttentionShape kShape{/*layers=*/2, /*query_heads=*/4, /*key_value_heads=*/2,
+                            /*head_width=*/6};
 
 SqaConfig config() {
   SqaConfig sqa;
@@ -25,7 +26,9 @@ SqaConfig config() {
   return sqa;
 }
 
-at::Tensor keys(const std::string& name, int64_t tokens = 40) { return normal(name, {2, 2, tokens, 6}); }
+at::Tensor keys(const std::string& name, int64_t tokens = 40) {
+  return normal(name, {2, 2, tokens, 6});
+}
 at::Tensor all_valid(int64_t tokens = 40) { return at::ones({2, tokens}, at::kBool); }
 
 Sqa started_sqa(const SqaConfig& settings = config()) {
@@ -46,12 +49,15 @@ std::map<std::string, at::Tensor> snapshot(const Sqa& sqa) {
 
 void expect_same(const Sqa& sqa, const std::map<std::string, at::Tensor>& before) {
   ASSERT_EQ(sqa->named_buffers().size(), before.size());
-  for (const auto& buffer : sqa->named_buffers()) EXPECT_TENSOR_EQUAL(buffer.value(), before.at(buffer.key()));
+  for (const auto& buffer : sqa->named_buffers())
+    EXPECT_TENSOR_EQUAL(buffer.value(), before.at(buffer.key()));
 }
 
 TEST(SparseMask, MatchesATripleLoop) {
-  constexpr int64_t kBatch = 2, kHeads = 4, kKv = 2, kQueries = 6, kKeys = 14, kClusters = 5, kSinks = 2, kWindow = 3;
-  auto query_order = at::tensor({8, 9, 10, 11, 12, 13, 3, 4, 5, 6, 7, 7}, at::kLong).view({kBatch, kQueries});
+  constexpr int64_t kBatch = 2, kHeads = 4, kKv = 2, kQueries = 6, kKeys = 14, kClusters = 5,
+                    kSinks = 2, kWindow = 3;
+  auto query_order =
+      at::tensor({8, 9, 10, 11, 12, 13, 3, 4, 5, 6, 7, 7}, at::kLong).view({kBatch, kQueries});
   auto key_order = at::stack({at::arange(kKeys), at::arange(kKeys).clamp_max(8)});
   auto key_valid = at::stack({at::ones({kKeys}, at::kBool), at::arange(kKeys) <= 8});
   key_valid[0][5] = false;  // padding may stand inside
@@ -59,7 +65,8 @@ TEST(SparseMask, MatchesATripleLoop) {
   auto cluster = testing::token_ids("cluster", {kBatch, kKv, kKeys}).remainder(kClusters);
   cluster.masked_fill_(key_valid.logical_not().unsqueeze(1), -1);
   for (int64_t dense_below : {0, 6}) {
-    auto mask = sparse_mask(query_order, key_order, key_valid, routed, cluster, kWindow, kSinks, dense_below);
+    auto mask = sparse_mask(query_order, key_order, key_valid, routed, cluster, kWindow, kSinks,
+                            dense_below);
     ASSERT_EQ(mask.sizes(), (std::vector<int64_t>{kBatch, kHeads, kQueries, kKeys}));
     int64_t by_cluster = 0;
     for (int64_t b = 0; b < kBatch; ++b)
@@ -72,7 +79,8 @@ TEST(SparseMask, MatchesATripleLoop) {
             bool in_cluster = member >= 0 && routed[b][h][t][member].item<bool>();
             bool expected = key_valid[b][j].item<bool>() && rank <= i && (near || in_cluster);
             by_cluster += expected && !near;
-            ASSERT_EQ(mask[b][h][t][j].item<bool>(), expected) << b << " " << h << " " << t << " " << j;
+            ASSERT_EQ(mask[b][h][t][j].item<bool>(), expected)
+                << b << " " << h << " " << t << " " << j;
           }
     EXPECT_GT(by_cluster, 10);
   }
@@ -85,7 +93,8 @@ TEST(SparseMask, AllClustersGiveTheCausalMask) {
   auto sqa = started_sqa(all);
   auto k = keys("k", 12), q = normal("q", {2, 4, 12, 6});
   auto order = at::arange(12).unsqueeze(0).expand({2, 12});
-  auto mask = sparse_mask(order, order, all_valid(12), sqa->route(0, q), sqa->assign(0, k, all_valid(12), false), 1, 0, 0);
+  auto mask = sparse_mask(order, order, all_valid(12), sqa->route(0, q),
+                          sqa->assign(0, k, all_valid(12), false), 1, 0, 0);
   auto causal = (at::arange(12).unsqueeze(0) <= at::arange(12).unsqueeze(1)).expand_as(mask);
   EXPECT_TENSOR_EQUAL(mask, causal);
 }
@@ -94,7 +103,8 @@ TEST(Sqa, SameSeedAndDataGiveTheSameClusters) {
   auto first = started_sqa(), second = started_sqa();
   expect_same(second, snapshot(first));
   auto k = keys("k"), q = normal("q", {2, 4, 40, 6});
-  EXPECT_TENSOR_EQUAL(first->assign(1, k, all_valid(), false), second->assign(1, k, all_valid(), false));
+  EXPECT_TENSOR_EQUAL(first->assign(1, k, all_valid(), false),
+                      second->assign(1, k, all_valid(), false));
   EXPECT_TENSOR_EQUAL(first->route(1, q), second->route(1, q));
   EXPECT_TENSOR_EQUAL(first->route(1, q), first->route(1, q));
   auto used = std::get<0>(at::_unique(first->assign(1, k, all_valid(), false)));
@@ -107,7 +117,8 @@ TEST(Sqa, AKeysClusterDoesNotDependOnOthers) {
   auto k = keys("k");
   auto whole = sqa->assign(0, k, all_valid(), false);
   for (int64_t t : {0, 7, 39})
-    EXPECT_TENSOR_EQUAL(sqa->assign(0, k.narrow(2, t, 1), all_valid(1), false), whole.narrow(2, t, 1));
+    EXPECT_TENSOR_EQUAL(sqa->assign(0, k.narrow(2, t, 1), all_valid(1), false),
+                        whole.narrow(2, t, 1));
 }
 
 TEST(Sqa, CodebookChangesOnlyAfterTheStep) {
@@ -133,7 +144,8 @@ TEST(Sqa, MovingAveragesFollowTheFormula) {
   auto sqa = started_sqa(settings);
   auto before = snapshot(sqa);
   std::vector<at::Tensor> all_keys, all_members;
-  for (const char* name : {"micro-batch 1", "micro-batch 2"}) {  // both count: accumulation over micro-batches
+  for (const char* name :
+       {"micro-batch 1", "micro-batch 2"}) {  // both count: accumulation over micro-batches
     auto valid = all_valid();
     valid.slice(1, 30).fill_(false);
     all_keys.push_back(keys(name));
@@ -156,7 +168,8 @@ TEST(Sqa, MovingAveragesFollowTheFormula) {
           }
       auto expect = [&](const char* name, const at::Tensor& sum) {
         auto old = before.at(name)[1][head][cluster].to(at::kDouble);
-        EXPECT_TENSOR_NEAR(sqa->named_buffers()[name][1][head][cluster], 0.9 * old + 0.1 * sum, (Tolerance{1e-5, 1e-5}));
+        EXPECT_TENSOR_NEAR(sqa->named_buffers()[name][1][head][cluster], 0.9 * old + 0.1 * sum,
+                           (Tolerance{1e-5, 1e-5}));
       };
       expect("raw_sum", raw);
       expect("direction_sum", direction);
@@ -188,7 +201,8 @@ at::Tensor skewed_keys(const std::string& name) {
 
 double largest_share(SqaConfig settings) {
   Sqa sqa(settings, kShape, 3);
-  for (int64_t layer = 0; layer < 2; ++layer) sqa->start_from(layer, skewed_keys("skewed 0"), all_valid(80), 0);
+  for (int64_t layer = 0; layer < 2; ++layer)
+    sqa->start_from(layer, skewed_keys("skewed 0"), all_valid(80), 0);
   for (int64_t step = 1; step <= 60; ++step) {
     for (int64_t layer = 0; layer < 2; ++layer)
       sqa->assign(layer, skewed_keys("skewed " + std::to_string(step % 4)), all_valid(80), true);
@@ -209,7 +223,8 @@ TEST(Sqa, BalanceBiasSpreadsTheLoad) {
   EXPECT_LT(with, 0.75 * without) << "without " << without;
 }
 
-// All keys move to two directions: clusters of the others die, and are revived with members of their own.
+// All keys move to two directions: clusters of the others die, and are revived with members of
+// their own.
 at::Tensor two_directions(int64_t step) {
   auto k = 0.3 * keys("narrow " + std::to_string(step));
   k.narrow(2, 0, 20).add_(at::tensor({3.f, 0.f, 0.f, 0.f, 0.f, 0.f}));
@@ -224,12 +239,15 @@ int64_t clusters_in_use(double reseed_below, bool* any_dead) {
   settings.decay = 0.5;
   auto sqa = started_sqa(settings);
   for (int64_t step = 2; step < 40; ++step) {
-    for (int64_t layer = 0; layer < 2; ++layer) sqa->assign(layer, two_directions(step), all_valid(), true);
+    for (int64_t layer = 0; layer < 2; ++layer)
+      sqa->assign(layer, two_directions(step), all_valid(), true);
     sqa->after_step(step);
   }
   auto load = sqa->load(0);
   *any_dead = (load < load.mean(-1, true) * 0.1).any().item<bool>();
-  return std::get<0>(at::_unique(sqa->assign(0, two_directions(99), all_valid(), false).select(1, 0))).numel();
+  return std::get<0>(
+             at::_unique(sqa->assign(0, two_directions(99), all_valid(), false).select(1, 0)))
+      .numel();
 }
 
 TEST(Sqa, DeadClustersAreRevived) {
@@ -247,7 +265,8 @@ TEST(Sqa, RoutingIsByTheMeanOfTheRawKeys) {
   settings.clusters_per_query = 1;
   Sqa sqa(settings, AttentionShape{1, 2, 1, 2}, 3);
   // Four short keys along x and four long ones at .8 of x: a query along x attends the long ones.
-  auto k = at::cat({at::tensor({.1f, 0.f}).expand({4, 2}), at::tensor({8.f, 6.f}).expand({4, 2})}).view({1, 1, 8, 2});
+  auto k = at::cat({at::tensor({.1f, 0.f}).expand({4, 2}), at::tensor({8.f, 6.f}).expand({4, 2})})
+               .view({1, 1, 8, 2});
   sqa->start_from(0, k, at::ones({1, 8}, at::kBool), 1);
   auto member = sqa->assign(0, k, at::ones({1, 8}, at::kBool), false);
   auto of_short = member[0][0][0].item<int64_t>(), of_long = member[0][0][7].item<int64_t>();
@@ -271,7 +290,8 @@ TEST(Sqa, RoutesEachQueryHeadByItsKeyValueHead) {
         for (int64_t t = 0; t < 9; ++t) {
           std::vector<std::pair<double, int64_t>> scores;
           for (int64_t c = 0; c < 5; ++c) {
-            auto mean = buffers.at("raw_sum")[1][h / 2][c].to(at::kDouble) / buffers.at("count")[1][h / 2][c].to(at::kDouble);
+            auto mean = buffers.at("raw_sum")[1][h / 2][c].to(at::kDouble) /
+                        buffers.at("count")[1][h / 2][c].to(at::kDouble);
             scores.emplace_back(-(mean * q[b][h][t].to(at::kDouble)).sum().item<double>(), c);
           }
           std::sort(scores.begin(), scores.end());
@@ -288,12 +308,14 @@ TEST(Sqa, RandomRoutingDependsOnSamplePositionLayerAndHead) {
   auto routed = sqa->route_randomly(positions, samples, 0);
   EXPECT_TRUE((routed.sum(-1) == 2).all().item<bool>());
   // The same row whatever stands beside it, and whatever chunk it comes in.
-  auto alone = sqa->route_randomly(positions.narrow(0, 1, 1).narrow(1, 11, 1), samples.narrow(0, 1, 1), 0);
+  auto alone =
+      sqa->route_randomly(positions.narrow(0, 1, 1).narrow(1, 11, 1), samples.narrow(0, 1, 1), 0);
   EXPECT_TENSOR_EQUAL(alone[0].select(1, 0), routed[1].select(1, 11));
   EXPECT_FALSE(at::equal(routed[0], routed[1]));
   EXPECT_FALSE(at::equal(routed, sqa->route_randomly(positions, samples, 1)));
   EXPECT_FALSE(at::equal(routed.select(1, 0), routed.select(1, 1)));
-  auto share = routed.to(at::kDouble).mean({0, 1, 2});  // 240 rows, 2 of 5: three standard deviations are .095
+  auto share = routed.to(at::kDouble)
+                   .mean({0, 1, 2});  // 240 rows, 2 of 5: three standard deviations are .095
   EXPECT_TENSOR_NEAR(share, at::full({5}, 0.4, at::kDouble), (Tolerance{0, 0.095}));
 }
 

@@ -11,13 +11,14 @@
 namespace dsrsq {
 namespace {
 
-using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using dsrsq::testing::TemporaryFolder;
 using dsrsq::testing::write_store;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 
-const std::vector<std::string> kWords{"the", "color", "of", "anna", "berta", "is", "red", "blue", "a",
-                                      "stone", "ask", "?", "moon", "green", "dark"};
+const std::vector<std::string> kWords{"the", "color", "of",   "anna",  "berta",
+                                      "is",  "red",   "blue", "a",     "stone",
+                                      "ask", "?",     "moon", "green", "dark"};
 
 ByteSpan span_of(const std::string& text, const std::string& part) {
   auto begin = static_cast<int64_t>(text.find(part));
@@ -32,12 +33,15 @@ Question question(const std::string& text, std::vector<std::string> answers) {
   return question;
 }
 
-// Records: 0 and 1 of a long document, 2 of a short one, unanswerable, 3 of a short one with two answers.
+// Records: 0 and 1 of a long document, 2 of a short one, unanswerable, 3 of a short one with two
+// answers.
 class CollateTest : public ::testing::Test {
  protected:
   CollateTest() : tokenizer_(Tokenizer::from_json(build_word_tokenizer(kWords), "words")) {
-    const std::string text = " a stone the color of anna is dark red a moon the color of berta is green";
-    DocumentExample first{text, "", {question("color of anna", {"dark red"}), question("color of berta", {"green"})}};
+    const std::string text =
+        " a stone the color of anna is dark red a moon the color of berta is green";
+    DocumentExample first{
+        text, "", {question("color of anna", {"dark red"}), question("color of berta", {"green"})}};
     first.questions[0].evidence = {span_of(text, " the color of anna is dark red")};
     first.questions[0].answer_spans = {span_of(text, " dark red")};
     first.questions[1].evidence = {span_of(text, " the color of berta is green")};
@@ -50,11 +54,14 @@ class CollateTest : public ::testing::Test {
     prompt_.answer = " {answer}";
   }
   std::string path() const { return folder_ / "data.h5"; }
-  Collator collator(int64_t maximum_context = 0) const { return {*store_, tokenizer_, prompt_, maximum_context}; }
+  Collator collator(int64_t maximum_context = 0) const {
+    return {*store_, tokenizer_, prompt_, maximum_context};
+  }
   std::string text_of(const at::Tensor& ids, const at::Tensor& chosen) const {
     auto picked = ids.masked_select(chosen);
     std::vector<int32_t> tokens;
-    for (int64_t i = 0; i < picked.numel(); ++i) tokens.push_back(static_cast<int32_t>(picked[i].item<int64_t>()));
+    for (int64_t i = 0; i < picked.numel(); ++i)
+      tokens.push_back(static_cast<int32_t>(picked[i].item<int64_t>()));
     return tokenizer_.decode(tokens, true);
   }
 
@@ -72,13 +79,16 @@ TEST_F(CollateTest, PadsAtTheEndWithZerosThatAreMarkedInvalid) {
   EXPECT_EQ(text_of(batch.context[1], batch.context_valid[1]), " a moon a stone");
   EXPECT_EQ(batch.context_valid.sum(1)[1].item<int64_t>(), 4);
   EXPECT_TRUE(batch.context_valid[1].slice(0, 0, 4).all().item<bool>());
-  for (const auto& [ids, valid] : {std::pair{batch.context, batch.context_valid}, {batch.tail, batch.tail_valid},
+  for (const auto& [ids, valid] : {std::pair{batch.context, batch.context_valid},
+                                   {batch.tail, batch.tail_valid},
                                    {batch.questions, batch.questions_valid}}) {
     EXPECT_EQ(ids.masked_select(valid.logical_not()).abs().sum().item<int64_t>(), 0);
     EXPECT_GT(valid.logical_not().sum().item<int64_t>(), 0) << "this batch is to be ragged";
   }
-  EXPECT_FALSE(batch.questions_valid[1][1].any().item<bool>()) << "the second sequence has one question";
-  EXPECT_TRUE((batch.labels.masked_select(batch.tail_valid.logical_not()) == -100).all().item<bool>());
+  EXPECT_FALSE(batch.questions_valid[1][1].any().item<bool>())
+      << "the second sequence has one question";
+  EXPECT_TRUE(
+      (batch.labels.masked_select(batch.tail_valid.logical_not()) == -100).all().item<bool>());
 }
 
 TEST_F(CollateTest, LabelsAreTheNextTokensAtAnswersAlone) {
@@ -102,7 +112,8 @@ TEST_F(CollateTest, WithoutAnswersTheTailEndsWhereTheAnswerBegins) {
 }
 
 TEST_F(CollateTest, TheRetrieverSeesTheSameWithAnswersAndWithout) {
-  auto with = collator().collate({{0, 1}, {2}}, true), without = collator().collate({{0, 1}, {2}}, false);
+  auto with = collator().collate({{0, 1}, {2}}, true),
+       without = collator().collate({{0, 1}, {2}}, false);
   EXPECT_TENSOR_EQUAL(with.questions, without.questions);
   EXPECT_TENSOR_EQUAL(with.questions_valid, without.questions_valid);
   EXPECT_TENSOR_EQUAL(with.context, without.context);

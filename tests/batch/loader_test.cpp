@@ -13,12 +13,14 @@
 namespace dsrsq {
 namespace {
 
-using ::testing::HasSubstr;
 using dsrsq::testing::TinyFacts;
+using ::testing::HasSubstr;
 
 class LoaderTest : public ::testing::Test {
  protected:
-  Loader loader(LoaderOptions options) const { return {facts_.store_path(), facts_.tokenizer(), PromptConfig{}, options}; }
+  Loader loader(LoaderOptions options) const {
+    return {facts_.store_path(), facts_.tokenizer(), PromptConfig{}, options};
+  }
   LoaderOptions options(int64_t batch_size, int64_t questions = 2) const {
     LoaderOptions options;
     options.batch_size = batch_size;
@@ -70,7 +72,8 @@ TEST_F(LoaderTest, AnEpochVisitsEverySequenceOnceInANewOrder) {
   std::vector<int64_t> visited;
   for (int64_t i = 0; i < 20; ++i)
     for (auto id : data.stream_batch(i).sample_ids) visited.push_back(id);
-  std::vector<int64_t> first(visited.begin(), visited.begin() + 48), second(visited.begin() + 48, visited.begin() + 96);
+  std::vector<int64_t> first(visited.begin(), visited.begin() + 48),
+      second(visited.begin() + 48, visited.begin() + 96);
   EXPECT_EQ(std::set<int64_t>(first.begin(), first.end()).size(), 48u);
   EXPECT_EQ(std::set<int64_t>(second.begin(), second.end()).size(), 48u);
   EXPECT_NE(first, second);
@@ -80,7 +83,8 @@ TEST_F(LoaderTest, AnEpochVisitsEverySequenceOnceInANewOrder) {
 TEST_F(LoaderTest, TheSeedDecidesTheOrder) {
   auto other = options(8);
   other.seed = 1;
-  EXPECT_NE(loader(other).stream_batch(0).sample_ids, loader(options(8)).stream_batch(0).sample_ids);
+  EXPECT_NE(loader(other).stream_batch(0).sample_ids,
+            loader(options(8)).stream_batch(0).sample_ids);
 }
 
 TEST_F(LoaderTest, WithoutShufflingTheStreamIsInFileOrder) {

@@ -11,12 +11,13 @@ namespace {
 
 using testing::normal;
 
-void append(LayerState& layer, const std::string& name, int64_t tokens, bool with_cluster, bool keep_mass) {
+void append(LayerState& layer, const std::string& name, int64_t tokens, bool with_cluster,
+            bool keep_mass) {
   auto first = layer.entries();
   auto order = (at::arange(tokens) + first).unsqueeze(0).expand({2, tokens});
   auto cluster = with_cluster ? testing::token_ids(name, {2, 3, tokens}) : at::Tensor();
-  layer.append(normal(name + " k", {2, 3, tokens, 4}), normal(name + " v", {2, 3, tokens, 4}), order + 100, order,
-               at::ones({2, tokens}, at::kBool), cluster, keep_mass);
+  layer.append(normal(name + " k", {2, 3, tokens, 4}), normal(name + " v", {2, 3, tokens, 4}),
+               order + 100, order, at::ones({2, tokens}, at::kBool), cluster, keep_mass);
 }
 
 TEST(GatherEntries, PicksAlongItsDimension) {
@@ -39,8 +40,10 @@ TEST(LayerState, AppendsAndKeeps) {
   layer.mass += 2;
   append(layer, "second", 2, true, true);
   EXPECT_EQ(layer.entries(), 5);
-  EXPECT_TENSOR_EQUAL(layer.keys, at::cat({normal("first k", {2, 3, 3, 4}), normal("second k", {2, 3, 2, 4})}, 2));
-  EXPECT_TENSOR_EQUAL(layer.mass[0], at::tensor({2.f, 2.f, 2.f, 0.f, 0.f}));  // new entries start at 0
+  EXPECT_TENSOR_EQUAL(
+      layer.keys, at::cat({normal("first k", {2, 3, 3, 4}), normal("second k", {2, 3, 2, 4})}, 2));
+  EXPECT_TENSOR_EQUAL(layer.mass[0],
+                      at::tensor({2.f, 2.f, 2.f, 0.f, 0.f}));  // new entries start at 0
 
   auto before = layer;
   auto index = at::tensor({0, 4, 1, 3}, at::kLong).view({2, 2});
@@ -64,12 +67,14 @@ TEST(LayerState, CountsEveryByte) {
   append(layer, "bare", 3, false, false);
   EXPECT_FALSE(layer.cluster.defined());
   EXPECT_FALSE(layer.mass.defined());
-  int64_t entry = 2 * (2 * 3 * 4 * 4 + 8 + 8 + 1);  // keys and values; position, order, valid; two sequences
+  int64_t entry =
+      2 * (2 * 3 * 4 * 4 + 8 + 8 + 1);  // keys and values; position, order, valid; two sequences
   EXPECT_EQ(layer.bytes(), 3 * entry);
   LayerState full;
   append(full, "full", 3, true, true);
   EXPECT_EQ(full.bytes(), 3 * (entry + 2 * (3 * 8 + 4 + 4)));
-  full.latents = {at::zeros({2, 5, 6}), at::zeros({2, 5, 6}), at::zeros({2, 5}, at::kLong), at::zeros({2, 5}, at::kLong),
+  full.latents = {at::zeros({2, 5, 6}),           at::zeros({2, 5, 6}),
+                  at::zeros({2, 5}, at::kLong),   at::zeros({2, 5}, at::kLong),
                   at::zeros({2, 5}, at::kDouble), at::zeros({2, 5}, at::kBool)};
   EXPECT_EQ(full.latents.bytes(), 2 * 5 * (2 * 6 * 4 + 8 + 8 + 8 + 1));
   EXPECT_EQ(full.bytes(), 3 * (entry + 2 * (3 * 8 + 4 + 4)) + full.latents.bytes());

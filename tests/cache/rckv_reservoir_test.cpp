@@ -16,7 +16,8 @@ namespace {
 using testing::normal;
 using testing::Tolerance;
 
-const AttentionShape kShape{/*layers=*/1, /*query_heads=*/2, /*key_value_heads=*/2, /*head_width=*/4};
+const AttentionShape kShape{/*layers=*/1, /*query_heads=*/2, /*key_value_heads=*/2,
+                            /*head_width=*/4};
 
 RckvConfig settings(int64_t length) {
   RckvConfig config;
@@ -25,18 +26,23 @@ RckvConfig settings(int64_t length) {
   return config;
 }
 
-// Tokens of rank [begin, end) of `samples` sequences. Token t's key is a function of t; ||value|| is 1.
+// Tokens of rank [begin, end) of `samples` sequences. Token t's key is a function of t; ||value||
+// is 1.
 struct Offer {
   at::Tensor keys, values, positions, order, valid, mass, exposure;
 };
 
 Offer offer(int64_t begin, int64_t end, int64_t samples) {
   auto place = at::arange(begin, end).unsqueeze(0).expand({samples, end - begin});
-  auto keys = normal("stream", {2, 1000, 4}).slice(1, begin, end).unsqueeze(0).expand({samples, 2, end - begin, 4});
+  auto keys = normal("stream", {2, 1000, 4})
+                  .slice(1, begin, end)
+                  .unsqueeze(0)
+                  .expand({samples, 2, end - begin, 4});
   auto values = at::zeros({samples, 2, end - begin, 4});
   values.select(1, 0).select(-1, 0).fill_(1);
   auto zeros = at::zeros({samples, end - begin});
-  return {keys, values, place + 7, place, at::ones({samples, end - begin}, at::kBool), zeros, zeros};
+  return {keys,  values, place + 7, place, at::ones({samples, end - begin}, at::kBool),
+          zeros, zeros};
 }
 
 std::vector<int64_t> ids(int64_t samples) {
@@ -45,8 +51,10 @@ std::vector<int64_t> ids(int64_t samples) {
   return list;
 }
 
-void insert(const Rckv& rckv, LatentBuffer& buffer, const Offer& o, const std::vector<int64_t>& samples, uint64_t step = 0) {
-  rckv->insert(0, buffer, o.keys, o.values, o.positions, o.order, o.valid, o.mass, o.exposure, samples, step);
+void insert(const Rckv& rckv, LatentBuffer& buffer, const Offer& o,
+            const std::vector<int64_t>& samples, uint64_t step = 0) {
+  rckv->insert(0, buffer, o.keys, o.values, o.positions, o.order, o.valid, o.mass, o.exposure,
+               samples, step);
 }
 
 // How often each of `tokens` tokens is among the kept ones.
@@ -57,8 +65,9 @@ std::vector<double> inclusion(const Rckv& rckv, const Offer& o, int64_t tokens, 
   return {counts.data_ptr<double>(), counts.data_ptr<double>() + tokens};
 }
 
-// Uniform weights: each of N tokens is kept with probability L / N. Pearson's statistic of the counts, corrected for the
-// fixed number of picks ((N - 1) / (N (1 - L / N)) turns it into chi-square with N - 1 degrees of freedom).
+// Uniform weights: each of N tokens is kept with probability L / N. Pearson's statistic of the
+// counts, corrected for the fixed number of picks ((N - 1) / (N (1 - L / N)) turns it into
+// chi-square with N - 1 degrees of freedom).
 TEST(Reservoir, UniformWeightsKeepEveryTokenAlike) {
   constexpr int64_t kTokens = 20, kLength = 6, kSamples = 6000;
   auto config = settings(kLength);
@@ -72,7 +81,8 @@ TEST(Reservoir, UniformWeightsKeepEveryTokenAlike) {
   EXPECT_GT(statistic, 4.0);   // 0.01 %: not a fixed set that happens to be even
 }
 
-// Weighted sampling without replacement, by brute force: P(first = i) = w_i / W, then among the rest.
+// Weighted sampling without replacement, by brute force: P(first = i) = w_i / W, then among the
+// rest.
 std::vector<double> brute_force_pairs(const std::vector<double>& w) {
   std::vector<double> result(w.size(), 0.0);
   double total = 0;
@@ -121,12 +131,15 @@ TEST(Reservoir, WithoutNoiseTheLargestWeightsStay) {
   insert(rckv, buffer, o, {0, 1});
   EXPECT_TENSOR_EQUAL(buffer.order, at::tensor({1, 3, 5, 0, 2, 4}, at::kLong).view({2, 3}));
   EXPECT_TENSOR_EQUAL(buffer.positions, buffer.order + 7);
-  EXPECT_TENSOR_NEAR(buffer.keys, gather_entries(rckv->compress_keys(0, o.keys), buffer.order, 1), testing::kExact);
-  EXPECT_TENSOR_NEAR(buffer.values, gather_entries(rckv->compress_values(0, o.values), buffer.order, 1), testing::kExact);
+  EXPECT_TENSOR_NEAR(buffer.keys, gather_entries(rckv->compress_keys(0, o.keys), buffer.order, 1),
+                     testing::kExact);
+  EXPECT_TENSOR_NEAR(buffer.values,
+                     gather_entries(rckv->compress_values(0, o.values), buffer.order, 1),
+                     testing::kExact);
 }
 
-// The stream in pieces of 1, 7 and 100 tokens: the same tokens, latents and priorities are held at every common point, never
-// more than L, oldest first, and no token twice.
+// The stream in pieces of 1, 7 and 100 tokens: the same tokens, latents and priorities are held at
+// every common point, never more than L, oldest first, and no token twice.
 TEST(Reservoir, ChunkingDoesNotMatter) {
   constexpr int64_t kLength = 9, kTokens = 70;
   auto config = settings(kLength);
@@ -151,7 +164,8 @@ TEST(Reservoir, ChunkingDoesNotMatter) {
     EXPECT_TENSOR_EQUAL(ends[i].priority, ends[0].priority);
     EXPECT_TENSOR_NEAR(ends[i].keys, ends[0].keys, (Tolerance{0, 1e-6}));
   }
-  EXPECT_FALSE(at::equal(ends[0].order[0], ends[0].order[1]));  // each sequence has noise of its own
+  EXPECT_FALSE(
+      at::equal(ends[0].order[0], ends[0].order[1]));  // each sequence has noise of its own
 }
 
 // D21: a sequence's noise is its own, whatever batch slot it has; another step draws again.
@@ -193,7 +207,9 @@ TEST(Reservoir, PaddingNeverEnters) {
     o.valid[1].fill_(false);                 // none at all
     insert(rckv, buffer, o, {0, 1});
     auto of_first = buffer.order[0].masked_select(buffer.valid[0]);
-    EXPECT_EQ(of_first.numel(), std::min<int64_t>(6, (begin / 8 + 1) * 2));  // real tokens are not displaced by padding
+    EXPECT_EQ(
+        of_first.numel(),
+        std::min<int64_t>(6, (begin / 8 + 1) * 2));  // real tokens are not displaced by padding
     EXPECT_TRUE((of_first.remainder(8) >= 6).all().item<bool>());
     EXPECT_FALSE(buffer.valid[1].any().item<bool>());
   }

@@ -28,23 +28,30 @@ Rckv make_rckv(int64_t width) {
 // Keys of unequal directions, as real ones are: component i of a token scaled by 0.7^i, then mixed.
 at::Tensor anisotropic(const std::string& name, int64_t tokens) {
   auto scale = at::pow(at::full({kJoint}, 0.7), at::arange(kJoint));
-  auto joint = at::matmul(normal(name, {2, tokens, kJoint}) * scale, normal("mix", {kJoint, kJoint}));
+  auto joint =
+      at::matmul(normal(name, {2, tokens, kJoint}) * scale, normal("mix", {kJoint, kJoint}));
   return joint.reshape({2, tokens, kKv, kWidth}).transpose(1, 2).contiguous();
 }
 
-at::Tensor joint_rows(const at::Tensor& x) { return x.transpose(1, 2).reshape({-1, kJoint}).to(at::kDouble); }
+at::Tensor joint_rows(const at::Tensor& x) {
+  return x.transpose(1, 2).reshape({-1, kJoint}).to(at::kDouble);
+}
 
 TEST(Rckv, FullWidthRebuildsExactly) {
   auto rckv = make_rckv(kJoint);
   auto k = normal("k", {2, kKv, 9, kWidth});
   for (int64_t layer = 0; layer < 2; ++layer) {
-    EXPECT_TENSOR_NEAR(rckv->rebuild_keys(layer, rckv->compress_keys(layer, k)), k, (Tolerance{0, 1e-5}));
-    EXPECT_TENSOR_NEAR(rckv->rebuild_values(layer, rckv->compress_values(layer, k)), k, (Tolerance{0, 1e-5}));
-    EXPECT_NEAR(rckv->compression_error(layer, k, k, at::ones({2, 9}, at::kBool)).item<double>(), 0, 1e-6);
+    EXPECT_TENSOR_NEAR(rckv->rebuild_keys(layer, rckv->compress_keys(layer, k)), k,
+                       (Tolerance{0, 1e-5}));
+    EXPECT_TENSOR_NEAR(rckv->rebuild_values(layer, rckv->compress_values(layer, k)), k,
+                       (Tolerance{0, 1e-5}));
+    EXPECT_NEAR(rckv->compression_error(layer, k, k, at::ones({2, 9}, at::kBool)).item<double>(), 0,
+                1e-6);
   }
 }
 
-// What attention accumulates in latent space, expanded, is what it would have accumulated over rebuilt values.
+// What attention accumulates in latent space, expanded, is what it would have accumulated over
+// rebuilt values.
 TEST(Rckv, AbsorbedReadOfValuesEqualsRebuiltRead) {
   auto rckv = make_rckv(5);
   auto latents = rckv->compress_values(1, normal("v", {2, kKv, 7, kWidth}));
@@ -53,14 +60,17 @@ TEST(Rckv, AbsorbedReadOfValuesEqualsRebuiltRead) {
   auto rebuilt = rckv->rebuild_values(1, latents);
   ASSERT_EQ(absorbed.sizes(), (std::vector<int64_t>{2, 4, 3, kWidth}));
   for (int64_t h = 0; h < 4; ++h)
-    EXPECT_TENSOR_NEAR(absorbed.select(1, h), at::matmul(weights.select(1, h), rebuilt.select(1, h / 2)), (Tolerance{1e-4, 1e-5}));
+    EXPECT_TENSOR_NEAR(absorbed.select(1, h),
+                       at::matmul(weights.select(1, h), rebuilt.select(1, h / 2)),
+                       (Tolerance{1e-4, 1e-5}));
 }
 
 TEST(Rckv, CompressesAllHeadsOfATokenJointly) {
   auto rckv = make_rckv(5);
   auto k = normal("k", {2, kKv, 4, kWidth});
   auto p = rckv->named_parameters()["key_projection_1"].detach().to(at::kDouble);
-  EXPECT_TENSOR_NEAR(rckv->compress_keys(1, k).reshape({-1, 5}), at::matmul(joint_rows(k), p.t()), (Tolerance{1e-5, 1e-5}));
+  EXPECT_TENSOR_NEAR(rckv->compress_keys(1, k).reshape({-1, 5}), at::matmul(joint_rows(k), p.t()),
+                     (Tolerance{1e-5, 1e-5}));
 }
 
 // Orthonormal rows, and with them the four Penrose conditions of P+ = P^T.
@@ -135,7 +145,8 @@ TEST(Rckv, LatentsAreDifferentiable) {
   auto v = normal("v", {1, kKv, 3, kWidth}).to(at::kDouble);
   auto function = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
     return {rckv->rebuild_keys(0, rckv->compress_keys(0, in[0])),
-            rckv->expand_values(0, rckv->compress_values(0, in[0]).unsqueeze(1).expand({1, 4, 3, 5}), 4)};
+            rckv->expand_values(
+                0, rckv->compress_values(0, in[0]).unsqueeze(1).expand({1, 4, 3, 5}), 4)};
   };
   EXPECT_TRUE(testing::gradcheck(function, {v}, {0}));
 }
@@ -195,7 +206,8 @@ TEST(Rckv, CalibrationReachesTheTailEnergy) {
   }
   rckv->finish_calibration();
   EXPECT_FALSE(rckv->calibrating());
-  auto floor = 0.5 * (tail_share(joint_rows(k).index_select(0, real), 5) + tail_share(joint_rows(v).index_select(0, real), 5));
+  auto floor = 0.5 * (tail_share(joint_rows(k).index_select(0, real), 5) +
+                      tail_share(joint_rows(v).index_select(0, real), 5));
   EXPECT_GT(floor, 0.01);
   EXPECT_NEAR(rckv->tail_energy().at(1), floor, 1e-6);
   EXPECT_NEAR(rckv->compression_error(1, k, v, valid).item<double>(), floor, 1e-5);
@@ -208,7 +220,9 @@ TEST(Rckv, CalibrationReachesTheTailEnergy) {
     at::NoGradGuard no_grad;
     auto size = trial < 20 ? 10.0 : 0.05;
     for (size_t i = 0; i < best.size(); ++i)
-      best[i].copy_(optimum[i] + normal("trial " + std::to_string(trial * 10 + int(i)), optimum[i].sizes()) * size);
+      best[i].copy_(optimum[i] +
+                    normal("trial " + std::to_string(trial * 10 + int(i)), optimum[i].sizes()) *
+                        size);
     rckv->after_step();
     EXPECT_GT(rckv->compression_error(1, k, v, valid).item<double>(), floor + 1e-6);
   }

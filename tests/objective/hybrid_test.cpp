@@ -11,8 +11,10 @@ namespace {
 LossTerm term(const at::Tensor& sum, double count) { return {sum, count}; }
 
 TEST(HybridLoss, IsTheWeightedSumOfMeans) {
-  LossTerms terms{{"task", term(torch::tensor(6.0f), 3)}, {"retrieval", term(torch::tensor(10.0f), 4)}};
-  auto loss = hybrid_loss(terms, {{"task", 1.0}, {"retrieval", 0.5}}, {{"task", 3}, {"retrieval", 4}});
+  LossTerms terms{{"task", term(torch::tensor(6.0f), 3)},
+                  {"retrieval", term(torch::tensor(10.0f), 4)}};
+  auto loss =
+      hybrid_loss(terms, {{"task", 1.0}, {"retrieval", 0.5}}, {{"task", 3}, {"retrieval", 4}});
   EXPECT_FLOAT_EQ(loss.item<float>(), 6.0f / 3 + 0.5f * 10.0f / 4);
 }
 
@@ -26,7 +28,8 @@ TEST(HybridLoss, MicroBatchesGiveTheGradientOfTheWholeBatch) {
     return LossTerms{{"task", term(x.pow(2).sum(), double(x.size(0)))},
                      {"retrieval", term(x.narrow(0, 0, retrieval).exp().sum(), double(retrieval))}};
   };
-  // The retrieval term counts the first 3 of 7; cut into 5 and 2, all of them are in the first part.
+  // The retrieval term counts the first 3 of 7; cut into 5 and 2, all of them are in the first
+  // part.
   auto loss = hybrid_loss(terms(whole, 3), weights, totals);
   loss.backward();
   auto first = hybrid_loss(terms(parts.narrow(0, 0, 5), 3), weights, totals);
@@ -38,8 +41,10 @@ TEST(HybridLoss, MicroBatchesGiveTheGradientOfTheWholeBatch) {
 }
 
 TEST(HybridLoss, ATermThatNothingCountsForIsLeftOut) {
-  LossTerms terms{{"task", term(torch::tensor(6.0f), 3)}, {"retrieval", term(torch::tensor(NAN), 0)}};
-  auto loss = hybrid_loss(terms, {{"task", 1.0}, {"retrieval", 0.5}}, {{"task", 3}, {"retrieval", 0}});
+  LossTerms terms{{"task", term(torch::tensor(6.0f), 3)},
+                  {"retrieval", term(torch::tensor(NAN), 0)}};
+  auto loss =
+      hybrid_loss(terms, {{"task", 1.0}, {"retrieval", 0.5}}, {{"task", 3}, {"retrieval", 0}});
   EXPECT_FLOAT_EQ(loss.item<float>(), 2.0f);
 }
 

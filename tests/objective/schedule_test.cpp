@@ -14,14 +14,16 @@ TEST(LossWeights, RampLinearlyToTheirFullStrength) {
   LossConfig config;
   config.weight = {1.0, 0.5, 0.3, 0.2};
   config.ramp_steps = 100;
-  auto first = loss_weights(config, 0), half = loss_weights(config, 49), last = loss_weights(config, 99);
+  auto first = loss_weights(config, 0), half = loss_weights(config, 49),
+       last = loss_weights(config, 99);
   EXPECT_DOUBLE_EQ(first.at("retrieval"), 0.005);
   EXPECT_DOUBLE_EQ(half.at("retrieval"), 0.25);
   EXPECT_DOUBLE_EQ(half.at("compression"), 0.15);
   EXPECT_DOUBLE_EQ(half.at("compute"), 0.1);
   EXPECT_DOUBLE_EQ(last.at("retrieval"), 0.5);
   EXPECT_DOUBLE_EQ(loss_weights(config, 5000).at("retrieval"), 0.5) << "never above the weight";
-  for (const auto& weights : {first, half, last}) EXPECT_DOUBLE_EQ(weights.at("task"), 1.0) << "the task does not ramp";
+  for (const auto& weights : {first, half, last})
+    EXPECT_DOUBLE_EQ(weights.at("task"), 1.0) << "the task does not ramp";
 }
 
 TEST(LossWeights, ConstantIsFullFromTheFirstStep) {
@@ -33,7 +35,8 @@ TEST(LossWeights, ConstantIsFullFromTheFirstStep) {
 TEST(LossConfig, ARampThatIsNotBuiltYetIsAnErrorThatSaysSo) {
   LossConfig config;
   try {
-    load_config_text("ramp: cosine\n", "test.yaml", [&](ConfigVisitor& v) { config.visit_fields(v); });
+    load_config_text("ramp: cosine\n", "test.yaml",
+                     [&](ConfigVisitor& v) { config.visit_fields(v); });
     FAIL() << "no error";
   } catch (const ConfigError& error) {
     EXPECT_THAT(error.what(), HasSubstr("test.yaml:1:7"));
@@ -52,7 +55,8 @@ std::vector<StageConfig> three_stages() {
 TEST(Stages, EachStepFallsIntoOne) {
   auto stages = three_stages();
   EXPECT_EQ(total_steps(stages), 16);
-  const std::vector<std::array<int64_t, 3>> expected{{0, 0, 0}, {4, 0, 0}, {5, 1, 5}, {6, 2, 6}, {15, 2, 6}};
+  const std::vector<std::array<int64_t, 3>> expected{
+      {0, 0, 0}, {4, 0, 0}, {5, 1, 5}, {6, 2, 6}, {15, 2, 6}};
   for (auto [step, index, first] : expected) {
     auto position = stage_at(stages, step);
     EXPECT_EQ(position.index, static_cast<size_t>(index)) << "step " << step;

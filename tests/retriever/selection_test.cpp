@@ -35,7 +35,8 @@ std::vector<int64_t> best(const at::Tensor& row, int64_t begin, int64_t end, int
   std::vector<int64_t> list;
   for (auto i = begin; i < std::min(end, row.size(0)); ++i)
     if (row[i].item<float>() > kNever) list.push_back(i);
-  std::sort(list.begin(), list.end(), [&](int64_t x, int64_t y) { return row[x].item<float>() > row[y].item<float>(); });
+  std::sort(list.begin(), list.end(),
+            [&](int64_t x, int64_t y) { return row[x].item<float>() > row[y].item<float>(); });
   list.resize(std::min(list.size(), size_t(count)));
   std::sort(list.begin(), list.end());
   return list;
@@ -49,7 +50,8 @@ TEST(SelectTop, TakesTheBestOfTheWholeContextInDocumentOrder) {
   EXPECT_EQ(chosen(selected, 2), (std::vector<int64_t>{0, 1, 2}));  // no more than there are
   EXPECT_EQ(selected.lengths, (std::vector<int64_t>{4, 4}));
   EXPECT_EQ(selected.slots(), selected.index.size(1));
-  EXPECT_EQ(selected.index.masked_select(selected.mask.logical_not()).abs().sum().item<int64_t>(), 0);
+  EXPECT_EQ(selected.index.masked_select(selected.mask.logical_not()).abs().sum().item<int64_t>(),
+            0);
 }
 
 TEST(SelectTop, ABudgetOverTheContextTakesAll) {
@@ -79,7 +81,10 @@ TEST(SelectTop, EachSegmentGivesItsShare) {
   for (size_t s = 0; s < 3; ++s) {
     auto part = selected.index.slice(1, begin, begin + selected.lengths[s]);
     auto inside = (part >= int64_t(4 * s)).logical_and(part < int64_t(4 * s + 4));
-    EXPECT_TRUE(inside.logical_or(selected.mask.slice(1, begin, begin + selected.lengths[s]).logical_not()).all().item<bool>());
+    EXPECT_TRUE(
+        inside.logical_or(selected.mask.slice(1, begin, begin + selected.lengths[s]).logical_not())
+            .all()
+            .item<bool>());
     begin += selected.lengths[s];
   }
 }
@@ -90,9 +95,26 @@ TEST(SelectTop, PaddingDoesNotChangeTheChoice) {
   for (bool per_segment : {false, true})
     for (int64_t budget : {3, 5, 7, 9}) {
       auto both = select_top(score, at::full({2}, budget, at::kLong), 4, per_segment);
-      auto alone = select_top(score.narrow(0, 1, 1).narrow(1, 0, 9), at::full({1}, budget, at::kLong), 4, per_segment);
+      auto alone = select_top(score.narrow(0, 1, 1).narrow(1, 0, 9),
+                              at::full({1}, budget, at::kLong), 4, per_segment);
       EXPECT_EQ(chosen(both, 1), chosen(alone, 0)) << per_segment << " " << budget;
     }
+}
+
+// Whole runs by the log-sum-exp of their scores; the last run is cut at the budget, from its
+// beginning.
+TEST(SpanScore, TakesRunsInOrder) {
+  auto score = at::tensor({0.f, 3.f, 0.f, 2.f, 2.f, 2.f, -1.f, 2.5f, -1.f, 9.f, kNever, kNever})
+                   .view({1, 12});
+  // Runs of 3: log-sum-exp about 3.1, 3.1 (2 + log 3 = 3.0986 against 3.0949), 2.6, 9.
+  EXPECT_EQ(chosen(select_top(span_score(score, 3), at::tensor({1}, at::kLong), 12, false), 0),
+            (std::vector<int64_t>{9}));
+  EXPECT_EQ(chosen(select_top(span_score(score, 3), at::tensor({3}, at::kLong), 12, false), 0),
+            (std::vector<int64_t>{3, 4, 9}));
+  EXPECT_EQ(chosen(select_top(span_score(score, 3), at::tensor({6}, at::kLong), 12, false), 0),
+            (std::vector<int64_t>{0, 1, 3, 4, 5, 9}));
+  EXPECT_TENSOR_EQUAL(span_score(score, 3) == kNever, score == kNever);
+  EXPECT_TENSOR_EQUAL(span_score(score, 1), score);
 }
 
 TEST(SelectAll, KeepsEveryTokenInSegments) {
@@ -132,7 +154,8 @@ TEST(Complexity, EntropyIsOneWhereScoresAreFlatAndZeroWhereOneStandsOut) {
 TEST(Complexity, LengthAndNone) {
   auto phi = scores({8, 8}, 8);
   auto questions = at::tensor({16, 200}, at::kLong);
-  EXPECT_TENSOR_NEAR(question_complexity("length", phi, questions), at::tensor({0.25f, 1.f}), testing::kExact);
+  EXPECT_TENSOR_NEAR(question_complexity("length", phi, questions), at::tensor({0.25f, 1.f}),
+                     testing::kExact);
   EXPECT_TENSOR_NEAR(question_complexity("none", phi, questions), at::zeros({2}), testing::kExact);
 }
 
@@ -154,7 +177,8 @@ TEST(RetrievalLoss, IsTheMeanLogSoftmaxOverEvidence) {
       double total = 0, sum = 0, members = 0;
       for (int64_t i = 0; i < 9; ++i) total += std::exp(phi[b][q][i].item<double>());
       for (int64_t i = 0; i < 9; ++i)
-        if (evidence()[b][q][i].item<bool>()) sum += phi[b][q][i].item<double>() - std::log(total), members += 1;
+        if (evidence()[b][q][i].item<bool>())
+          sum += phi[b][q][i].item<double>() - std::log(total), members += 1;
       if (members > 0) expected -= sum / members;
     }
   EXPECT_NEAR(loss.sum.item<double>(), expected, 1e-4);
@@ -163,13 +187,17 @@ TEST(RetrievalLoss, IsTheMeanLogSoftmaxOverEvidence) {
 
 TEST(RetrievalLoss, GradientRaisesEvidenceAndLowersTheRest) {
   auto phi = normal("phi", {2, 2, 9}).to(at::kDouble);
-  auto function = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> { return {retrieval_loss(in[0], evidence()).sum}; };
+  auto function = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
+    return {retrieval_loss(in[0], evidence()).sum};
+  };
   EXPECT_TRUE(testing::gradcheck(function, {phi}, {0}));
   auto flat = at::zeros({2, 2, 9}).requires_grad_();
   retrieval_loss(flat, evidence()).sum.backward();
   auto has = evidence().any(-1, true).expand_as(flat);
   EXPECT_TRUE((flat.grad().masked_select(evidence()) < 0).all().item<bool>());
-  EXPECT_TRUE((flat.grad().masked_select(evidence().logical_not().logical_and(has)) > 0).all().item<bool>());
+  EXPECT_TRUE((flat.grad().masked_select(evidence().logical_not().logical_and(has)) > 0)
+                  .all()
+                  .item<bool>());
   EXPECT_EQ(flat.grad().masked_select(has.logical_not()).abs().sum().item<double>(), 0);
 }
 

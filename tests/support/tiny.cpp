@@ -18,7 +18,8 @@ at::Tensor token_ids(const std::string& name, at::IntArrayRef shape) {
   auto ids = at::empty(shape, at::kLong);
   RandomStream stream(17, Purpose::kSynthetic, 0, stable_hash(name));
   for (int64_t i = 0; i < ids.numel(); ++i)
-    ids.data_ptr<int64_t>()[i] = 2 + int64_t(stream.below(uint64_t(i), uint64_t(kTinyVocabulary - 2)));
+    ids.data_ptr<int64_t>()[i] =
+        2 + int64_t(stream.below(uint64_t(i), uint64_t(kTinyVocabulary - 2)));
   return ids;
 }
 
@@ -53,11 +54,13 @@ DsrsqConfig tiny_dsrsq(bool dsr, bool sqa, bool rckv) {
   return config;
 }
 
-LanguageModel tiny_language_model(const TransformerConfig& model, std::shared_ptr<Method> method, int64_t seed) {
+LanguageModel tiny_language_model(const TransformerConfig& model, std::shared_ptr<Method> method,
+                                  int64_t seed) {
   return LanguageModel(Transformer(model, kTinyVocabulary, seed), std::move(method), kTinyBegin);
 }
 
-LanguageModel tiny_dsrsq_model(const TransformerConfig& model, const DsrsqConfig& config, int64_t seed) {
+LanguageModel tiny_dsrsq_model(const TransformerConfig& model, const DsrsqConfig& config,
+                               int64_t seed) {
   auto made = tiny_language_model(model, std::make_shared<DsrsqMethod>(config, model, seed), seed);
   if (config.sqa.enabled) feed_codebooks(made);
   return made;
@@ -71,7 +74,7 @@ void feed_codebooks(LanguageModel& model) {
   training.rckv = false;
   training.step = 1;
   auto batch = tiny_batch({{.context = 60, .sample = 1000}, {.context = 60, .sample = 1001}});
-  read(model, batch, training);
+  read_batch(model, batch, training);
   model->method().after_step(1);
 }
 
@@ -96,10 +99,14 @@ Batch tiny_batch(const std::vector<TinySequence>& sequences) {
   batch.labels = at::full({size, tail}, -100, at::kLong);
   for (int64_t b = 0; b < size; ++b) {
     const auto& s = sequences[size_t(b)];
-    batch.context[b].narrow(0, 0, s.context).copy_(token_ids(concat("context ", s.sample), {s.context}));
+    batch.context[b]
+        .narrow(0, 0, s.context)
+        .copy_(token_ids(concat("context ", s.sample), {s.context}));
     batch.context_valid[b].narrow(0, 0, s.context).fill_(true);
     for (int64_t q = 0; q < s.questions; ++q) {
-      batch.questions[b][q].narrow(0, 0, s.question).copy_(token_ids(concat("question ", s.sample, " ", q), {s.question}));
+      batch.questions[b][q]
+          .narrow(0, 0, s.question)
+          .copy_(token_ids(concat("question ", s.sample, " ", q), {s.question}));
       batch.questions_valid[b][q].narrow(0, 0, s.question).fill_(true);
       auto begin = (s.sample + 3 * q) % std::max<int64_t>(1, s.context - 4);
       auto end = std::min(s.context, begin + 4);
@@ -115,7 +122,8 @@ Batch tiny_batch(const std::vector<TinySequence>& sequences) {
   return batch;
 }
 
-at::Tensor read(LanguageModel& model, const Batch& batch, const PassOptions& options, MethodState* state) {
+at::Tensor read_batch(LanguageModel& model, const Batch& batch, const PassOptions& options,
+                      MethodState* state) {
   auto own = model->method().make_state(batch, options);
   auto hidden = model->read(batch, own);
   if (state != nullptr) *state = std::move(own);

@@ -23,7 +23,8 @@ TemporaryFolder::~TemporaryFolder() {
 }
 
 void write_store(const std::string& path, const Tokenizer& tokenizer,
-                 const std::vector<DocumentExample>& documents, const std::vector<uint8_t>& splits) {
+                 const std::vector<DocumentExample>& documents,
+                 const std::vector<uint8_t>& splits) {
   StoreWriter::Options options;
   options.source = "a test";
   options.command = "a test";
@@ -44,14 +45,17 @@ SyntheticConfig tiny_synthetic() {
   config.filler_words = 16;
   return config;
 }
-std::string tiny_tokenizer_json() { return build_word_tokenizer(synthetic_words(tiny_synthetic()), synthetic_pieces()); }
+std::string tiny_tokenizer_json() {
+  return build_word_tokenizer(synthetic_words(tiny_synthetic()), synthetic_pieces());
+}
 }  // namespace
 
 TinyFacts::TinyFacts() : tokenizer_(Tokenizer::from_json(tiny_tokenizer_json(), "tiny tokenizer")) {
   write_file_atomic(tokenizer_path(), tiny_tokenizer_json());
   std::vector<DocumentExample> documents;
   std::vector<uint8_t> splits;
-  const std::vector<std::pair<std::string, int64_t>> parts{{"train", 24}, {"validation", 4}, {"test", 8}};
+  const std::vector<std::pair<std::string, int64_t>> parts{
+      {"train", 24}, {"validation", 4}, {"test", 8}};
   for (size_t split = 0; split < parts.size(); ++split) {
     for (int64_t i = 0; i < parts[split].second; ++i) {
       documents.push_back(synthetic_document(tiny_synthetic(), parts[split].first, i));

@@ -24,12 +24,13 @@ class TemporaryFolder {
   std::string path_;
 };
 
-// Writes `documents` to `path`, all in the split of `splits[i]`; splits are train, validation, test.
+// Writes `documents` to `path`, all in the split of `splits[i]`; splits are train, validation,
+// test.
 void write_store(const std::string& path, const Tokenizer& tokenizer,
                  const std::vector<DocumentExample>& documents, const std::vector<uint8_t>& splits);
 
-// Facts of 64 tokens: <folder>/tokenizer.json and facts.h5 with 24 training documents (4 questions each), 4 for validation,
-// 8 for test (one question each).
+// Facts of 64 tokens: <folder>/tokenizer.json and facts.h5 with 24 training documents (4 questions
+// each), 4 for validation, 8 for test (one question each).
 class TinyFacts {
  public:
   TinyFacts();
@@ -43,7 +44,8 @@ class TinyFacts {
   Tokenizer tokenizer_;
 };
 
-// All four parts on from the first step: 2 layers, width 32, grouped heads, fp32, one thread, 6 steps, no evaluation.
+// All four parts on from the first step: 2 layers, width 32, grouped heads, fp32, one thread, 6
+// steps, no evaluation.
 RunConfig tiny_config(const TinyFacts& facts);
 StageConfig tiny_stage(const std::string& name, int64_t steps, bool sqa, bool rckv);
 

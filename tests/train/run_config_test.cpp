@@ -22,7 +22,8 @@ const std::string kConfigs = DSRSQ_SOURCE_DIR "/configs";
 std::vector<std::string> config_files() {
   std::vector<std::string> files;
   for (const auto& entry : fs::recursive_directory_iterator(kConfigs))
-    if (entry.path().extension() == ".yaml") files.push_back(fs::relative(entry.path(), kConfigs).string());
+    if (entry.path().extension() == ".yaml")
+      files.push_back(fs::relative(entry.path(), kConfigs).string());
   std::sort(files.begin(), files.end());
   return files;
 }
@@ -54,7 +55,9 @@ TEST(Configs, AblationsSwitchOffExactlyTheirPart) {
     for (const auto& off : parts) {
       auto config = load_run_config({folder + "/no_" + off + ".yaml", {}, {kConfigs}});
       auto visit = [&](ConfigVisitor& v) { config.visit_fields(v); };
-      for (const auto& part : parts) EXPECT_EQ(config_value(visit, part + ".enabled"), part == off ? "false" : "true") << folder << " " << off;
+      for (const auto& part : parts)
+        EXPECT_EQ(config_value(visit, part + ".enabled"), part == off ? "false" : "true")
+            << folder << " " << off;
     }
   }
 }
@@ -65,7 +68,9 @@ TEST(Configs, RowsOfTheQuickstartTrainForTheSameSteps) {
   for (const std::string row : {"no_sqa", "no_rckv", "no_dsr", "standard"}) {
     auto config = load_run_config({"quickstart/" + row + ".yaml", {}, {kConfigs}});
     EXPECT_EQ(total_steps(config.stages), total_steps(full.stages)) << row;
-    EXPECT_EQ(config.train.batch_size * config.train.accumulation, full.train.batch_size * full.train.accumulation) << row;
+    EXPECT_EQ(config.train.batch_size * config.train.accumulation,
+              full.train.batch_size * full.train.accumulation)
+        << row;
     EXPECT_EQ(config.train.seed, full.train.seed) << row;
     EXPECT_EQ(config.optimizer.learning_rate, full.optimizer.learning_rate) << row;
     EXPECT_EQ(config.data.train, full.data.train) << row;
@@ -83,16 +88,22 @@ std::string error_of(const std::vector<std::string>& overrides) {
 
 TEST(RunConfig, CrossFieldErrorsNameTheKeyTheBoundAndWhereItWasSet) {
   EXPECT_THAT(error_of({"sqa.clusters_per_query=17"}),
-              AllOf(HasSubstr("--set"), HasSubstr("sqa.clusters_per_query"), HasSubstr("16"), HasSubstr("17")));
-  EXPECT_THAT(error_of({"rckv.latent_width=128"}), AllOf(HasSubstr("rckv.latent_width"), HasSubstr("128"), HasSubstr("compresses nothing")));
-  EXPECT_THAT(error_of({"stages.0.clusters_per_query=99"}), AllOf(HasSubstr("stages.0.clusters_per_query"), HasSubstr("99")));
+              AllOf(HasSubstr("--set"), HasSubstr("sqa.clusters_per_query"), HasSubstr("16"),
+                    HasSubstr("17")));
+  EXPECT_THAT(
+      error_of({"rckv.latent_width=128"}),
+      AllOf(HasSubstr("rckv.latent_width"), HasSubstr("128"), HasSubstr("compresses nothing")));
+  EXPECT_THAT(error_of({"stages.0.clusters_per_query=99"}),
+              AllOf(HasSubstr("stages.0.clusters_per_query"), HasSubstr("99")));
   EXPECT_THAT(error_of({"train.device=gpu"}), AllOf(HasSubstr("train.device"), HasSubstr("gpu")));
-  EXPECT_THAT(error_of({"prompt.question=ask"}), AllOf(HasSubstr("prompt.question"), HasSubstr("{question}")));
+  EXPECT_THAT(error_of({"prompt.question=ask"}),
+              AllOf(HasSubstr("prompt.question"), HasSubstr("{question}")));
 }
 
 TEST(RunConfig, SwitchesOfTheDesignThatAreNotBuiltYetSaySo) {
-  for (const std::string set : {"dsr.complexity=learned", "dsr.reader_gradient=bias", "sqa.centroids=kmeans", "sqa.kernel=native",
-                                "loss.retrieval_form=inclusion", "loss.ramp=cosine"})
+  for (const std::string set :
+       {"dsr.complexity=learned", "dsr.reader_gradient=bias", "sqa.centroids=kmeans",
+        "sqa.kernel=native", "loss.retrieval_form=inclusion", "loss.ramp=cosine"})
     EXPECT_THAT(error_of({set}), HasSubstr("not built yet")) << set;
 }
 
@@ -107,21 +118,27 @@ TEST(RunConfig, WithoutStagesThereIsOneWithEverythingOn) {
 // ---- configs/README.md ----
 
 constexpr const char* kReadmeHead =
-    "<!-- Made from the config structs: DSRSQ_UPDATE_DOCS=1 build/bin/test_train --gtest_filter='ConfigsReadme.*' -->\n"
+    "<!-- Made from the config structs: DSRSQ_UPDATE_DOCS=1 build/bin/test_train "
+    "--gtest_filter='ConfigsReadme.*' -->\n"
     "# Configuration\n\n"
-    "A YAML file names only what it changes: `extends: other.yaml` (a path beside it) takes over everything that file says, a "
+    "A YAML file names only what it changes: `extends: other.yaml` (a path beside it) takes over "
+    "everything that file says, a "
     "map is merged key by key and a list, such as `stages`, is replaced whole.\n"
-    "`--set a.b=c` (repeatable; `--set stages.0.steps=5` for an element of a list) overrides one key last; unknown and "
-    "duplicate keys, wrong types and values out of range are errors that name file, line, column and the nearest key.\n\n";
+    "`--set a.b=c` (repeatable; `--set stages.0.steps=5` for an element of a list) overrides one "
+    "key last; unknown and "
+    "duplicate keys, wrong types and values out of range are errors that name file, line, column "
+    "and the nearest key.\n\n";
 
 TEST(ConfigsReadme, IsWhatTheStructsSay) {
   RunConfig config;
   auto expected = kReadmeHead + document_config([&](ConfigVisitor& v) { config.visit_fields(v); });
   auto path = kConfigs + "/README.md";
-  if (const char* update = std::getenv("DSRSQ_UPDATE_DOCS"); update != nullptr && std::string(update) == "1")
+  if (const char* update = std::getenv("DSRSQ_UPDATE_DOCS");
+      update != nullptr && std::string(update) == "1")
     write_file_atomic(path, expected);
   ASSERT_TRUE(fs::exists(path)) << "run this test with DSRSQ_UPDATE_DOCS=1";
-  EXPECT_EQ(read_file(path), expected) << "configs/README.md is old: run this test with DSRSQ_UPDATE_DOCS=1";
+  EXPECT_EQ(read_file(path), expected)
+      << "configs/README.md is old: run this test with DSRSQ_UPDATE_DOCS=1";
 }
 
 }  // namespace

@@ -16,10 +16,10 @@
 namespace dsrsq {
 namespace {
 
-using ::testing::AllOf;
-using ::testing::HasSubstr;
 using dsrsq::testing::tiny_config;
 using dsrsq::testing::TinyFacts;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
 namespace fs = std::filesystem;
 
 class RunFolderTest : public ::testing::Test {
@@ -54,12 +54,14 @@ TEST_F(RunFolderTest, ANewOneHoldsTheResolvedConfigAndItsProvenance) {
   auto loaded = load_run_folder_config(folder(), {"train.log_every=7"});
   EXPECT_EQ(loaded.train.log_every, 7);
   loaded.train.log_every = config_.train.log_every;
-  EXPECT_EQ(dump_config([&](ConfigVisitor& v) { loaded.visit_fields(v); }), dump_config([&](ConfigVisitor& v) { config_.visit_fields(v); }));
+  EXPECT_EQ(dump_config([&](ConfigVisitor& v) { loaded.visit_fields(v); }),
+            dump_config([&](ConfigVisitor& v) { config_.visit_fields(v); }));
 }
 
 TEST_F(RunFolderTest, AutoContinuesFromTheNewestCheckpoint) {
   open();
-  EXPECT_FALSE(open().has_value()) << "a run that was killed before its first checkpoint starts again";
+  EXPECT_FALSE(open().has_value())
+      << "a run that was killed before its first checkpoint starts again";
   save(2);
   save(4);
   auto from = open();
@@ -78,15 +80,18 @@ TEST_F(RunFolderTest, NeverRefusesAFolderWithCheckpoints) {
   open("never");
   open("never");  // still none
   save(2);
-  EXPECT_THAT(error_of<ConfigError>("never"), AllOf(HasSubstr("--resume never"), HasSubstr("--output-dir")));
+  EXPECT_THAT(error_of<ConfigError>("never"),
+              AllOf(HasSubstr("--resume never"), HasSubstr("--output-dir")));
 }
 
 TEST_F(RunFolderTest, AChangedConfigIsAnErrorThatNamesTheDifference) {
   open();
   save(2);
   config_.optimizer.learning_rate = 0.25;
-  EXPECT_THAT(error_of<ConfigError>(), AllOf(HasSubstr("learning_rate"), HasSubstr("0.01"), HasSubstr("0.25"), HasSubstr("--output-dir")));
-  EXPECT_THAT(read_file(folder() + "/config.yaml"), HasSubstr("learning_rate: 0.01")) << "the run's config is untouched";
+  EXPECT_THAT(error_of<ConfigError>(), AllOf(HasSubstr("learning_rate"), HasSubstr("0.01"),
+                                             HasSubstr("0.25"), HasSubstr("--output-dir")));
+  EXPECT_THAT(read_file(folder() + "/config.yaml"), HasSubstr("learning_rate: 0.01"))
+      << "the run's config is untouched";
 }
 
 TEST_F(RunFolderTest, AMissingStageIsADifference) {
@@ -129,7 +134,8 @@ TEST_F(RunFolderTest, TheDescriptionCountsParametersOfEachPart) {
   auto text = describe_run(config_, model, 64);
   int64_t total = 0;
   for (const auto& parameter : model->parameters()) total += parameter.numel();
-  EXPECT_THAT(text, AllOf(HasSubstr(concat("parameters: ", total)), HasSubstr("backbone"), HasSubstr("retriever"), HasSubstr("projections"),
+  EXPECT_THAT(text, AllOf(HasSubstr(concat("parameters: ", total)), HasSubstr("backbone"),
+                          HasSubstr("retriever"), HasSubstr("projections"),
                           HasSubstr("reads at most 32"), HasSubstr("6 steps")));
   config_.dsrsq.dsr.enabled = false;
   auto without = make_model(config_, facts_.tokenizer());

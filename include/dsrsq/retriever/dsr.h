@@ -25,6 +25,8 @@ struct DsrConfig {
   std::string input = "embedding_conv";
   int64_t conv_width = 8;
   std::string pool = "mean";
+  std::string start = "independent";
+  bool input_gradient = true;
   int64_t span = 1;
   std::string reader_gradient = "none";
   void visit_fields(ConfigVisitor& v);

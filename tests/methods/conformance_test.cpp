@@ -1,0 +1,184 @@
+// What every method of the registry owes: shapes, finite numbers, batches with padding, grouped
+// heads, causality, decoding that agrees with prefill. A new method is under these tests by its
+// line in src/registry.cpp.
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <set>
+
+#include "dsrsq/core/error.h"
+#include "dsrsq/registry.h"
+#include "support/expect_tensor.h"
+#include "support/tiny.h"
+
+namespace dsrsq {
+namespace {
+
+using testing::read_batch;
+using testing::tiny_batch;
+using testing::Tolerance;
+
+RunConfig config() {
+  RunConfig run;
+  run.model = testing::tiny_model();
+  run.dsrsq = testing::tiny_dsrsq(true, true, true);
+  run.standard.window = 40;
+  run.standard.reserved = 10;
+  run.train.seed = 3;
+  return run;
+}
+
+const std::vector<testing::TinySequence> kSequences{
+    {.context = 45, .tail = 6, .sample = 1},
+    {.context = 19, .question = 3, .tail = 9, .questions = 2, .sample = 2},
+    {.context = 1, .question = 2, .tail = 4, .sample = 3}};
+
+class Conformance : public ::testing::TestWithParam<std::string> {
+ protected:
+  LanguageModel make() const {
+    auto run = config();
+    const auto& entry = find_method(GetParam());
+    if (entry.trainable) {
+      auto model = testing::tiny_language_model(run.model, entry.make(run, nullptr));
+      testing::feed_codebooks(model);
+      return model;
+    }
+    auto trained = testing::tiny_language_model(run.model, find_method("dsrsq").make(run, nullptr));
+    testing::feed_codebooks(trained);
+    return testing::tiny_language_model(run.model, entry.make(run, trained->shared_method()));
+  }
+};
+
+TEST_P(Conformance, ReadsAPaddedBatch) {
+  torch::NoGradGuard no_grad;
+  auto model = make();
+  EXPECT_EQ(model->method().method_name(), GetParam());
+  auto batch = tiny_batch(kSequences);
+  MethodState state;
+  auto hidden = read_batch(model, batch, {}, &state);
+  ASSERT_EQ(hidden.sizes(), (std::vector<int64_t>{3, 9, 32}));
+  EXPECT_TRUE(hidden.isfinite().all().item<bool>());
+  EXPECT_EQ(state.selected.slots(), state.selected.mask.size(1));
+  EXPECT_GT(model->method().state_bytes(state), 0);
+  auto logits = model->backbone()->logits(hidden);
+  EXPECT_EQ(logits.size(-1), testing::kTinyVocabulary);
+  EXPECT_EQ(logits.scalar_type(), at::kFloat);
+}
+
+TEST_P(Conformance, ASequenceDoesNotDependOnItsBatch) {
+  torch::NoGradGuard no_grad;
+  auto model = make();
+  auto together = read_batch(model, tiny_batch(kSequences));
+  for (size_t b = 0; b < kSequences.size(); ++b) {
+    auto alone = read_batch(model, tiny_batch({kSequences[b]}));
+    EXPECT_TENSOR_NEAR(together[int64_t(b)].narrow(0, 0, kSequences[b].tail), alone[0],
+                       (Tolerance{0, 1e-5}))
+        << "sequence " << b;
+  }
+}
+
+TEST_P(Conformance, TailIsCausal) {
+  torch::NoGradGuard no_grad;
+  auto model = make();
+  auto batch = tiny_batch(kSequences);
+  auto hidden = read_batch(model, batch);
+  batch.tail = batch.tail.clone();
+  batch.tail.select(1, 3).add_(1);
+  auto changed = read_batch(model, batch);
+  EXPECT_TENSOR_NEAR(changed.slice(1, 0, 3), hidden.slice(1, 0, 3), (Tolerance{0, 3e-6}));
+  EXPECT_GT((changed - hidden).select(1, 3).abs().min().item<double>(), 0);
+}
+
+TEST_P(Conformance, DecodingEqualsPrefill) {
+  torch::NoGradGuard no_grad;
+  auto model = make();
+  auto batch = tiny_batch(kSequences);
+  auto whole = read_batch(model, batch);
+  auto start = batch;
+  start.tail = batch.tail.narrow(1, 0, 2);
+  start.tail_valid = batch.tail_valid.narrow(1, 0, 2);
+  start.labels = batch.labels.narrow(1, 0, 2);
+  MethodState state;
+  std::vector<at::Tensor> hidden{read_batch(model, start, {}, &state)};
+  for (int64_t t = 2; t < 9; ++t)
+    hidden.push_back(
+        model->read_next(batch.tail.select(1, t), batch.tail_valid.select(1, t), state));
+  auto valid = batch.tail_valid.unsqueeze(-1);
+  EXPECT_TENSOR_NEAR(at::cat(hidden, 1) * valid, whole * valid, (Tolerance{0, 1e-5}));
+}
+
+TEST_P(Conformance, TrainsEveryParameterThatItHas) {
+  auto model = make();
+  if (!find_method(GetParam()).trainable) {
+    // A selector owns nothing: it reads with another's weights.
+    EXPECT_TRUE(model->method().parameters().empty());
+    return;
+  }
+  PassOptions training;
+  training.training = true;
+  training.step = 2;
+  auto batch = tiny_batch(kSequences);
+  MethodState state;
+  auto hidden = read_batch(model, batch, training, &state);
+  auto loss = model->backbone()->logits(hidden).log_softmax(-1).square().mean();
+  for (const auto& [name, term] : model->method().losses(batch, state)) {
+    EXPECT_EQ(term.count, model->method().loss_counts(batch, training).at(name)) << name;
+    loss = loss + term.sum / term.count;
+  }
+  loss.backward();
+  for (const auto& one : model->named_parameters()) {
+    ASSERT_TRUE(one.value().is_leaf()) << one.key();
+    ASSERT_TRUE(one.value().grad().defined()) << one.key();
+    EXPECT_TRUE(one.value().grad().isfinite().all().item<bool>()) << one.key();
+    EXPECT_GT(one.value().grad().norm().item<double>(), 0) << one.key();
+  }
+  model->method().after_step(2);
+  torch::NoGradGuard no_grad;
+  EXPECT_TRUE(read_batch(model, batch).isfinite().all().item<bool>());
+}
+
+std::vector<std::string> names() {
+  std::vector<std::string> list;
+  for (const auto& entry : method_table()) list.push_back(entry.name);
+  return list;
+}
+
+INSTANTIATE_TEST_SUITE_P(Methods, Conformance, ::testing::ValuesIn(names()),
+                         [](const auto& info) { return info.param; });
+
+TEST(Registry, NamesAreUniqueAndDescribed) {
+  std::set<std::string> seen;
+  for (const auto& entry : method_table()) {
+    EXPECT_TRUE(seen.insert(entry.name).second) << entry.name;
+    EXPECT_FALSE(entry.description.empty()) << entry.name;
+  }
+}
+
+TEST(Registry, AnUnknownMethodNamesTheNearest) {
+  try {
+    find_method("bm52");
+    FAIL() << "no error";
+  } catch (const ConfigError& error) {
+    EXPECT_NE(std::string(error.what()).find("did you mean 'bm25'?"), std::string::npos)
+        << error.what();
+  }
+}
+
+TEST(Registry, ProbesRunOnTrainedWeights) {
+  torch::NoGradGuard no_grad;
+  auto run = config();
+  auto model = testing::tiny_language_model(run.model, find_method("dsrsq").make(run, nullptr));
+  testing::feed_codebooks(model);
+  auto batch = tiny_batch({{.context = 45, .sample = 1}});
+  auto plain = read_batch(model, batch);
+  for (const auto& entry : probe_table()) {
+    PassOptions options;
+    options.probe = entry.probe;
+    auto hidden = read_batch(model, batch, options);
+    EXPECT_TRUE(hidden.isfinite().all().item<bool>()) << entry.name;
+    EXPECT_GT((hidden - plain).abs().max().item<double>(), 1e-4) << entry.name;
+  }
+}
+
+}  // namespace
+}  // namespace dsrsq
