@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# On a machine with a GPU: builds, runs all tests there, and the operators' tests under compute-sanitizer.
+# On a machine with a GPU: builds, runs all tests there, trains and evaluates briefly on the device in fp32 and
+# bf16, and runs the operators' tests under compute-sanitizer.
 #   scripts/gpu_check.sh RESULTS.json
 # Installs nothing. LibTorch comes from .venv, else from python3's torch; libraries that the machine lacks may lie in
 # .deps/usr (unpacked Debian packages). Exit code 0 only if everything passed; the JSON is written either way.
+# Where the tree is a copy without .git, DSRSQ_COMMIT says what it was made from.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 [ $# = 1 ] || { echo "usage: scripts/gpu_check.sh RESULTS.json" >&2; exit 2; }
 RESULTS="$1"
@@ -10,6 +12,12 @@ BUILD=build-gpu
 JOBS="${DSRSQ_JOBS:-$(nproc)}"
 RECORDS=()
 FAILED=0
+export PATH="$PATH:/usr/local/cuda/bin"
+
+# record CASE METRIC VALUE UNIT
+record() {
+  RECORDS+=("{\"case\": \"$1\", \"method\": \"gpu_check\", \"shape\": {}, \"metric\": \"$2\", \"value\": $3, \"unit\": \"$4\"}")
+}
 
 # step NAME COMMAND...: records seconds and exit code, and goes on.
 step() {
@@ -18,8 +26,8 @@ step() {
   echo "==> $name"
   "$@" || status=$?
   [ $status = 0 ] || FAILED=1
-  RECORDS+=("{\"case\": \"$name\", \"method\": \"gpu_check\", \"shape\": {}, \"metric\": \"exit_code\", \"value\": $status, \"unit\": \"\"}")
-  RECORDS+=("{\"case\": \"$name\", \"method\": \"gpu_check\", \"shape\": {}, \"metric\": \"wall_time\", \"value\": $((SECONDS - begin)), \"unit\": \"s\"}")
+  record "$name" exit_code $status ""
+  record "$name" wall_time $((SECONDS - begin)) s
   return $status
 }
 
@@ -27,7 +35,6 @@ configure() {
   local options=(-DCMAKE_BUILD_TYPE=Release -DDSRSQ_CUDA=ON)
   [ -d .venv ] || options+=("-DDSRSQ_TORCH_DIR=$(python3 -c 'import os, torch; print(os.path.dirname(torch.__file__))')")
   [ ! -d .deps/usr ] || options+=("-DCMAKE_PREFIX_PATH=$ROOT/.deps/usr")
-  command -v nvcc >/dev/null || export CUDACXX=/usr/local/cuda/bin/nvcc
   cmake -S . -B $BUILD -G Ninja "${options[@]}"
 }
 
@@ -35,16 +42,51 @@ memcheck() {
   compute-sanitizer --tool memcheck --error-exitcode 1 $BUILD/bin/test_ops
 }
 
+# The whole path on the device, all stages and parts, with a tiny number of steps; then the evaluation of what it made.
+train_on_gpu() {
+  local precision="$1" work="$BUILD/run"
+  [ -f "$work/data/facts_512.h5" ] ||
+    $BUILD/bin/dsrsq-data synth --output "$work/data" --name facts_512 --set train_documents=400 --set validation_documents=16 --set test_documents=64
+  local data=(--set "data.tokenizer=$work/data/tokenizer.json" --set "data.train=$work/data/facts_512.h5")
+  $BUILD/bin/dsrsq-train --config configs/quickstart.yaml --device cuda --output-dir "$work/$precision" "${data[@]}" \
+    --set "train.precision=$precision" --set stages.0.steps=60 --set stages.1.steps=20 --set stages.2.steps=20 --set stages.3.steps=60 \
+    --set train.evaluate_every=40 --set train.checkpoint_every=80 &&
+    $BUILD/bin/dsrsq-eval --checkpoint "$work/$precision" --device cuda --methods random,bm25,oracle_evidence,question_only \
+      --probes dense_read,random_routing,latents_masked --set eval.latency_questions=10
+}
+
+# Single cases are small: two threads each, many at a time.
+run_tests() {
+  local status=0 count
+  OMP_NUM_THREADS=2 ctest --test-dir $BUILD --output-on-failure --no-tests=error -j "$(((JOBS + 1) / 2))" \
+    --output-junit tests.xml || status=$?
+  [ -f $BUILD/tests.xml ] || return $status
+  for count in tests failures skipped; do
+    record tests "$count" "$(sed -n "s/.*[[:space:]]$count=\"\([0-9]*\)\".*/\1/p" $BUILD/tests.xml | head -1)" ""
+  done
+  return $status
+}
+
+torch_version() {
+  local python=python3
+  [ ! -x .venv/bin/python ] || python=.venv/bin/python
+  $python -c 'import torch; print(torch.__version__)'
+}
+
 if step configure configure && step build cmake --build $BUILD -j "$JOBS"; then
-  step tests ctest --test-dir $BUILD --output-on-failure --no-tests=error -j 4 || true
+  step train_fp32 train_on_gpu fp32 || true
+  step train_bf16 train_on_gpu bf16 || true
   step memcheck memcheck || true
+  step tests run_tests || true
 fi
 
+COMMIT="${DSRSQ_COMMIT:-$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)}"
 DEVICE="$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | head -1 || echo none)"
+NVCC="$(nvcc --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p' || echo none)"
 {
-  echo "{\"provenance\": {\"commit\": \"$(git rev-parse HEAD 2>/dev/null || echo unknown)\","
-  echo "  \"command\": \"scripts/gpu_check.sh\", \"date\": \"$(date -u +%FT%TZ)\", \"device\": \"$DEVICE\","
-  echo "  \"versions\": {\"nvcc\": \"$( (nvcc --version || /usr/local/cuda/bin/nvcc --version) 2>/dev/null | sed -n 's/.*release \([0-9.]*\),.*/\1/p')\"}, \"seeds\": []},"
+  echo "{\"provenance\": {\"commit\": \"$COMMIT\", \"command\": \"scripts/gpu_check.sh\","
+  echo "  \"date\": \"$(date -u +%FT%TZ)\", \"device\": \"${DEVICE%,*}\","
+  echo "  \"versions\": {\"driver\": \"${DEVICE##*, }\", \"nvcc\": \"$NVCC\", \"torch\": \"$(torch_version)\"}, \"seeds\": []},"
   echo " \"records\": ["
   for i in "${!RECORDS[@]}"; do
     echo "  ${RECORDS[$i]}$([ "$i" = $((${#RECORDS[@]} - 1)) ] || echo ,)"

@@ -35,7 +35,7 @@ make_data() {
 }
 
 all_data() {
-  make_data facts_512 --set train_documents=4400
+  make_data facts_512 --set train_documents=11200 --set validation_documents=256
   make_data facts_64 --set context_tokens=64 --set facts=4 --set train_documents=3200 --set validation_documents=8 --set test_documents=8
   make_data facts_128 --set context_tokens=128 --set facts=6 --set train_documents=2400 --set validation_documents=8 --set test_documents=8
   make_data facts_256 --set context_tokens=256 --set facts=12 --set train_documents=3200 --set validation_documents=8 --set test_documents=8

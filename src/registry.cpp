@@ -24,8 +24,10 @@ const std::vector<MethodEntry>& method_table() {
       {"dsrsq", "the paper's model, with its parts as the config switches them", true, make_dsrsq},
       {"standard", "dense attention over a window of the context", true, make_standard},
       {"random", "random tokens, same reader and budget", false, make_selector<RandomSelector>},
-      {"bm25", "passages ranked by BM25, same reader and budget", false, make_selector<Bm25Selector>},
-      {"oracle_evidence", "the evidence and random tokens, same reader and budget", false, make_selector<OracleEvidenceSelector>},
+      {"bm25", "passages ranked by BM25, same reader and budget", false,
+       make_selector<Bm25Selector>},
+      {"oracle_evidence", "the evidence and random tokens, same reader and budget", false,
+       make_selector<OracleEvidenceSelector>},
       {"question_only", "no context, same reader", false, make_selector<QuestionOnlySelector>},
   };
   return table;
@@ -40,7 +42,8 @@ const MethodEntry& find_method(const std::string& name) {
   std::string list;
   for (const auto& one : known) list += (list.empty() ? "" : ", ") + one;
   auto nearest = nearest_name(name, known);
-  throw ConfigError(concat("--methods: unknown method '", name, "'; known: ", list, nearest.empty() ? "" : "; did you mean '" + nearest + "'?"));
+  throw ConfigError(concat("--methods: unknown method '", name, "'; known: ", list,
+                           nearest.empty() ? "" : "; did you mean '" + nearest + "'?"));
 }
 
 const std::vector<ProbeEntry>& probe_table() {
@@ -54,7 +57,8 @@ const std::vector<ProbeEntry>& probe_table() {
 
 LanguageModel make_model(const RunConfig& config, const Tokenizer& tokenizer) {
   Transformer backbone(config.model, tokenizer.vocabulary_size(), config.train.seed);
-  return LanguageModel(backbone, find_method(config.method).make(config, nullptr), tokenizer.begin_id());
+  return LanguageModel(backbone, find_method(config.method).make(config, nullptr),
+                       tokenizer.begin_id());
 }
 
 }  // namespace dsrsq

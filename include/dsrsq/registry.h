@@ -1,5 +1,6 @@
-// The explicit tables of what can be named on a command line. Only programs and tests include this; nothing below knows the
-// lists. A new method is one pair of files in methods/, one line in src/registry.cpp and one config.
+// The explicit tables of what can be named on a command line. Only programs and tests include this;
+// nothing below knows the lists. A new method is one pair of files in methods/, one line in
+// src/registry.cpp and one config.
 #pragma once
 
 #include <memory>

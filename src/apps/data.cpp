@@ -3,13 +3,11 @@
 #include <iostream>
 
 #include "data_commands.h"
-#include "dsrsq/core/error.h"
 #include "dsrsq/core/logging.h"
 #include "dsrsq/data/readers.h"
+#include "run_program.h"
 
 namespace {
-
-using dsrsq::ExitCode;
 
 // As given, so that it can be given again.
 std::string command_line(int argc, char** argv) {
@@ -105,18 +103,5 @@ int main(int argc, char** argv) {
   add_synth(app, synth);
   add_inspect(app, inspect);
   add_validate(app, validate);
-  try {
-    app.parse(argc, argv);
-    return static_cast<int>(ExitCode::kDone);
-  } catch (const CLI::ParseError& error) {
-    const bool help = error.get_exit_code() == 0;
-    app.exit(error);
-    return static_cast<int>(help ? ExitCode::kDone : ExitCode::kConfig);
-  } catch (const dsrsq::Error& error) {
-    dsrsq::log_error(error.what());
-    return static_cast<int>(error.exit_code());
-  } catch (const std::exception& error) {
-    dsrsq::log_error("internal error: ", error.what());
-    return static_cast<int>(ExitCode::kInternal);
-  }
+  return dsrsq::run_program(app, argc, argv, [] {});  // the subcommands work in their callbacks
 }

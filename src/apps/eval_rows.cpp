@@ -38,9 +38,13 @@ void set_budget(const std::string& text, PassOptions& options) {
   auto number = std::strtod(text.c_str(), &end);
   bool share = std::string(end) == "%";
   if (end == text.c_str() || (!share && *end != 0) || number <= 0 || (share && number > 100))
-    throw ConfigError(concat("--budget: expected a number of tokens (512) or a share of the context (5%), got '", text, "'"));
-  if (share) options.budget_share = number / 100;
-  else options.budget = int64_t(number);
+    throw ConfigError(
+        concat("--budget: expected a number of tokens (512) or a share of the context (5%), got '",
+               text, "'"));
+  if (share)
+    options.budget_share = number / 100;
+  else
+    options.budget = int64_t(number);
 }
 
 TrainedRun open_run(const std::string& text, const EvalRequest& request) {
@@ -50,8 +54,9 @@ TrainedRun open_run(const std::string& text, const EvalRequest& request) {
   run.folder = run_folder_of(path);
   auto overrides = request.overrides;
   if (!request.device.empty()) overrides.push_back("train.device=" + request.device);
-  run.config = request.config.empty() ? load_run_folder_config(run.folder, overrides)
-                                      : load_run_config({request.config, overrides, config_search_folders()});
+  run.config = request.config.empty()
+                   ? load_run_folder_config(run.folder, overrides)
+                   : load_run_config({request.config, overrides, config_search_folders()});
   run.row = equals == std::string::npos ? run.config.method : text.substr(0, equals);
   auto checkpoint = find_checkpoint(path, true);
   run.tokenizer = std::make_shared<Tokenizer>(Tokenizer::from_file(run.config.data.tokenizer));
@@ -69,7 +74,8 @@ FlopSettings flop_settings(const RunConfig& config, const std::string& method) {
   bool own = config.method == "dsrsq";
   if (own && config.dsrsq.dsr.enabled && method != "question_only") {
     flops.retriever_width = config.dsrsq.dsr.width;
-    flops.retriever_conv_width = config.dsrsq.dsr.input == "embedding_conv" ? config.dsrsq.dsr.conv_width : 0;
+    flops.retriever_conv_width =
+        config.dsrsq.dsr.input == "embedding_conv" ? config.dsrsq.dsr.conv_width : 0;
   }
   if (own && config.dsrsq.rckv.enabled) flops.latent_width = config.dsrsq.rckv.latent_width;
   if (own && config.dsrsq.sqa.enabled) flops.clusters = config.dsrsq.sqa.clusters;
@@ -97,25 +103,76 @@ std::string activity(const TrainedRun& run, const EvaluationResult& result) {
     context += question.context_tokens;
   }
   auto part = [](const char* name, bool enabled, bool active, const std::string& what) {
-    return concat(name, " ", !enabled ? "off" : active ? "active" : "inactive", enabled ? concat(" (", what, ")") : "");
+    return concat(name, " ",
+                  !enabled ? "off"
+                  : active ? "active"
+                           : "inactive",
+                  enabled ? concat(" (", what, ")") : "");
   };
   auto share = context > 0 ? selected / context : 1;
-  return concat("- ", run.row, ": ", part("DSR", d.dsr.enabled, share < 1, concat("selects ", share, " of the context")), ", ",
-                part("SQA", d.sqa.enabled, result.sparse_share > 0, concat(result.sparse_share, " of query rows attend under half of their exact keys")), ", ",
-                part("RCKV", d.rckv.enabled, result.has_latents, concat("attention mass on latents ", result.latent_mass)), "\n");
+  return concat(
+      "- ", run.row, ": ",
+      part("DSR", d.dsr.enabled, share < 1, concat("selects ", share, " of the context")), ", ",
+      part("SQA", d.sqa.enabled, result.sparse_share > 0,
+           concat(result.sparse_share, " of query rows attend under half of their exact keys")),
+      ", ",
+      part("RCKV", d.rckv.enabled, result.has_latents,
+           concat("attention mass on latents ", result.latent_mass)),
+      "\n");
+}
+
+const char* place_name(AnswerPlace place) {
+  switch (place) {
+    case AnswerPlace::kUnknown:
+      return "unknown";
+    case AnswerPlace::kNotChosen:
+      return "not chosen";
+    case AnswerPlace::kExact:
+      return "exact";
+    case AnswerPlace::kLatent:
+      return "latent";
+    case AnswerPlace::kMixed:
+      return "mixed";
+  }
+  return "unknown";
+}
+
+std::string question_lines(const EvaluationResult& result, const std::string& row) {
+  std::string lines;
+  for (const auto& q : result.questions) {
+    nlohmann::ordered_json line{{"row", row},
+                                {"id", q.id},
+                                {"question", q.question},
+                                {"prediction", q.prediction},
+                                {"answers", q.answers},
+                                {"em", q.exact_match},
+                                {"f1", q.f1},
+                                {"place", place_name(q.place)},
+                                {"tokens_read", q.selected_tokens},
+                                {"context_tokens", q.context_tokens}};
+    if (q.evidence_recall >= 0) line["evidence_recall"] = q.evidence_recall;
+    if (q.answer_recall >= 0) line["answer_recall"] = q.answer_recall;
+    lines += line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+  }
+  return lines;
 }
 
 class Rows {
  public:
-  explicit Rows(const EvalRequest& request) : request_(request) { set_budget(request.budget, options_); }
+  explicit Rows(const EvalRequest& request) : request_(request) {
+    set_budget(request.budget, options_);
+  }
 
-  void add(TrainedRun& run, LanguageModel model, const std::string& row, const std::string& method, Probe probe, bool own) {
+  void add(TrainedRun& run, LanguageModel model, const std::string& row, const std::string& method,
+           Probe probe, bool own) {
     auto loader = test_loader(run);
     auto options = options_;
     options.probe = probe;
-    auto result = evaluate(model, loader, *run.tokenizer, run.config.eval, options, flop_settings(run.config, method), row);
+    auto result = evaluate(model, loader, *run.tokenizer, run.config.eval, options,
+                           flop_settings(run.config, method), row);
     auto records = result_records(result, run.config.data.test_split, row);
     outcome.records.insert(outcome.records.end(), records.begin(), records.end());
+    outcome.questions += question_lines(result, row);
     if (!own) return;
     auto training = records.front();
     training.metric = "train_core_seconds";
@@ -145,7 +202,9 @@ EvalOutcome evaluate_rows(const EvalRequest& request) {
         probes.emplace_back(name, entry.probe);
         found = true;
       }
-    if (!found) throw ConfigError(concat("--probes: unknown probe '", name, "'; known: dense_read, random_routing, latents_masked"));
+    if (!found)
+      throw ConfigError(concat("--probes: unknown probe '", name,
+                               "'; known: dense_read, random_routing, latents_masked"));
   }
   Rows rows(request);
   for (size_t i = 0; i < request.checkpoints.size(); ++i) {
@@ -165,17 +224,32 @@ EvalOutcome evaluate_rows(const EvalRequest& request) {
       LanguageModel model(run.model->backbone(), method, run.tokenizer->begin_id());
       rows.add(run, model, name, name, Probe::kNone, false);
     }
-    for (const auto& [name, probe] : probes) rows.add(run, run.model, run.row + ":" + name, run.config.method, probe, false);
+    for (const auto& [name, probe] : probes)
+      rows.add(run, run.model, run.row + ":" + name, run.config.method, probe, false);
   }
   return rows.outcome;
 }
 
 std::vector<Column> result_columns() {
-  return {{"em", "EM"}, {"f1", "F1"}, {"evidence_recall", "evidence recall"}, {"answer_recall", "answer recall"}, {"em_exact", "EM, answer exact"},
-          {"em_latent", "EM, answer in latents only"}, {"share_latent", "share in latents only"}, {"tokens_read", "tokens read"},
-          {"token_efficiency", "token efficiency"}, {"bytes_held", "bytes held"}, {"peak_memory", "peak memory"},
-          {"throughput", "throughput"}, {"latency_p50", "latency p50"}, {"latency_p95", "latency p95"}, {"flops", "FLOP"},
-          {"sparse_share", "sparse queries"}, {"density", "density"}, {"latent_mass", "latent mass"}, {"train_core_seconds", "training, core-seconds"}};
+  return {{"em", "EM"},
+          {"f1", "F1"},
+          {"evidence_recall", "evidence recall"},
+          {"answer_recall", "answer recall"},
+          {"em_exact", "EM, answer exact"},
+          {"em_latent", "EM, answer in latents only"},
+          {"share_latent", "share in latents only"},
+          {"tokens_read", "tokens read"},
+          {"token_efficiency", "token efficiency"},
+          {"bytes_held", "bytes held"},
+          {"peak_memory", "peak memory"},
+          {"throughput", "throughput"},
+          {"latency_p50", "latency p50"},
+          {"latency_p95", "latency p95"},
+          {"flops", "FLOP"},
+          {"sparse_share", "sparse queries"},
+          {"density", "density"},
+          {"latent_mass", "latent mass"},
+          {"train_core_seconds", "training, core-seconds"}};
 }
 
 }  // namespace dsrsq

@@ -21,7 +21,8 @@ struct EvalRequest {
 
 struct EvalOutcome {
   std::vector<ResultRecord> records;
-  std::string notes;  // which parts were active, in words
+  std::string questions;  // JSON lines: every question of every row, its prediction and scores
+  std::string notes;      // which parts were active, in words
   std::string run_folder;
   std::string device;
   std::vector<int64_t> seeds;

@@ -1,7 +1,7 @@
-// dsrsq-train: trains one method as a YAML file says. Exit codes: design section 4, include/dsrsq/core/error.h.
+// dsrsq-train: trains one method as a YAML file says. Exit codes: design section 4,
+// include/dsrsq/core/error.h.
 #include <torch/torch.h>
 
-#include <CLI/CLI.hpp>
 #include <filesystem>
 #include <iostream>
 
@@ -9,6 +9,7 @@
 #include "dsrsq/registry.h"
 #include "dsrsq/train/run_folder.h"
 #include "dsrsq/train/trainer.h"
+#include "run_program.h"
 
 namespace {
 
@@ -22,39 +23,48 @@ struct Options {
 
 void add_options(CLI::App& app, Options& options) {
   app.add_option("--config", options.config, "YAML file, or a name in configs/")->required();
-  app.add_option("--set", options.overrides, "a.b=c: overrides one key (repeatable)")->allow_extra_args(false);
+  app.add_option("--set", options.overrides, "a.b=c: overrides one key (repeatable)")
+      ->allow_extra_args(false);
   app.add_option("--output-dir", options.output_dir, "run folder; default runs/<config name>");
   app.add_option("--device", options.device, "cpu, cuda, cuda:N; overrides train.device");
   app.add_option("--seed", options.seed, "overrides train.seed");
-  app.add_option("--resume", options.resume, "auto, never, or a checkpoint's folder")->capture_default_str();
+  app.add_option("--resume", options.resume, "auto, never, or a checkpoint's folder")
+      ->capture_default_str();
   app.add_flag("--dry-run", options.dry_run, "describe the run, do one step, write nothing");
   app.add_flag("--profile", options.profile, "write a trace of some steps");
   app.add_option("--launch", options.launch, "processes on this machine");
-  app.add_option("--log-level", options.log_level, "debug, info, warning, error")->capture_default_str();
+  app.add_option("--log-level", options.log_level, "debug, info, warning, error")
+      ->capture_default_str();
 }
 
 void run(Options& options, const std::vector<std::string>& command) {
   using namespace dsrsq;
   set_log_level(parse_log_level(options.log_level));
   if (options.profile) throw ConfigError("--profile: not built yet; run without it");
-  if (options.launch != 1) throw ConfigError("--launch: expected 1, several processes are not built yet");
+  if (options.launch != 1)
+    throw ConfigError("--launch: expected 1, several processes are not built yet");
   if (!options.device.empty()) options.overrides.push_back("train.device=" + options.device);
   if (options.seed >= 0) options.overrides.push_back("train.seed=" + std::to_string(options.seed));
   auto config = load_run_config({options.config, options.overrides, config_search_folders()});
-  auto folder = options.output_dir.empty() ? "runs/" + std::filesystem::path(options.config).stem().string() : options.output_dir;
+  auto folder = options.output_dir.empty()
+                    ? "runs/" + std::filesystem::path(options.config).stem().string()
+                    : options.output_dir;
 
   set_determinism(config.train.threads);
   auto device = parse_device(config.train.device);
   auto tokenizer = Tokenizer::from_file(config.data.tokenizer);
   auto model = make_model(config, tokenizer);
   model->to(device);
-  if (config.dsrsq.sqa.enabled && config.method == "dsrsq") log_info("sqa.kernel: ", config.dsrsq.sqa.kernel, " -> masked_dense");
+  if (config.dsrsq.sqa.enabled && config.method == "dsrsq")
+    log_info("sqa.kernel: ", config.dsrsq.sqa.kernel, " -> masked_dense");
   if (options.dry_run) {
     Trainer trainer(config, model, tokenizer, folder);
     Store store(config.data.train);
-    std::cout << describe_run(config, model, store.info().documents > 0 ? store.info().longest_document : 0);
+    std::cout << describe_run(config, model,
+                              store.info().documents > 0 ? store.info().longest_document : 0);
     auto values = trainer.train_step();
-    std::cout << "one step: loss " << values["train/loss"] << ", " << values["train/seconds"] << " s on " << config.train.device << "\n";
+    std::cout << "one step: loss " << values["train/loss"] << ", " << values["train/seconds"]
+              << " s on " << config.train.device << "\n";
     return;
   }
   auto from = open_run_folder(folder, config, options.resume, command);
@@ -77,19 +87,5 @@ int main(int argc, char** argv) {
   CLI::App app{"Trains a model that answers questions over long text (DSRSQ)."};
   Options options;
   add_options(app, options);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : int(dsrsq::ExitCode::kConfig);
-  }
-  try {
-    run(options, {argv, argv + argc});
-    return 0;
-  } catch (const dsrsq::Error& error) {
-    dsrsq::log_error(error.what());
-    return int(error.exit_code());
-  } catch (const std::exception& error) {
-    dsrsq::log_error("internal error: ", error.what());
-    return int(dsrsq::ExitCode::kInternal);
-  }
+  return dsrsq::run_program(app, argc, argv, [&] { run(options, {argv, argv + argc}); });
 }

@@ -43,7 +43,8 @@ JoinedAttention join_attention(const std::vector<PartialAttention>& parts) {
 }
 
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  return at::scaled_dot_product_attention(q, expand_heads(k, q.size(1)), expand_heads(v, q.size(1)), {}, 0.0, true);
+  return at::scaled_dot_product_attention(q, expand_heads(k, q.size(1)), expand_heads(v, q.size(1)),
+                                          {}, 0.0, true);
 }
 
 }  // namespace dsrsq

@@ -12,20 +12,32 @@
 namespace dsrsq {
 
 void SqaConfig::visit_fields(ConfigVisitor& v) {
-  v.field("enabled", enabled, "Attend inside the top clusters only. Off: the part has no state and attention is dense.");
+  v.field(
+      "enabled", enabled,
+      "Attend inside the top clusters only. Off: the part has no state and attention is dense.");
   v.field("clusters", clusters, "m: clusters of a key-value head.", at_least(1));
-  v.field("clusters_per_query", clusters_per_query, "k: clusters that a query head attends; at most `clusters`.", at_least(1));
-  v.field("window", window, "Tokens before a query that it always attends, besides the sinks.", at_least(1));
-  v.field("route", route, "Clusters are chosen by each query head, or once for the query heads of a key-value head.",
-          one_of({"head"}, {"group"}));
-  v.field("centroids", centroids, "Where centroids come from: moving averages over training (causal).",
+  v.field("clusters_per_query", clusters_per_query,
+          "k: clusters that a query head attends; at most `clusters`.", at_least(1));
+  v.field("window", window,
+          "Newest tokens, the query itself among them, that it always attends, besides the sinks.",
+          at_least(1));
+  v.field(
+      "route", route,
+      "Clusters are chosen by each query head, or once for the query heads of a key-value head.",
+      one_of({"head"}, {"group"}));
+  v.field("centroids", centroids,
+          "Where centroids come from: moving averages over training (causal).",
           one_of({"codebook"}, {"segment", "kmeans"}));
-  v.field("kernel", kernel, "Implementation of the attention over clusters; changes rounding only. auto logs its choice.",
-          one_of({"auto", "masked_dense"}, {"native", "aten"}));
+  v.field(
+      "kernel", kernel,
+      "Implementation of the attention over clusters; changes rounding only. auto logs its choice.",
+      one_of({"auto", "masked_dense"}, {"native", "aten"}));
   v.field("dense_below", dense_below, "Query positions below this attend densely.", at_least(0));
   v.field("decay", decay, "Decay of the codebook's moving averages, a step.", between(0, 1));
-  v.field("balance_step", balance_step, "Step of the balance bias towards equal load.", at_least(0));
-  v.field("reseed_below", reseed_below, "A cluster under this share of the mean load is reseeded.", between(0, 1));
+  v.field("balance_step", balance_step, "Step of the balance bias towards equal load.",
+          at_least(0));
+  v.field("reseed_below", reseed_below, "A cluster under this share of the mean load is reseeded.",
+          between(0, 1));
 }
 
 SqaImpl::SqaImpl(const SqaConfig& config, const AttentionShape& shape, int64_t seed)
@@ -52,9 +64,10 @@ namespace {
 at::Tensor unit(const at::Tensor& x) { return x / x.norm(2, -1, true).clamp_min(1e-12); }
 }  // namespace
 
-// Spherical k-means from distinct random keys of this batch: five rounds are enough to spread the start, the moving
-// averages do the rest.
-void SqaImpl::start_from(int64_t layer, const at::Tensor& k, const at::Tensor& valid, int64_t step) {
+// Spherical k-means from distinct random keys of this batch: five rounds are enough to spread the
+// start, the moving averages do the rest.
+void SqaImpl::start_from(int64_t layer, const at::Tensor& k, const at::Tensor& valid,
+                         int64_t step) {
   constexpr int kRounds = 5;
   at::NoGradGuard no_grad;
   ops::Fp32Guard fp32(k.device());
@@ -64,8 +77,10 @@ void SqaImpl::start_from(int64_t layer, const at::Tensor& k, const at::Tensor& v
   TORCH_CHECK(rows.numel() > 0, "SQA: the batch that starts the codebook holds no token");
   for (int64_t head = 0; head < shape_.key_value_heads; ++head) {
     auto keys = k.select(1, head).reshape({-1, k.size(-1)}).index_select(0, rows).to(at::kFloat);
-    auto order = ops::noise(ops::Noise::kUniform, uint64_t(seed_), Purpose::kCodebook, uint64_t(step),
-                            {layer * shape_.key_value_heads + head}, keys.size(0), keys.device())[0].argsort();
+    auto order =
+        ops::noise(ops::Noise::kUniform, uint64_t(seed_), Purpose::kCodebook, uint64_t(step),
+                   {layer * shape_.key_value_heads + head}, keys.size(0), keys.device())[0]
+            .argsort();
     auto picks = order.index_select(0, at::arange(m, order.options()).remainder(order.size(0)));
     auto directions = unit(keys);
     auto centroids = directions.index_select(0, picks).clone();
@@ -77,12 +92,14 @@ void SqaImpl::start_from(int64_t layer, const at::Tensor& k, const at::Tensor& v
       centroids = at::where(filled, unit(sums), centroids);
     }
     member = at::matmul(directions, centroids.t()).argmax(-1);
-    auto counts = at::zeros({m}, keys.options()).index_add_(0, member, at::ones({keys.size(0)}, keys.options()));
+    auto counts = at::zeros({m}, keys.options())
+                      .index_add_(0, member, at::ones({keys.size(0)}, keys.options()));
     auto raw = at::zeros_like(centroids).index_add_(0, member, keys);
     // A cluster that stayed empty stands for its seed key, with the weight of one key.
     auto empty = (counts == 0).unsqueeze(-1);
     auto seeds = keys.index_select(0, picks);
-    direction_sum_[layer][head].copy_(at::where(empty, centroids, at::zeros_like(centroids).index_add_(0, member, directions)));
+    direction_sum_[layer][head].copy_(
+        at::where(empty, centroids, at::zeros_like(centroids).index_add_(0, member, directions)));
     raw_sum_[layer][head].copy_(at::where(empty, seeds, raw));
     count_[layer][head].copy_(counts.clamp_min(1));
   }
@@ -90,12 +107,15 @@ void SqaImpl::start_from(int64_t layer, const at::Tensor& k, const at::Tensor& v
   started_[layer].fill_(1);
 }
 
-at::Tensor SqaImpl::assign(int64_t layer, const at::Tensor& k, const at::Tensor& valid, bool accumulate) {
+at::Tensor SqaImpl::assign(int64_t layer, const at::Tensor& k, const at::Tensor& valid,
+                           bool accumulate) {
   at::NoGradGuard no_grad;
   ops::Fp32Guard fp32(k.device());
   if (started_[layer].item<int64_t>() == 0)
-    throw ConfigError("sqa: the codebook of this model has never been fed, so nothing can be assigned to clusters; train with "
-                      "sqa.enabled: true first, or evaluate with sqa.enabled: false");
+    throw ConfigError(
+        "sqa: the codebook of this model has never been fed, so nothing can be assigned to "
+        "clusters; train with "
+        "sqa.enabled: true first, or evaluate with sqa.enabled: false");
   auto keys = k.detach().to(at::kFloat).contiguous();
   auto found = ops::cluster_assign(keys, unit(direction_sum_[layer]), bias_[layer], valid);
   if (accumulate) {
@@ -122,7 +142,8 @@ at::Tensor SqaImpl::route(int64_t layer, const at::Tensor& q, int64_t k_override
   return at::zeros(scores.sizes(), scores.options().dtype(at::kBool)).scatter_(-1, top, true);
 }
 
-at::Tensor SqaImpl::route_randomly(const at::Tensor& positions, const at::Tensor& sample_ids, int64_t layer, int64_t k_override) const {
+at::Tensor SqaImpl::route_randomly(const at::Tensor& positions, const at::Tensor& sample_ids,
+                                   int64_t layer, int64_t k_override) const {
   auto k = std::min(k_override > 0 ? k_override : config_.clusters_per_query, config_.clusters);
   auto m = config_.clusters, heads = shape_.query_heads;
   auto place = positions.to(at::kCPU).contiguous();
@@ -131,10 +152,12 @@ at::Tensor SqaImpl::route_randomly(const at::Tensor& positions, const at::Tensor
   auto scores = at::empty({batch, tokens, heads, m}, at::kDouble);
   auto* out = scores.data_ptr<double>();
   for (int64_t b = 0; b < batch; ++b) {
-    RandomStream stream(uint64_t(seed_), Purpose::kRouting, uint64_t(layer), uint64_t(samples.data_ptr<int64_t>()[b]));
+    RandomStream stream(uint64_t(seed_), Purpose::kRouting, uint64_t(layer),
+                        uint64_t(samples.data_ptr<int64_t>()[b]));
     for (int64_t t = 0; t < tokens; ++t) {
       auto position = uint64_t(place.data_ptr<int64_t>()[b * tokens + t]);
-      for (int64_t i = 0; i < heads * m; ++i) *out++ = stream.uniform(position * uint64_t(heads * m) + uint64_t(i));
+      for (int64_t i = 0; i < heads * m; ++i)
+        *out++ = stream.uniform(position * uint64_t(heads * m) + uint64_t(i));
     }
   }
   auto top = std::get<1>(scores.topk(k, -1));
@@ -149,10 +172,11 @@ void SqaImpl::after_step(int64_t step) {
   direction_sum_.mul_(decay).add_(step_direction_sum_, 1 - decay);
   raw_sum_.mul_(decay).add_(step_raw_sum_, 1 - decay);
   count_.mul_(decay).add_(step_count_, 1 - decay);
-  auto mean_load = count_.mean(-1, true);                                 // [layers, H_kv, 1]
+  auto mean_load = count_.mean(-1, true);  // [layers, H_kv, 1]
   bias_.sub_(((step_count_ - step_count_.mean(-1, true)).sign()).mul_(config_.balance_step));
   bias_.sub_(bias_.mean(-1, true));  // only differences matter; keeps the bias from drifting
-  // A dead cluster takes over half of the heaviest one: same means, a little noise, half the weight each.
+  // A dead cluster takes over half of the heaviest one: same means, a little noise, half the weight
+  // each.
   auto dead = count_ < mean_load * config_.reseed_below;
   if (dead.any().item<bool>()) {
     auto places = dead.nonzero().to(at::kCPU);
@@ -163,10 +187,14 @@ void SqaImpl::after_step(int64_t step) {
       auto direction = direction_sum_[layer][head][heavy].mul_(0.5);
       auto raw = raw_sum_[layer][head][heavy].mul_(0.5);
       auto weight = count_[layer][head][heavy].mul_(0.5);
-      auto shake = ops::noise(ops::Noise::kNormal, uint64_t(seed_), Purpose::kCodebook, uint64_t(step),
-                              {((layer + 1) << 32) + (head << 16) + cluster}, direction.size(0), direction.device())[0].to(at::kFloat);
-      direction_sum_[layer][head][cluster].copy_(direction + shake * (0.1 * direction.norm() / std::sqrt(double(direction.size(0)))));
-      raw_sum_[layer][head][cluster].copy_(raw + shake * (0.1 * raw.norm() / std::sqrt(double(raw.size(0)))));
+      auto shake = ops::noise(ops::Noise::kNormal, uint64_t(seed_), Purpose::kCodebook,
+                              uint64_t(step), {((layer + 1) << 32) + (head << 16) + cluster},
+                              direction.size(0), direction.device())[0]
+                       .to(at::kFloat);
+      direction_sum_[layer][head][cluster].copy_(
+          direction + shake * (0.1 * direction.norm() / std::sqrt(double(direction.size(0)))));
+      raw_sum_[layer][head][cluster].copy_(
+          raw + shake * (0.1 * raw.norm() / std::sqrt(double(raw.size(0)))));
       count_[layer][head][cluster].copy_(weight);
       bias_[layer][head][cluster].copy_(bias_[layer][head][heavy]);
     }
@@ -174,8 +202,9 @@ void SqaImpl::after_step(int64_t step) {
   step_direction_sum_ = step_raw_sum_ = step_count_ = at::Tensor();
 }
 
-at::Tensor sparse_mask(const at::Tensor& query_order, const at::Tensor& key_order, const at::Tensor& key_valid,
-                       const at::Tensor& routed, const at::Tensor& cluster, int64_t window, int64_t sinks,
+at::Tensor sparse_mask(const at::Tensor& query_order, const at::Tensor& key_order,
+                       const at::Tensor& key_valid, const at::Tensor& routed,
+                       const at::Tensor& cluster, int64_t window, int64_t sinks,
                        int64_t dense_below) {
   auto query = query_order.unsqueeze(1).unsqueeze(-1);  // [B, 1, T, 1]
   auto key = key_order.unsqueeze(1).unsqueeze(2);       // [B, 1, 1, keys]
@@ -183,9 +212,12 @@ at::Tensor sparse_mask(const at::Tensor& query_order, const at::Tensor& key_orde
   if (dense_below > 0) always = always.logical_or(query < dense_below);
   auto heads = routed.size(1), tokens = routed.size(2);
   auto groups = heads / cluster.size(1);
-  auto place = cluster.clamp_min(0).unsqueeze(2).expand({cluster.size(0), cluster.size(1), groups * tokens, cluster.size(2)});
-  auto in_cluster = routed.reshape({routed.size(0), cluster.size(1), groups * tokens, routed.size(3)})
-                        .gather(-1, place).reshape({routed.size(0), heads, tokens, cluster.size(2)});
+  auto place = cluster.clamp_min(0).unsqueeze(2).expand(
+      {cluster.size(0), cluster.size(1), groups * tokens, cluster.size(2)});
+  auto in_cluster =
+      routed.reshape({routed.size(0), cluster.size(1), groups * tokens, routed.size(3)})
+          .gather(-1, place)
+          .reshape({routed.size(0), heads, tokens, cluster.size(2)});
   auto visible = (key <= query).logical_and(key_valid.unsqueeze(1).unsqueeze(2));
   return in_cluster.logical_or(always).logical_and(visible);
 }

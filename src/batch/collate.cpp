@@ -12,7 +12,8 @@ namespace {
 
 constexpr int64_t kNoLabel = -100;
 
-std::string filled(const std::string& pattern, const std::string& placeholder, const std::string& value) {
+std::string filled(const std::string& pattern, const std::string& placeholder,
+                   const std::string& value) {
   auto at = pattern.find(placeholder);
   return pattern.substr(0, at) + value + pattern.substr(at + placeholder.size());
 }
@@ -41,32 +42,40 @@ void copy_row(at::Tensor row, const Ids& ids) {
 }  // namespace
 
 void PromptConfig::visit_fields(ConfigVisitor& v) {
-  v.field("question", question, "Text of a question in the reader's sequence; must contain {question}.");
+  v.field("question", question,
+          "Text of a question in the reader's sequence; must contain {question}.");
   v.field("answer", answer, "Text of an answer after it; must contain {answer}.");
   v.field("end_answer", end_answer, "End each answer with the end token, and learn to stop.");
 }
 
 void PromptConfig::validate(const ConfigLocations& locations) const {
-  for (auto [key, pattern, placeholder] : {std::tuple{"prompt.question", &question, "{question}"}, {"prompt.answer", &answer, "{answer}"}})
+  for (auto [key, pattern, placeholder] : {std::tuple{"prompt.question", &question, "{question}"},
+                                           {"prompt.answer", &answer, "{answer}"}})
     if (pattern->find(placeholder) == std::string::npos)
-      throw ConfigError(concat(locations.of(key), ": ", key, ": expected a text that contains ", placeholder, ", got '", *pattern, "'"));
+      throw ConfigError(concat(locations.of(key), ": ", key, ": expected a text that contains ",
+                               placeholder, ", got '", *pattern, "'"));
 }
 
-int64_t Batch::label_tokens() const { return labels.defined() ? (labels >= 0).sum().item<int64_t>() : 0; }
+int64_t Batch::label_tokens() const {
+  return labels.defined() ? (labels >= 0).sum().item<int64_t>() : 0;
+}
 int64_t Batch::questions_with_evidence() const { return evidence.any(-1).sum().item<int64_t>(); }
 
 Batch Batch::to(at::Device device) const {
   Batch moved = *this;
-  for (auto* tensor : {&moved.context, &moved.context_valid, &moved.questions, &moved.questions_valid, &moved.evidence,
-                       &moved.answer_tokens, &moved.tail, &moved.tail_valid, &moved.labels})
+  for (auto* tensor :
+       {&moved.context, &moved.context_valid, &moved.questions, &moved.questions_valid,
+        &moved.evidence, &moved.answer_tokens, &moved.tail, &moved.tail_valid, &moved.labels})
     if (tensor->defined()) *tensor = tensor->to(device);
   return moved;
 }
 
-Collator::Collator(const Store& store, const Tokenizer& tokenizer, const PromptConfig& prompt, int64_t maximum_context)
+Collator::Collator(const Store& store, const Tokenizer& tokenizer, const PromptConfig& prompt,
+                   int64_t maximum_context)
     : store_(store), tokenizer_(tokenizer), prompt_(prompt), maximum_context_(maximum_context) {}
 
-Batch Collator::collate(const std::vector<std::vector<int64_t>>& sequences, bool with_answers) const {
+Batch Collator::collate(const std::vector<std::vector<int64_t>>& sequences,
+                        bool with_answers) const {
   std::vector<Sequence> rows;
   int64_t longest_context = 1, longest_tail = 1, longest_question = 1, most_questions = 1;
   for (const auto& indices : sequences) {
@@ -84,7 +93,8 @@ Batch Collator::collate(const std::vector<std::vector<int64_t>>& sequences, bool
       row.labels.resize(row.tail.size(), kNoLabel);
       if (with_answers) {
         std::vector<int32_t> answer;
-        if (!record.answers.empty()) answer = tokenizer_.encode(filled(prompt_.answer, "{answer}", record.answers[0]));
+        if (!record.answers.empty())
+          answer = tokenizer_.encode(filled(prompt_.answer, "{answer}", record.answers[0]));
         if (prompt_.end_answer) answer.push_back(tokenizer_.end_id());
         for (auto token : answer) {
           row.labels.back() = token;  // the position before predicts it

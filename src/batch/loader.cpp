@@ -7,20 +7,25 @@
 
 namespace dsrsq {
 
-Loader::Loader(const std::string& path, const Tokenizer& tokenizer, const PromptConfig& prompt, const LoaderOptions& options)
+Loader::Loader(const std::string& path, const Tokenizer& tokenizer, const PromptConfig& prompt,
+               const LoaderOptions& options)
     : options_(options), store_(std::make_unique<Store>(path)) {
   store_->require_tokenizer(tokenizer);
   collator_ = std::make_unique<Collator>(*store_, tokenizer, prompt, options.maximum_context);
   int64_t document = -1;
   for (auto record : store_->records_of_split(options.split)) {
     auto own = store_->document_of(record);
-    bool full = !sequences_.empty() && int64_t(sequences_.back().size()) >= options.questions_per_sequence;
+    bool full =
+        !sequences_.empty() && int64_t(sequences_.back().size()) >= options.questions_per_sequence;
     if (own != document || full) sequences_.emplace_back();
     sequences_.back().push_back(record);
     document = own;
   }
-  if (options.maximum_sequences > 0 && sequences() > options.maximum_sequences) sequences_.resize(size_t(options.maximum_sequences));
-  if (sequences_.empty()) throw DataError(concat(path, ": split '", options.split, "' holds no record; see dsrsq-data inspect"));
+  if (options.maximum_sequences > 0 && sequences() > options.maximum_sequences)
+    sequences_.resize(size_t(options.maximum_sequences));
+  if (sequences_.empty())
+    throw DataError(
+        concat(path, ": split '", options.split, "' holds no record; see dsrsq-data inspect"));
 }
 
 Batch Loader::stream_batch(int64_t index) const {
@@ -29,22 +34,28 @@ Batch Loader::stream_batch(int64_t index) const {
     auto place = uint64_t(index * options_.batch_size + i);
     auto size = uint64_t(sequences());
     auto in_epoch = place % size;
-    auto which = options_.shuffle ? permute_index(uint64_t(options_.seed), place / size, in_epoch, size) : in_epoch;
+    auto which = options_.shuffle
+                     ? permute_index(uint64_t(options_.seed), place / size, in_epoch, size)
+                     : in_epoch;
     chosen.push_back(sequences_[which]);
   }
   return collator_->collate(chosen, options_.with_answers);
 }
 
-int64_t Loader::pass_batches() const { return (sequences() + options_.batch_size - 1) / options_.batch_size; }
+int64_t Loader::pass_batches() const {
+  return (sequences() + options_.batch_size - 1) / options_.batch_size;
+}
 
 Batch Loader::single(int64_t index, int64_t row) const {
-  return collator_->collate({sequences_.at(size_t(index * options_.batch_size + row))}, options_.with_answers);
+  return collator_->collate({sequences_.at(size_t(index * options_.batch_size + row))},
+                            options_.with_answers);
 }
 
 Batch Loader::pass_batch(int64_t index) const {
   auto begin = index * options_.batch_size;
   auto end = std::min(begin + options_.batch_size, sequences());
-  return collator_->collate({sequences_.begin() + begin, sequences_.begin() + end}, options_.with_answers);
+  return collator_->collate({sequences_.begin() + begin, sequences_.begin() + end},
+                            options_.with_answers);
 }
 
 }  // namespace dsrsq

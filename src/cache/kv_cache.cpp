@@ -17,14 +17,18 @@ at::Tensor joined(const at::Tensor& old, const at::Tensor& more, int64_t dim) {
 }
 }  // namespace
 
-int64_t LatentBuffer::bytes() const { return tensor_bytes({keys, values, positions, order, priority, valid}); }
-
-int64_t LayerState::bytes() const {
-  return tensor_bytes({keys, values, positions, order, valid, cluster, mass, exposure}) + latents.bytes();
+int64_t LatentBuffer::bytes() const {
+  return tensor_bytes({keys, values, positions, order, priority, valid});
 }
 
-void LayerState::append(const at::Tensor& new_keys, const at::Tensor& new_values, const at::Tensor& new_positions,
-                        const at::Tensor& new_order, const at::Tensor& new_valid, const at::Tensor& new_cluster,
+int64_t LayerState::bytes() const {
+  return tensor_bytes({keys, values, positions, order, valid, cluster, mass, exposure}) +
+         latents.bytes();
+}
+
+void LayerState::append(const at::Tensor& new_keys, const at::Tensor& new_values,
+                        const at::Tensor& new_positions, const at::Tensor& new_order,
+                        const at::Tensor& new_valid, const at::Tensor& new_cluster,
                         bool keep_mass) {
   keys = joined(keys, new_keys, 2);
   values = joined(values, new_values, 2);

@@ -12,25 +12,45 @@
 namespace dsrsq {
 
 void RckvConfig::visit_fields(ConfigVisitor& v) {
-  v.field("enabled", enabled, "Compress what leaves the exact window. Off: the part has no parameters, all keys stay exact.");
-  v.field("latent_width", latent_width, "c: numbers a token for the key and for the value, over all key-value heads of a layer; "
-          "less than key_value_heads x head_width.", at_least(1));
+  v.field("enabled", enabled,
+          "Compress what leaves the exact window. Off: the part has no parameters, all keys stay "
+          "exact.");
+  v.field("latent_width", latent_width,
+          "c: numbers a token for the key and for the value, over all key-value heads of a layer; "
+          "less than key_value_heads x head_width.",
+          at_least(1));
   v.field("buffer_length", buffer_length, "L: latents kept a layer and sequence.", at_least(1));
   v.field("window", window, "Exact tokens before the current segment.", at_least(0));
-  v.field("segment", segment, "S: context tokens of a segment; the reader reads segment by segment.", at_least(1));
-  v.field("source", source, "stream: the retriever picks inside each segment's candidates. selected: it picks from the whole "
-          "context and the reader reads the selected tokens in segments of S.", one_of({"stream", "selected"}));
-  v.field("position", position, "rope_reconstruct: keys are rebuilt and rotated at each read.", one_of({"rope_reconstruct"}, {"age_bias"}));
-  v.field("weight", weight, "w of the reservoir: attention_rate (squared attention a query while in the window, times the norm of "
-          "the value) or uniform.", one_of({"attention_rate", "uniform"}, {"gate"}));
-  v.field("noise", noise, "gumbel: a weighted reservoir. none: the L of largest weight.", one_of({"gumbel", "none"}));
-  v.field("decay", decay, "Added to the priority per token of age: the rotation. 0: none.", at_least(0));
-  v.field("prior_mass", prior_mass, "Squared attention that every token is credited with at first.", more_than(0));
-  v.field("prior_exposure", prior_exposure, "Queries that every token is credited with at first.", more_than(0));
-  v.field("back_propagation", back_propagation, "full, or truncated at the end of each segment.", one_of({"full", "truncated"}));
-  v.field("store", store, "Keep all history on disk for the retriever.", one_of({"none"}, {"disk"}));
-  v.field("calibration_sequences", calibration_sequences, "Sequences whose keys and values give the projections' principal "
-          "components when the part is switched on.", at_least(1));
+  v.field("segment", segment,
+          "S: context tokens of a segment; the reader reads segment by segment.", at_least(1));
+  v.field("source", source,
+          "stream: the retriever picks inside each segment's candidates. selected: it picks from "
+          "the whole "
+          "context and the reader reads the selected tokens in segments of S.",
+          one_of({"stream", "selected"}));
+  v.field("position", position, "rope_reconstruct: keys are rebuilt and rotated at each read.",
+          one_of({"rope_reconstruct"}, {"age_bias"}));
+  v.field("weight", weight,
+          "w of the reservoir: attention_rate (squared attention a query while in the window, "
+          "times the norm of "
+          "the value) or uniform.",
+          one_of({"attention_rate", "uniform"}, {"gate"}));
+  v.field("noise", noise, "gumbel: a weighted reservoir. none: the L of largest weight.",
+          one_of({"gumbel", "none"}));
+  v.field("decay", decay, "Added to the priority per token of age: the rotation. 0: none.",
+          at_least(0));
+  v.field("prior_mass", prior_mass, "Squared attention that every token is credited with at first.",
+          more_than(0));
+  v.field("prior_exposure", prior_exposure, "Queries that every token is credited with at first.",
+          more_than(0));
+  v.field("back_propagation", back_propagation, "full, or truncated at the end of each segment.",
+          one_of({"full", "truncated"}));
+  v.field("store", store, "Keep all history on disk for the retriever.",
+          one_of({"none"}, {"disk"}));
+  v.field("calibration_sequences", calibration_sequences,
+          "Sequences whose keys and values give the projections' principal "
+          "components when the part is switched on.",
+          at_least(1));
 }
 
 namespace {
@@ -41,7 +61,8 @@ at::Tensor orthonormal_rows(const at::Tensor& p) {
   return (q * r.diagonal().sign()).t().to(at::kFloat).contiguous();
 }
 
-// [B, H_kv, T, d] -> [B, T, H_kv d] fp32: all heads of a token side by side. Double stays double (the oracle tests).
+// [B, H_kv, T, d] -> [B, T, H_kv d] fp32: all heads of a token side by side. Double stays double
+// (the oracle tests).
 at::Tensor joint_heads(const at::Tensor& x) {
   auto type = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   return x.transpose(1, 2).reshape({x.size(0), x.size(2), x.size(1) * x.size(3)}).to(type);
@@ -56,14 +77,16 @@ at::Tensor compress(const at::Tensor& x, const at::Tensor& projection) {
 at::Tensor rebuild(const at::Tensor& latents, const at::Tensor& projection, int64_t heads) {
   ops::Fp32Guard fp32(latents.device());
   auto joint = at::matmul(latents, projection.to(latents.scalar_type()));
-  return joint.reshape({joint.size(0), joint.size(1), heads, joint.size(2) / heads}).transpose(1, 2);
+  return joint.reshape({joint.size(0), joint.size(1), heads, joint.size(2) / heads})
+      .transpose(1, 2);
 }
 
-at::Tensor relative_error(const at::Tensor& x, const at::Tensor& projection, const at::Tensor& valid) {
+at::Tensor relative_error(const at::Tensor& x, const at::Tensor& projection,
+                          const at::Tensor& valid) {
   ops::Fp32Guard fp32(x.device());
   auto joint = joint_heads(x.detach()) * valid.unsqueeze(-1);
   auto energy = joint.square().sum().clamp_min(1e-12);
-  return 1 - at::matmul(joint, projection.t()).square().sum() / energy;
+  return 1 - at::matmul(joint, projection.to(joint.scalar_type()).t()).square().sum() / energy;
 }
 
 // The leading eigenvectors of the second moment, and the share of its trace outside them.
@@ -72,9 +95,11 @@ std::pair<at::Tensor, double> principal_components(const at::Tensor& moment, int
   auto total = values.sum().item<double>();
   auto kept = values.narrow(0, values.size(0) - width, width).sum().item<double>();
   auto rows = vectors.narrow(1, vectors.size(1) - width, width).t().flip(0);
-  // The sign of an eigenvector is arbitrary: make its largest element positive, so that runs agree over libraries.
+  // The sign of an eigenvector is arbitrary: make its largest element positive, so that runs agree
+  // over libraries.
   auto largest = rows.gather(1, rows.abs().argmax(1, true));
-  return {(rows * largest.sign()).to(at::kFloat).contiguous(), total > 0 ? std::max(0.0, 1 - kept / total) : 0.0};
+  return {(rows * largest.sign()).to(at::kFloat).contiguous(),
+          total > 0 ? std::max(0.0, 1 - kept / total) : 0.0};
 }
 
 }  // namespace
@@ -83,16 +108,22 @@ RckvImpl::RckvImpl(const RckvConfig& config, const AttentionShape& shape, int64_
     : config_(config), shape_(shape), seed_(seed) {
   auto joint = shape.key_value_heads * shape.head_width;
   for (int64_t layer = 0; layer < shape.layers; ++layer) {
-    for (auto [name, list] : {std::pair{"key_projection", &key_projection_}, {"value_projection", &value_projection_}}) {
+    for (auto [name, list] : {std::pair{"key_projection", &key_projection_},
+                              {"value_projection", &value_projection_}}) {
       auto full = concat(name, "_", layer);
-      auto start = ops::initial_normal(concat("rckv.", full), {config.latent_width, joint}, 1.0, uint64_t(seed));
+      auto start = ops::initial_normal(concat("rckv.", full), {config.latent_width, joint}, 1.0,
+                                       uint64_t(seed));
       list->push_back(register_parameter(full, orthonormal_rows(start)));
     }
   }
 }
 
-at::Tensor RckvImpl::compress_keys(int64_t layer, const at::Tensor& x) const { return compress(x, key_projection_[layer]); }
-at::Tensor RckvImpl::compress_values(int64_t layer, const at::Tensor& x) const { return compress(x, value_projection_[layer]); }
+at::Tensor RckvImpl::compress_keys(int64_t layer, const at::Tensor& x) const {
+  return compress(x, key_projection_[layer]);
+}
+at::Tensor RckvImpl::compress_values(int64_t layer, const at::Tensor& x) const {
+  return compress(x, value_projection_[layer]);
+}
 at::Tensor RckvImpl::rebuild_keys(int64_t layer, const at::Tensor& latents) const {
   return rebuild(latents, key_projection_[layer], shape_.key_value_heads);
 }
@@ -100,16 +131,22 @@ at::Tensor RckvImpl::rebuild_values(int64_t layer, const at::Tensor& latents) co
   return rebuild(latents, value_projection_[layer], shape_.key_value_heads);
 }
 
-at::Tensor RckvImpl::expand_values(int64_t layer, const at::Tensor& mixed, int64_t query_heads) const {
+at::Tensor RckvImpl::expand_values(int64_t layer, const at::Tensor& mixed,
+                                   int64_t query_heads) const {
   ops::Fp32Guard fp32(mixed.device());
-  auto heads = value_projection_[layer].reshape({config_.latent_width, shape_.key_value_heads, shape_.head_width}).transpose(0, 1);
-  if (query_heads != shape_.key_value_heads) heads = heads.repeat_interleave(query_heads / shape_.key_value_heads, 0);
+  auto heads = value_projection_[layer]
+                   .reshape({config_.latent_width, shape_.key_value_heads, shape_.head_width})
+                   .transpose(0, 1);
+  if (query_heads != shape_.key_value_heads)
+    heads = heads.repeat_interleave(query_heads / shape_.key_value_heads, 0);
   return at::matmul(mixed, heads.to(mixed.scalar_type()));  // [B, H, T, c] x [H, c, d]
 }
 
-void RckvImpl::insert(int64_t layer, LatentBuffer& buffer, const at::Tensor& keys, const at::Tensor& values,
-                      const at::Tensor& positions, const at::Tensor& order, const at::Tensor& valid, const at::Tensor& mass,
-                      const at::Tensor& exposure, const std::vector<int64_t>& sample_ids, uint64_t step) const {
+void RckvImpl::insert(int64_t layer, LatentBuffer& buffer, const at::Tensor& keys,
+                      const at::Tensor& values, const at::Tensor& positions,
+                      const at::Tensor& order, const at::Tensor& valid, const at::Tensor& mass,
+                      const at::Tensor& exposure, const std::vector<int64_t>& sample_ids,
+                      uint64_t step) const {
   auto log_weight = at::zeros(order.sizes(), order.options().dtype(at::kDouble));
   if (config_.weight == "attention_rate") {
     auto rate = (mass + config_.prior_mass) / (exposure + config_.prior_exposure);
@@ -118,21 +155,29 @@ void RckvImpl::insert(int64_t layer, LatentBuffer& buffer, const at::Tensor& key
   }
   auto priority = log_weight + order.to(at::kDouble) * config_.decay;
   if (config_.noise == "gumbel") {
-    // By rank in the sequence and layer: the same token draws the same number, whatever segment or batch it came with.
+    // By rank in the sequence and layer: the same token draws the same number, whatever segment or
+    // batch it came with.
     auto noise = at::empty(order.sizes(), at::kDouble);
     auto ranks = order.to(at::kCPU).contiguous();
     for (int64_t b = 0; b < order.size(0); ++b) {
-      RandomStream stream(uint64_t(seed_), Purpose::kReservoir, step, uint64_t(sample_ids[size_t(b)]));
+      RandomStream stream(uint64_t(seed_), Purpose::kReservoir, step,
+                          uint64_t(sample_ids[size_t(b)]));
       for (int64_t i = 0; i < order.size(1); ++i) {
         auto rank = uint64_t(ranks.data_ptr<int64_t>()[b * order.size(1) + i]);
-        noise.data_ptr<double>()[b * order.size(1) + i] = stream.gumbel(rank * uint64_t(shape_.layers) + uint64_t(layer));
+        noise.data_ptr<double>()[b * order.size(1) + i] =
+            stream.gumbel(rank * uint64_t(shape_.layers) + uint64_t(layer));
       }
     }
     priority = priority + noise.to(order.device());
   }
   priority = priority.masked_fill(valid.logical_not(), -std::numeric_limits<double>::infinity());
 
-  LatentBuffer offered{compress_keys(layer, keys), compress_values(layer, values), positions, order, priority, valid};
+  LatentBuffer offered{compress_keys(layer, keys),
+                       compress_values(layer, values),
+                       positions,
+                       order,
+                       priority,
+                       valid};
   if (!buffer.empty()) {
     offered.keys = at::cat({buffer.keys, offered.keys}, 1);
     offered.values = at::cat({buffer.values, offered.values}, 1);
@@ -155,9 +200,10 @@ void RckvImpl::insert(int64_t layer, LatentBuffer& buffer, const at::Tensor& key
   buffer = std::move(offered);
 }
 
-at::Tensor RckvImpl::compression_error(int64_t layer, const at::Tensor& keys, const at::Tensor& values,
-                                       const at::Tensor& valid) const {
-  return 0.5 * (relative_error(keys, key_projection_[layer], valid) + relative_error(values, value_projection_[layer], valid));
+at::Tensor RckvImpl::compression_error(int64_t layer, const at::Tensor& keys,
+                                       const at::Tensor& values, const at::Tensor& valid) const {
+  return 0.5 * (relative_error(keys, key_projection_[layer], valid) +
+                relative_error(values, value_projection_[layer], valid));
 }
 
 void RckvImpl::begin_calibration() {
@@ -170,10 +216,13 @@ void RckvImpl::begin_calibration() {
   calibrating_ = true;
 }
 
-void RckvImpl::collect(int64_t layer, const at::Tensor& keys, const at::Tensor& values, const at::Tensor& valid) {
+void RckvImpl::collect(int64_t layer, const at::Tensor& keys, const at::Tensor& values,
+                       const at::Tensor& valid) {
   at::NoGradGuard no_grad;
   auto add = [&](at::Tensor& moment, const at::Tensor& x) {
-    auto rows = (joint_heads(x.detach()) * valid.unsqueeze(-1)).reshape({-1, moment.size(0)}).to(at::kDouble);
+    auto rows = (joint_heads(x.detach()) * valid.unsqueeze(-1))
+                    .reshape({-1, moment.size(0)})
+                    .to(at::kDouble);
     moment += at::matmul(rows.t(), rows);
   };
   add(key_moment_[size_t(layer)], keys);
@@ -186,7 +235,8 @@ void RckvImpl::finish_calibration() {
   tail_energy_.clear();
   for (int64_t layer = 0; layer < shape_.layers; ++layer) {
     auto [keys, key_tail] = principal_components(key_moment_[size_t(layer)], config_.latent_width);
-    auto [values, value_tail] = principal_components(value_moment_[size_t(layer)], config_.latent_width);
+    auto [values, value_tail] =
+        principal_components(value_moment_[size_t(layer)], config_.latent_width);
     key_projection_[size_t(layer)].copy_(keys);
     value_projection_[size_t(layer)].copy_(values);
     tail_energy_.push_back(0.5 * (key_tail + value_tail));
@@ -199,7 +249,8 @@ void RckvImpl::after_step() {
   at::NoGradGuard no_grad;
   for (auto* list : {&key_projection_, &value_projection_})
     for (auto& projection : *list)
-      if (projection.requires_grad()) projection.copy_(orthonormal_rows(projection));  // frozen: not even rounded
+      if (projection.requires_grad())
+        projection.copy_(orthonormal_rows(projection));  // frozen: not even rounded
 }
 
 }  // namespace dsrsq

@@ -16,8 +16,10 @@ namespace dsrsq {
 void EvalConfig::visit_fields(ConfigVisitor& v) {
   v.field("batch_size", batch_size, "Questions a batch.", at_least(1));
   v.field("maximum_tokens", maximum_tokens, "Tokens decoded for an answer, at most.", at_least(1));
-  v.field("questions", questions, "Questions of the test split that are evaluated; 0: all.", at_least(0));
-  v.field("latency_questions", latency_questions, "Questions timed one by one, after two untimed ones; 0: no latency.", at_least(0));
+  v.field("questions", questions, "Questions of the test split that are evaluated; 0: all.",
+          at_least(0));
+  v.field("latency_questions", latency_questions,
+          "Questions timed one by one, after two untimed ones; 0: no latency.", at_least(0));
 }
 
 namespace {
@@ -36,12 +38,15 @@ double share_selected(const at::Tensor& wanted, const at::Tensor& chosen) {
   return total == 0 ? -1 : double(wanted.logical_and(chosen).sum().item<int64_t>()) / double(total);
 }
 
-// Where the answer's tokens stand: by their rank in the reader's sequence, in exact entries or in latents.
-void locate_answer(const Batch& batch, const MethodState& state, int64_t b, int64_t sinks, QuestionResult& question) {
+// Where the answer's tokens stand: by their rank in the reader's sequence, in exact entries or in
+// latents.
+void locate_answer(const Batch& batch, const MethodState& state, int64_t b, int64_t sinks,
+                   QuestionResult& question) {
   auto wanted = batch.answer_tokens[b][0].to(at::kCPU).nonzero().squeeze(1);
   if (wanted.numel() == 0) return;
   std::unordered_map<int64_t, int64_t> rank_of;  // context token -> rank in the reader's sequence
-  auto index = state.selected.index[b].to(at::kCPU).contiguous(), mask = state.selected.mask[b].to(at::kCPU).contiguous();
+  auto index = state.selected.index[b].to(at::kCPU).contiguous(),
+       mask = state.selected.mask[b].to(at::kCPU).contiguous();
   int64_t rank = sinks;
   for (int64_t i = 0; i < index.numel(); ++i)
     if (mask.data_ptr<bool>()[i]) rank_of[index.data_ptr<int64_t>()[i]] = rank++;
@@ -55,15 +60,20 @@ void locate_answer(const Batch& batch, const MethodState& state, int64_t b, int6
     ranks.push_back(found->second);
   }
   auto exact = valid_orders(state.layers[0].order, state.layers[0].valid, b);
-  auto held = std::count_if(ranks.begin(), ranks.end(), [&](int64_t r) { return exact.count(r) > 0; });
-  question.place = held == int64_t(ranks.size()) ? AnswerPlace::kExact : held == 0 ? AnswerPlace::kLatent : AnswerPlace::kMixed;
+  auto held =
+      std::count_if(ranks.begin(), ranks.end(), [&](int64_t r) { return exact.count(r) > 0; });
+  question.place = held == int64_t(ranks.size()) ? AnswerPlace::kExact
+                   : held == 0                   ? AnswerPlace::kLatent
+                                                 : AnswerPlace::kMixed;
   for (const auto& layer : state.layers) {
     auto latents = valid_orders(layer.latents.order, layer.latents.valid, b);
-    if (std::all_of(ranks.begin(), ranks.end(), [&](int64_t r) { return latents.count(r) > 0; })) question.retained = true;
+    if (std::all_of(ranks.begin(), ranks.end(), [&](int64_t r) { return latents.count(r) > 0; }))
+      question.retained = true;
   }
 }
 
-void score_batch(const Batch& batch, const Generated& generated, const Tokenizer& tokenizer, int64_t sinks, EvaluationResult& result) {
+void score_batch(const Batch& batch, const Generated& generated, const Tokenizer& tokenizer,
+                 int64_t sinks, EvaluationResult& result) {
   auto chosen = at::zeros_like(batch.context_valid);
   if (generated.state.selected.slots() > 0) {
     const auto& selected = generated.state.selected;
@@ -92,7 +102,8 @@ void score_batch(const Batch& batch, const Generated& generated, const Tokenizer
 double value(const at::Tensor& x) { return x.defined() ? x.item().toDouble() : 0.0; }
 
 struct StatSums {
-  double rows = 0, sparse = 0, attended = 0, visible = 0, latent_rows = 0, latent_pairs = 0, latent_mass = 0;
+  double rows = 0, sparse = 0, attended = 0, visible = 0, latent_rows = 0, latent_pairs = 0,
+         latent_mass = 0;
   void add(const AttentionStats& stats) {
     rows += value(stats.rows);
     sparse += value(stats.sparse_rows);
@@ -104,7 +115,8 @@ struct StatSums {
   }
 };
 
-std::vector<double> measure_latency(LanguageModel& model, const Loader& loader, const EvalConfig& config, const PassOptions& options,
+std::vector<double> measure_latency(LanguageModel& model, const Loader& loader,
+                                    const EvalConfig& config, const PassOptions& options,
                                     const GenerateOptions& generation) {
   constexpr int64_t kUntimed = 2;
   auto one = options;
@@ -129,8 +141,9 @@ std::vector<double> measure_latency(LanguageModel& model, const Loader& loader, 
 
 }  // namespace
 
-EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Tokenizer& tokenizer, const EvalConfig& config,
-                          const PassOptions& base, const FlopSettings& flops, const std::string& label) {
+EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Tokenizer& tokenizer,
+                          const EvalConfig& config, const PassOptions& base,
+                          const FlopSettings& flops, const std::string& label) {
   at::NoGradGuard no_grad;
   auto device = model->device();
   auto options = base;
@@ -145,11 +158,14 @@ EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Toke
   for (int64_t i = 0; i < loader.pass_batches(); ++i) {
     auto batch = loader.pass_batch(i).to(device);
     auto generated = generate(model, batch, options, generation);
-    result.seconds += generated.select_seconds + generated.prefill_seconds + generated.decode_seconds;
+    result.seconds +=
+        generated.select_seconds + generated.prefill_seconds + generated.decode_seconds;
     sums.add(generated.state.stats);
     state_bytes += double(generated.state_bytes);
     decoded += double(generated.decoded_tokens);
-    reader_tokens += double((generated.state.selected.mask.sum() + batch.tail_valid.sum()).item<int64_t>() + sinks * batch.size());
+    reader_tokens +=
+        double((generated.state.selected.mask.sum() + batch.tail_valid.sum()).item<int64_t>() +
+               sinks * batch.size());
     score_batch(batch, generated, tokenizer, sinks, result);
     progress.update(int64_t(result.questions.size()));
   }
@@ -202,32 +218,40 @@ std::vector<double> collect(const EvaluationResult& result, Get get) {
 
 }  // namespace
 
-std::vector<ResultRecord> result_records(const EvaluationResult& result, const std::string& case_name, const std::string& row) {
+std::vector<ResultRecord> result_records(const EvaluationResult& result,
+                                         const std::string& case_name, const std::string& row) {
   std::vector<ResultRecord> records;
   auto context = mean_of(collect(result, [](const auto& q) { return q.context_tokens; }));
   auto selected = mean_of(collect(result, [](const auto& q) { return q.selected_tokens; }));
-  std::map<std::string, double> shape{{"questions", double(result.questions.size())}, {"context_tokens", context}};
+  std::map<std::string, double> shape{{"questions", double(result.questions.size())},
+                                      {"context_tokens", context}};
   auto add = [&](const std::string& metric, double value, const std::string& unit) {
     records.push_back({case_name, row, shape, metric, value, unit, {}, {}});
   };
   auto add_mean = [&](const std::string& metric, const std::vector<double>& values) {
     if (values.empty()) return;
     auto interval = bootstrap_mean(values);
-    records.push_back({case_name, row, shape, metric, interval.mean, "share", interval.low, interval.high});
+    records.push_back(
+        {case_name, row, shape, metric, interval.mean, "share", interval.low, interval.high});
   };
   auto em_at = [&](AnswerPlace place) {
-    return collect(result, [place](const auto& q) { return q.place == place ? q.exact_match : -1; });
+    return collect(result,
+                   [place](const auto& q) { return q.place == place ? q.exact_match : -1; });
   };
   add_mean("em", collect(result, [](const auto& q) { return q.exact_match; }));
   add_mean("f1", collect(result, [](const auto& q) { return q.f1; }));
   add_mean("evidence_recall", collect(result, [](const auto& q) { return q.evidence_recall; }));
   add_mean("answer_recall", collect(result, [](const auto& q) { return q.answer_recall; }));
   if (auto values = em_at(AnswerPlace::kExact); !values.empty()) add_mean("em_exact", values);
-  auto located = collect(result, [](const auto& q) { return q.place == AnswerPlace::kUnknown ? -1.0 : double(q.place == AnswerPlace::kLatent); });
+  auto located = collect(result, [](const auto& q) {
+    return q.place == AnswerPlace::kUnknown ? -1.0 : double(q.place == AnswerPlace::kLatent);
+  });
   if (auto values = em_at(AnswerPlace::kLatent); !values.empty()) {
     add_mean("em_latent", values);
     add("share_latent", mean_of(located), "share");
-    add_mean("retained_latent", collect(result, [](const auto& q) { return q.place == AnswerPlace::kLatent ? double(q.retained) : -1; }));
+    add_mean("retained_latent", collect(result, [](const auto& q) {
+               return q.place == AnswerPlace::kLatent ? double(q.retained) : -1;
+             }));
   }
   add("throughput", result.context_tokens_per_second, "tokens/s");
   if (!result.latencies.empty()) {
@@ -246,7 +270,8 @@ std::vector<ResultRecord> result_records(const EvaluationResult& result, const s
   return records;
 }
 
-double held_out_loss(LanguageModel& model, const Loader& loader, int64_t batches, const PassOptions& options) {
+double held_out_loss(LanguageModel& model, const Loader& loader, int64_t batches,
+                     const PassOptions& options) {
   at::NoGradGuard no_grad;
   double sum = 0, count = 0;
   for (int64_t i = 0; i < std::min(batches, loader.pass_batches()); ++i) {

@@ -17,21 +17,23 @@ void SelectorConfig::visit_fields(ConfigVisitor& v) {
   v.field("bm25_b", bm25_b, "BM25's length normalisation.", between(0, 1));
 }
 
-SelectorMethod::SelectorMethod(std::shared_ptr<Method> reader, const SelectorConfig& config, int64_t seed)
+SelectorMethod::SelectorMethod(std::shared_ptr<Method> reader, const SelectorConfig& config,
+                               int64_t seed)
     : Method(reader->shape()), config_(config), seed_(seed), reader_(std::move(reader)) {}
 
-SelectedTokens SelectorMethod::select(const Batch& batch, const LanguageModelView& model, MethodState& state) {
+SelectedTokens SelectorMethod::select(const Batch& batch, const LanguageModelView& model,
+                                      MethodState& state) {
   return reader_->choose(score(batch, state), batch, state);
 }
 
 at::Tensor RandomSelector::score(const Batch& batch, const MethodState& state) const {
-  return ops::noise(ops::Noise::kUniform, uint64_t(seed_), Purpose::kSelection, 0, state.sample_ids, batch.context.size(1),
-                    batch.context.device());
+  return ops::noise(ops::Noise::kUniform, uint64_t(seed_), Purpose::kSelection, 0, state.sample_ids,
+                    batch.context.size(1), batch.context.device());
 }
 
 at::Tensor OracleEvidenceSelector::score(const Batch& batch, const MethodState& state) const {
-  auto random = ops::noise(ops::Noise::kUniform, uint64_t(seed_), Purpose::kSelection, 0, state.sample_ids, batch.context.size(1),
-                           batch.context.device());
+  auto random = ops::noise(ops::Noise::kUniform, uint64_t(seed_), Purpose::kSelection, 0,
+                           state.sample_ids, batch.context.size(1), batch.context.device());
   // The answer itself before the rest of its evidence: a long answer may be longer than the budget.
   return random + batch.evidence.any(1) + batch.answer_tokens.any(1) * 2;
 }
@@ -41,7 +43,9 @@ namespace {
 using Counts = std::unordered_map<int64_t, double>;
 
 // BM25 score of each passage of one document.
-std::vector<double> passage_scores(const int64_t* tokens, int64_t length, const std::vector<int64_t>& question, const SelectorConfig& config) {
+std::vector<double> passage_scores(const int64_t* tokens, int64_t length,
+                                   const std::vector<int64_t>& question,
+                                   const SelectorConfig& config) {
   auto size = config.bm25_passage;
   auto passages = (length + size - 1) / size;
   std::vector<Counts> counts(static_cast<size_t>(passages));
@@ -49,14 +53,17 @@ std::vector<double> passage_scores(const int64_t* tokens, int64_t length, const 
   auto mean_length = double(length) / double(std::max<int64_t>(1, passages));
   std::vector<double> scores(size_t(passages), 0.0);
   for (auto term : question) {
-    auto holders = double(std::count_if(counts.begin(), counts.end(), [&](const Counts& c) { return c.count(term) > 0; }));
+    auto holders = double(std::count_if(counts.begin(), counts.end(),
+                                        [&](const Counts& c) { return c.count(term) > 0; }));
     auto idf = std::log(1 + (double(passages) - holders + 0.5) / (holders + 0.5));
     for (int64_t p = 0; p < passages; ++p) {
       auto found = counts[size_t(p)].find(term);
       if (found == counts[size_t(p)].end()) continue;
       auto own_length = double(std::min(size, length - p * size));
-      auto saturation = config.bm25_k1 * (1 - config.bm25_b + config.bm25_b * own_length / mean_length);
-      scores[size_t(p)] += idf * found->second * (config.bm25_k1 + 1) / (found->second + saturation);
+      auto saturation =
+          config.bm25_k1 * (1 - config.bm25_b + config.bm25_b * own_length / mean_length);
+      scores[size_t(p)] +=
+          idf * found->second * (config.bm25_k1 + 1) / (found->second + saturation);
     }
   }
   return scores;
@@ -77,19 +84,24 @@ at::Tensor Bm25Selector::score(const Batch& batch, const MethodState& state) con
     for (int64_t i = 0; i < ids.numel(); ++i)
       if (valid.data_ptr<bool>()[i]) question.push_back(ids.data_ptr<int64_t>()[i]);
     auto length = lengths.data_ptr<int64_t>()[b];
-    auto scores = passage_scores(context.data_ptr<int64_t>() + b * tokens, length, question, config_);
+    auto scores =
+        passage_scores(context.data_ptr<int64_t>() + b * tokens, length, question, config_);
     std::vector<int64_t> ranked(scores.size());
     std::iota(ranked.begin(), ranked.end(), 0);
-    std::stable_sort(ranked.begin(), ranked.end(), [&](int64_t x, int64_t y) { return scores[size_t(x)] > scores[size_t(y)]; });
+    std::stable_sort(ranked.begin(), ranked.end(),
+                     [&](int64_t x, int64_t y) { return scores[size_t(x)] > scores[size_t(y)]; });
     auto* out = result.data_ptr<double>() + b * tokens;
     double next = 0;  // falls token by token, passage by passage
     for (auto passage : ranked)
-      for (auto i = passage * config_.bm25_passage; i < std::min(length, (passage + 1) * config_.bm25_passage); ++i) out[i] = next--;
+      for (auto i = passage * config_.bm25_passage;
+           i < std::min(length, (passage + 1) * config_.bm25_passage); ++i)
+        out[i] = next--;
   }
   return result.to(batch.context.device());
 }
 
-SelectedTokens QuestionOnlySelector::select(const Batch& batch, const LanguageModelView& model, MethodState& state) {
+SelectedTokens QuestionOnlySelector::select(const Batch& batch, const LanguageModelView& model,
+                                            MethodState& state) {
   auto none = at::zeros({batch.size(), 0}, batch.context.options());
   return {none, none.to(at::kBool), {}};
 }

@@ -8,12 +8,19 @@
 namespace dsrsq {
 
 void StandardConfig::visit_fields(ConfigVisitor& v) {
-  v.field("window", window, "Tokens that the standard transformer reads, context and question together: 4096, 8192, 16384.", at_least(1));
-  v.field("truncation", truncation, "Which part of a longer context is dropped.", one_of({"middle", "left"}));
-  v.field("reserved", reserved, "Tokens of the window kept for question and answer; at most half of it is used so.", at_least(0));
+  v.field("window", window,
+          "Tokens that the standard transformer reads, context and question together: 4096, 8192, "
+          "16384.",
+          at_least(1));
+  v.field("truncation", truncation, "Which part of a longer context is dropped.",
+          one_of({"middle", "left"}));
+  v.field("reserved", reserved,
+          "Tokens of the window kept for question and answer; at most half of it is used so.",
+          at_least(0));
 }
 
-SelectedTokens StandardMethod::select(const Batch& batch, const LanguageModelView& model, MethodState& state) {
+SelectedTokens StandardMethod::select(const Batch& batch, const LanguageModelView& model,
+                                      MethodState& state) {
   auto tokens = batch.context_valid.size(1);
   auto room = config_.window - std::min(config_.reserved, config_.window / 2);
   if (tokens <= room) return select_all(batch.context_valid, tokens);
@@ -23,7 +30,8 @@ SelectedTokens StandardMethod::select(const Batch& batch, const LanguageModelVie
   auto from_end = length - 1 - place;
   auto score = config_.truncation == "left" ? -from_end : -at::minimum(place * 2, from_end * 2 + 1);
   auto masked = score.to(at::kDouble).masked_fill(batch.context_valid.logical_not(), -INFINITY);
-  auto selected = select_top(masked, at::full({batch.size()}, room, batch.context.options()), tokens, false);
+  auto selected =
+      select_top(masked, at::full({batch.size()}, room, batch.context.options()), tokens, false);
   return selected;
 }
 

@@ -12,7 +12,8 @@ void wait_for(at::Device device) {
 }
 }  // namespace
 
-Generated generate(LanguageModel& model, const Batch& batch, const PassOptions& options, const GenerateOptions& settings) {
+Generated generate(LanguageModel& model, const Batch& batch, const PassOptions& options,
+                   const GenerateOptions& settings) {
   at::NoGradGuard no_grad;
   auto device = model->device();
   Generated result;
@@ -29,7 +30,8 @@ Generated generate(LanguageModel& model, const Batch& batch, const PassOptions& 
   timer.restart();
   auto hidden = model->read_selected(batch, state);
   auto last = (batch.tail_valid.sum(1) - 1).view({-1, 1});
-  auto next = model->backbone()->logits(gather_entries(hidden, last, 1).squeeze(1)).argmax(-1);  // [B]
+  auto next =
+      model->backbone()->logits(gather_entries(hidden, last, 1).squeeze(1)).argmax(-1);  // [B]
   auto host = next.to(at::kCPU);
   result.prefill_seconds = timer.seconds();
 

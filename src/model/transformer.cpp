@@ -11,22 +11,30 @@
 
 namespace dsrsq {
 
-at::Tensor TransformerImpl::weight(const std::string& name, at::IntArrayRef shape, double deviation) {
+at::Tensor TransformerImpl::weight(const std::string& name, at::IntArrayRef shape,
+                                   double deviation) {
   return register_parameter(name, ops::initial_normal(name, shape, deviation, uint64_t(seed_)));
 }
 
-TransformerImpl::TransformerImpl(const TransformerConfig& config, int64_t vocabulary_size, int64_t seed)
+TransformerImpl::TransformerImpl(const TransformerConfig& config, int64_t vocabulary_size,
+                                 int64_t seed)
     : config_(config), vocabulary_size_(vocabulary_size), seed_(seed) {
-  auto width = config.width, heads = config.heads, head = config.head_width(), kv = config.key_value_heads;
+  auto width = config.width, heads = config.heads, head = config.head_width(),
+       kv = config.key_value_heads;
   auto deviation = config.initial_deviation;
-  auto residual = deviation / std::sqrt(2.0 * double(config.layers));  // output projections: the residual stream keeps its scale
+  auto residual =
+      deviation /
+      std::sqrt(2.0 *
+                double(config.layers));  // output projections: the residual stream keeps its scale
   auto ones = [&](const std::string& name) { return register_parameter(name, at::ones({width})); };
   auto zeros = [&](const std::string& name) {
     return config.norm == "layernorm" ? register_parameter(name, at::zeros({width})) : at::Tensor();
   };
   embedding_ = weight("embedding", {vocabulary_size, width}, deviation);
-  output_ = config.tie_embeddings ? embedding_ : weight("output", {vocabulary_size, width}, deviation);
-  if (config.position_embedding == "learned") position_table_ = weight("position_table", {config.learned_positions, width}, deviation);
+  output_ =
+      config.tie_embeddings ? embedding_ : weight("output", {vocabulary_size, width}, deviation);
+  if (config.position_embedding == "learned")
+    position_table_ = weight("position_table", {config.learned_positions, width}, deviation);
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     auto name = [&](const char* part) { return concat("block_", layer, "_", part); };
     Block block;
@@ -37,13 +45,15 @@ TransformerImpl::TransformerImpl(const TransformerConfig& config, int64_t vocabu
     block.value = weight(name("value"), {kv * head, width}, deviation);
     block.output = weight(name("output"), {width, heads * head}, residual);
     if (config.conv_width > 0) {
-      auto taps = ops::initial_normal(name("conv"), {width, config.conv_width}, 0.18, uint64_t(seed));
+      auto taps =
+          ops::initial_normal(name("conv"), {width, config.conv_width}, 0.18, uint64_t(seed));
       taps.select(1, config.conv_width - 1) += 1;  // identity tap
       block.conv = register_parameter(name("conv"), taps);
     }
     block.mlp_norm = ones(name("mlp_norm"));
     block.mlp_norm_bias = zeros(name("mlp_norm_bias"));
-    if (config.mlp == "swiglu") block.gate = weight(name("gate"), {config.mlp_width, width}, deviation);
+    if (config.mlp == "swiglu")
+      block.gate = weight(name("gate"), {config.mlp_width, width}, deviation);
     block.up = weight(name("up"), {config.mlp_width, width}, deviation);
     block.down = weight(name("down"), {width, config.mlp_width}, residual);
     blocks_.push_back(std::move(block));
@@ -52,20 +62,28 @@ TransformerImpl::TransformerImpl(const TransformerConfig& config, int64_t vocabu
   final_norm_bias_ = zeros("final_norm_bias");
 }
 
-at::Tensor TransformerImpl::embed(const at::Tensor& ids) const { return at::embedding(embedding_, ids); }
-at::Tensor TransformerImpl::table_mean() const { return embedding_.detach().to(at::kFloat).mean(0); }
-at::Tensor TransformerImpl::logits(const at::Tensor& hidden) const { return at::linear(hidden, output_).to(at::kFloat); }
+at::Tensor TransformerImpl::embed(const at::Tensor& ids) const {
+  return at::embedding(embedding_, ids);
+}
+at::Tensor TransformerImpl::table_mean() const {
+  return embedding_.detach().to(at::kFloat).mean(0);
+}
+at::Tensor TransformerImpl::logits(const at::Tensor& hidden) const {
+  return at::linear(hidden, output_).to(at::kFloat);
+}
 
-at::Tensor TransformerImpl::normalise(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) const {
+at::Tensor TransformerImpl::normalise(const at::Tensor& x, const at::Tensor& weight,
+                                      const at::Tensor& bias) const {
   constexpr double kEpsilon = 1e-5;
   if (config_.norm == "layernorm") return at::layer_norm(x, {x.size(-1)}, weight, bias, kEpsilon);
   auto wide = x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
   return (wide * (wide.square().mean(-1, true) + kEpsilon).rsqrt()).to(x.scalar_type()) * weight;
 }
 
-// Padding may stand inside a chunk, so the convolution runs over the valid tokens side by side and its result is put back.
-at::Tensor TransformerImpl::convolve(const at::Tensor& x, const Block& block, int64_t layer, const ReaderInput& input,
-                                     MethodState& state) const {
+// Padding may stand inside a chunk, so the convolution runs over the valid tokens side by side and
+// its result is put back.
+at::Tensor TransformerImpl::convolve(const at::Tensor& x, const Block& block, int64_t layer,
+                                     const ReaderInput& input, MethodState& state) const {
   auto width = config_.conv_width;
   auto& tail = state.conv_tails[size_t(layer)];
   if (!input.padded) {
@@ -73,10 +91,12 @@ at::Tensor TransformerImpl::convolve(const at::Tensor& x, const Block& block, in
     tail = ops::next_conv_tail(x, tail, width);
     return out;
   }
-  auto compact = input.valid.logical_not().to(at::kInt).argsort(/*stable=*/true, /*dim=*/1, /*descending=*/false);  // stable: valid tokens first, in order
+  auto compact = input.valid.logical_not().to(at::kInt).argsort(
+      /*stable=*/true, /*dim=*/1, /*descending=*/false);  // stable: valid tokens first, in order
   auto restore = compact.argsort(/*dim=*/int64_t{1}, /*descending=*/false);
   auto packed = gather_entries(x, compact, 1);
-  auto out = gather_entries(ops::causal_conv(packed, block.conv.to(x.scalar_type()), tail), restore, 1);
+  auto out =
+      gather_entries(ops::causal_conv(packed, block.conv.to(x.scalar_type()), tail), restore, 1);
   auto before = tail.defined() ? tail : at::zeros({x.size(0), width - 1, x.size(2)}, x.options());
   auto all = at::cat({before.to(x.scalar_type()), packed}, 1);
   auto last = input.valid.sum(1, true) + at::arange(width - 1, input.order.options()).unsqueeze(0);
@@ -84,12 +104,16 @@ at::Tensor TransformerImpl::convolve(const at::Tensor& x, const Block& block, in
   return out;
 }
 
-at::Tensor TransformerImpl::read_chunk(const ReaderInput& input, Method& method, MethodState& state) {
+at::Tensor TransformerImpl::read_chunk(const ReaderInput& input, Method& method,
+                                       MethodState& state) {
   auto batch = input.inputs.size(0), tokens = input.inputs.size(1);
   auto head = config_.head_width();
-  auto split = [&](const at::Tensor& x, int64_t heads) { return x.reshape({batch, tokens, heads, head}).transpose(1, 2); };
+  auto split = [&](const at::Tensor& x, int64_t heads) {
+    return x.reshape({batch, tokens, heads, head}).transpose(1, 2);
+  };
   AttentionInput attention;
-  if (config_.position_embedding == "rope") attention.rope = ops::rotary_table(input.positions, head, config_.rope_base);
+  if (config_.position_embedding == "rope")
+    attention.rope = ops::rotary_table(input.positions, head, config_.rope_base);
   attention.valid = input.valid;
   attention.padded = input.padded;
   attention.positions = input.positions;
@@ -109,29 +133,37 @@ at::Tensor TransformerImpl::read_chunk(const ReaderInput& input, Method& method,
     attention.k = split(at::linear(normed, block.key), config_.key_value_heads);
     attention.v = split(at::linear(normed, block.value), config_.key_value_heads);
     auto attended = method.attend(attention, state);
-    x = x + at::linear(attended.transpose(1, 2).reshape({batch, tokens, config_.heads * head}), block.output);
+    x = x + at::linear(attended.transpose(1, 2).reshape({batch, tokens, config_.heads * head}),
+                       block.output);
     if (auto extra = method.extra_sublayer(attention, x, state); extra.defined()) x = x + extra;
     method.update_cache(attention, state);
     auto inner = normalise(x, block.mlp_norm, block.mlp_norm_bias);
     auto up = at::linear(inner, block.up);
-    x = x + at::linear(block.gate.defined() ? at::silu(at::linear(inner, block.gate)) * up : at::gelu(up), block.down);
+    x = x + at::linear(
+                block.gate.defined() ? at::silu(at::linear(inner, block.gate)) * up : at::gelu(up),
+                block.down);
   }
   method.end_segment(state);
   return normalise(x, final_norm_, final_norm_bias_);
 }
 
 at::Tensor TransformerImpl::forward(const ReaderInput& input, Method& method, MethodState& state) {
-  if (config_.position_embedding == "learned" && input.positions.max().item<int64_t>() >= config_.learned_positions)
-    throw ConfigError(concat("model.learned_positions: the reader's sequence reaches position ", input.positions.max().item<int64_t>(),
-                             ", the table ends at ", config_.learned_positions, "; select fewer tokens or use position_embedding: rope"));
+  if (config_.position_embedding == "learned" &&
+      input.positions.max().item<int64_t>() >= config_.learned_positions)
+    throw ConfigError(concat("model.learned_positions: the reader's sequence reaches position ",
+                             input.positions.max().item<int64_t>(), ", the table ends at ",
+                             config_.learned_positions,
+                             "; select fewer tokens or use position_embedding: rope"));
   state.conv_tails.resize(size_t(config_.layers));
-  if (!method.one_segment_per_chunk() || input.segments.size() <= 1) return read_chunk(input, method, state);
+  if (!method.one_segment_per_chunk() || input.segments.size() <= 1)
+    return read_chunk(input, method, state);
   std::vector<at::Tensor> hidden;
   int64_t begin = 0;
   for (size_t i = 0; i < input.segments.size(); ++i) {
     auto length = input.segments[i];
     auto part = [&](const at::Tensor& x) { return x.narrow(1, begin, length); };
-    ReaderInput segment{part(input.inputs), part(input.valid), input.padded, part(input.positions), part(input.order), {length}};
+    ReaderInput segment{part(input.inputs),    part(input.valid), input.padded,
+                        part(input.positions), part(input.order), {length}};
     // A chunk's last segment stays open, so an empty one behind it closes it.
     if (i + 1 < input.segments.size()) segment.segments.push_back(0);
     hidden.push_back(read_chunk(segment, method, state));
@@ -140,15 +172,26 @@ at::Tensor TransformerImpl::forward(const ReaderInput& input, Method& method, Me
   return at::cat(hidden, 1);
 }
 
-LanguageModelImpl::LanguageModelImpl(Transformer backbone, std::shared_ptr<Method> method, int32_t begin_id)
-    : backbone_(register_module("backbone", std::move(backbone))), method_(std::move(method)), begin_id_(begin_id) {
+LanguageModelImpl::LanguageModelImpl(Transformer backbone, std::shared_ptr<Method> method,
+                                     int32_t begin_id)
+    : backbone_(register_module("backbone", std::move(backbone))),
+      method_(std::move(method)),
+      begin_id_(begin_id) {
   register_module("method", method_);
 }
 
 at::Device LanguageModelImpl::device() const { return backbone_->parameters().front().device(); }
 
 LanguageModelView LanguageModelImpl::view() {
-  return {[this](const at::Tensor& ids) { return backbone_->embed(ids); }, [this] { return backbone_->table_mean(); }};
+  LanguageModelView view;
+  view.forward = [this](const ReaderInput& input, Method& method, MethodState& state) {
+    return backbone_->forward(input, method, state);
+  };
+  view.logits = [this](const at::Tensor& hidden) { return backbone_->logits(hidden); };
+  view.begin_id = begin_id_;
+  view.embed = [this](const at::Tensor& ids) { return backbone_->embed(ids); };
+  view.table_mean = [this] { return backbone_->table_mean(); };
+  return view;
 }
 
 void LanguageModelImpl::choose_tokens(const Batch& batch, MethodState& state) {
@@ -165,7 +208,8 @@ at::Tensor LanguageModelImpl::read(const Batch& batch, MethodState& state) {
 at::Tensor LanguageModelImpl::read_selected(const Batch& batch, MethodState& state) {
   const auto& config = backbone_->config();
   const auto& selected = state.selected;
-  auto size = batch.size(), sinks = config.sinks, slots = selected.slots(), tail = batch.tail.size(1);
+  auto size = batch.size(), sinks = config.sinks, slots = selected.slots(),
+       tail = batch.tail.size(1);
   auto longs = batch.context.options();
   std::vector<at::Tensor> inputs, valid, positions;
   ReaderInput reader;
@@ -176,20 +220,23 @@ at::Tensor LanguageModelImpl::read_selected(const Batch& batch, MethodState& sta
     reader.segments.push_back(sinks);
   }
   if (slots > 0) {
-    auto gathered = state.context_inputs.defined() ? gather_entries(state.context_inputs, selected.index, 1)
-                                                   : backbone_->embed(batch.context.gather(1, selected.index));
+    auto gathered = state.context_inputs.defined()
+                        ? gather_entries(state.context_inputs, selected.index, 1)
+                        : backbone_->embed(batch.context.gather(1, selected.index));
     inputs.push_back(gathered);
     valid.push_back(selected.mask);
     positions.push_back(selected.index + sinks);
     // The sinks stand in front of the first segment of the context.
     if (reader.segments.empty()) reader.segments.push_back(0);
     reader.segments[0] += selected.lengths[0];
-    reader.segments.insert(reader.segments.end(), selected.lengths.begin() + 1, selected.lengths.end());
+    reader.segments.insert(reader.segments.end(), selected.lengths.begin() + 1,
+                           selected.lengths.end());
   }
   inputs.push_back(backbone_->embed(batch.tail));
   valid.push_back(batch.tail_valid);
   reader.segments.push_back(tail);
-  state.context_inputs = at::Tensor();  // the whole context's vectors are not part of what a method keeps
+  state.context_inputs =
+      at::Tensor();  // the whole context's vectors are not part of what a method keeps
 
   reader.inputs = at::cat(inputs, 1);
   reader.valid = at::cat(valid, 1);
@@ -203,12 +250,16 @@ at::Tensor LanguageModelImpl::read_selected(const Batch& batch, MethodState& sta
     reader.positions = at::cat(positions, 1);
   }
   state.next_order = reader.valid.sum(1);
-  state.next_position = reader.positions.narrow(1, reader.positions.size(1) - tail, tail).masked_fill(batch.tail_valid.logical_not(), 0).amax(1) + 1;
+  state.next_position = reader.positions.narrow(1, reader.positions.size(1) - tail, tail)
+                            .masked_fill(batch.tail_valid.logical_not(), 0)
+                            .amax(1) +
+                        1;
   auto hidden = backbone_->forward(reader, *method_, state);
   return hidden.narrow(1, hidden.size(1) - tail, tail);
 }
 
-at::Tensor LanguageModelImpl::read_next(const at::Tensor& ids, const at::Tensor& valid, MethodState& state) {
+at::Tensor LanguageModelImpl::read_next(const at::Tensor& ids, const at::Tensor& valid,
+                                        MethodState& state) {
   ReaderInput reader;
   reader.inputs = backbone_->embed(ids.unsqueeze(1));
   reader.valid = valid.unsqueeze(1);

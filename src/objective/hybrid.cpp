@@ -11,7 +11,8 @@ at::Tensor hybrid_loss(const LossTerms& terms, const std::map<std::string, doubl
     auto weight = weights.find(name);
     TORCH_CHECK(weight != weights.end(), "hybrid_loss: no weight for the term '", name, "'");
     auto count = total_counts.find(name);
-    TORCH_CHECK(count != total_counts.end(), "hybrid_loss: no total count for the term '", name, "'");
+    TORCH_CHECK(count != total_counts.end(), "hybrid_loss: no total count for the term '", name,
+                "'");
     if (count->second <= 0) continue;
     auto part = term.sum * (weight->second / count->second);
     total = total.defined() ? total + part : part;

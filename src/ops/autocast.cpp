@@ -4,7 +4,8 @@
 
 namespace dsrsq::ops {
 
-AutocastGuard::AutocastGuard(at::Device device, bool enabled) : type_(device.type()), enabled_(enabled) {
+AutocastGuard::AutocastGuard(at::Device device, bool enabled)
+    : type_(device.type()), enabled_(enabled) {
   if (!enabled_) return;
   before_ = at::autocast::is_autocast_enabled(type_);
   at::autocast::set_autocast_enabled(type_, true);

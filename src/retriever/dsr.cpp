@@ -14,23 +14,43 @@
 namespace dsrsq {
 
 void DsrConfig::visit_fields(ConfigVisitor& v) {
-  v.field("enabled", enabled, "Select context tokens. Off: the part has no parameters and the reader reads the whole context.");
+  v.field("enabled", enabled,
+          "Select context tokens. Off: the part has no parameters and the reader reads the whole "
+          "context.");
   v.field("width", width, "r: width of the retriever's vectors.", at_least(1));
-  v.field("budget", budget, "b0: tokens selected when the question's complexity is 0.", at_least(1));
+  v.field("budget", budget, "b0: tokens selected when the question's complexity is 0.",
+          at_least(1));
   v.field("alpha", alpha, "Budget = b0 (1 + alpha complexity).", at_least(0));
-  v.field("complexity", complexity, "complexity(q) in [0, 1]: none (0), entropy of the scores over log N, or length of the "
-          "question over 64 tokens. learned is an action of the policy and comes with PPO.", one_of({"none", "entropy", "length"}, {"learned"}));
-  v.field("temperature", temperature, "Start of the learned temperature of the cosine.", between(0.02, 1));
-  v.field("input", input, "What is scored: token embeddings, or their causal convolution, which the reader then gathers.",
+  v.field("complexity", complexity,
+          "complexity(q) in [0, 1]: none (0), entropy of the scores over log N, or length of the "
+          "question over 64 tokens. learned is an action of the policy and comes with PPO.",
+          one_of({"none", "entropy", "length"}, {"learned"}));
+  v.field("temperature", temperature, "Start of the learned temperature of the cosine.",
+          between(0.02, 1));
+  v.field("input", input,
+          "What is scored: token embeddings, or their causal convolution, which the reader then "
+          "gathers.",
           one_of({"embedding_conv", "embedding"}, {"layer_1"}));
   v.field("conv_width", conv_width, "Taps of that convolution.", between(1, 64));
-  v.field("pool", pool, "How a question's embeddings are pooled: mean, or weighted by rarity in the context.", one_of({"mean", "rarity"}));
-  v.field("start", start, "independent: W_q and W_c start apart. equal: they start equal, so that a question's tokens score their own "
-          "occurrences highest before anything is learnt; for real text, where few examples teach that.", one_of({"independent", "equal"}));
-  v.field("input_gradient", input_gradient, "L_retrieval also trains the embeddings and the convolution. Off: only the projections and the "
+  v.field("pool", pool,
+          "How a question's embeddings are pooled: mean, or weighted by rarity in the context.",
+          one_of({"mean", "rarity"}));
+  v.field("start", start,
+          "independent: W_q and W_c start apart. equal: they start equal, so that a question's "
+          "tokens score their own "
+          "occurrences highest before anything is learnt; for real text, where few examples teach "
+          "that.",
+          one_of({"independent", "equal"}));
+  v.field("input_gradient", input_gradient,
+          "L_retrieval also trains the embeddings and the convolution. Off: only the projections "
+          "and the "
           "temperature, which keeps few documents from being learnt by heart.");
-  v.field("span", span, "Tokens picked together: runs of this length, by the log-sum-exp of their scores. 1: the paper.", at_least(1));
-  v.field("reader_gradient", reader_gradient, "Gradient of the reader into the scores.", one_of({"none"}, {"bias"}));
+  v.field("span", span,
+          "Tokens picked together: runs of this length, by the log-sum-exp of their scores. 1: the "
+          "paper.",
+          at_least(1));
+  v.field("reader_gradient", reader_gradient, "Gradient of the reader into the scores.",
+          one_of({"none"}, {"bias"}));
 }
 
 namespace {
@@ -42,11 +62,15 @@ DsrImpl::DsrImpl(const DsrConfig& config, int64_t model_width, int64_t seed) : c
     return ops::initial_normal(concat("dsr.", name), shape, deviation, uint64_t(seed));
   };
   auto deviation = 1.0 / std::sqrt(double(model_width));
-  question_projection_ = register_parameter("question_projection", normal("question_projection", {config.width, model_width}, deviation));
+  question_projection_ = register_parameter(
+      "question_projection", normal("question_projection", {config.width, model_width}, deviation));
   context_projection_ = register_parameter(
-      "context_projection", config.start == "equal" ? question_projection_.detach().clone()
-                                                    : normal("context_projection", {config.width, model_width}, deviation));
-  log_temperature_ = register_parameter("log_temperature", at::full({1}, std::log(config.temperature), at::kFloat));
+      "context_projection",
+      config.start == "equal"
+          ? question_projection_.detach().clone()
+          : normal("context_projection", {config.width, model_width}, deviation));
+  log_temperature_ = register_parameter("log_temperature",
+                                        at::full({1}, std::log(config.temperature), at::kFloat));
   if (config.input == "embedding_conv") {
     auto taps = normal("conv", {model_width, config.conv_width}, 0.18);
     taps.select(1, config.conv_width - 1) += 1;  // identity tap
@@ -54,9 +78,11 @@ DsrImpl::DsrImpl(const DsrConfig& config, int64_t model_width, int64_t seed) : c
   }
 }
 
-at::Tensor DsrImpl::context_inputs(const at::Tensor& embeddings, const at::Tensor& table_mean) const {
+at::Tensor DsrImpl::context_inputs(const at::Tensor& embeddings,
+                                   const at::Tensor& table_mean) const {
   if (!conv_.defined()) return embeddings;
-  return ops::causal_conv(embeddings - table_mean.to(embeddings.scalar_type()), conv_.to(embeddings.scalar_type()), {});
+  return ops::causal_conv(embeddings - table_mean.to(embeddings.scalar_type()),
+                          conv_.to(embeddings.scalar_type()), {});
 }
 
 at::Tensor DsrImpl::encode_context(const at::Tensor& inputs, const at::Tensor& table_mean) const {
@@ -66,30 +92,40 @@ at::Tensor DsrImpl::encode_context(const at::Tensor& inputs, const at::Tensor& t
   return unit_rows(encoded);
 }
 
-at::Tensor DsrImpl::encode_questions(const at::Tensor& embeddings, const at::Tensor& weights, const at::Tensor& table_mean) const {
+at::Tensor DsrImpl::encode_questions(const at::Tensor& embeddings, const at::Tensor& weights,
+                                     const at::Tensor& table_mean) const {
   ops::Fp32Guard fp32(context_projection_.device());
   auto weight = weights.unsqueeze(-1);
-  auto pooled = ((embeddings.to(at::kFloat) - table_mean) * weight).sum(2) / weight.sum(2).clamp_min(1e-6);
+  auto pooled =
+      ((embeddings.to(at::kFloat) - table_mean) * weight).sum(2) / weight.sum(2).clamp_min(1e-6);
   return unit_rows(at::matmul(pooled, question_projection_.t()));
 }
 
-at::Tensor question_weights(const std::string& pool, const at::Tensor& questions, const at::Tensor& questions_valid,
-                            const at::Tensor& context, const at::Tensor& context_valid) {
+at::Tensor question_weights(const std::string& pool, const at::Tensor& questions,
+                            const at::Tensor& questions_valid, const at::Tensor& context,
+                            const at::Tensor& context_valid) {
   auto present = questions_valid.to(at::kFloat);
   if (pool == "mean") return present;
   auto tokens = context_valid.sum(1).to(at::kFloat).clamp_min(2).view({-1, 1, 1});
   auto flat = questions.reshape({questions.size(0), -1, 1});
-  auto found = (flat == context.unsqueeze(1)).logical_and(context_valid.unsqueeze(1)).sum(-1).reshape(questions.sizes());
+  auto found = (flat == context.unsqueeze(1))
+                   .logical_and(context_valid.unsqueeze(1))
+                   .sum(-1)
+                   .reshape(questions.sizes());
   return ((tokens / (found + 1)).log() / tokens.log()).clamp_min(0) * present;
 }
 
-double DsrImpl::temperature() const { return std::clamp(std::exp(log_temperature_.item<double>()), 0.02, 1.0); }
+double DsrImpl::temperature() const {
+  return std::clamp(std::exp(log_temperature_.item<double>()), 0.02, 1.0);
+}
 
-at::Tensor DsrImpl::scores(const at::Tensor& questions, const at::Tensor& context, const at::Tensor& valid) const {
+at::Tensor DsrImpl::scores(const at::Tensor& questions, const at::Tensor& context,
+                           const at::Tensor& valid) const {
   ops::Fp32Guard fp32(context_projection_.device());
   auto temperature = log_temperature_.exp().clamp(0.02, 1.0);
   auto cosine = at::matmul(questions, context.transpose(1, 2));  // [B, Q, N]
-  return (cosine / temperature).masked_fill(valid.logical_not().unsqueeze(1), -std::numeric_limits<double>::infinity());
+  return (cosine / temperature)
+      .masked_fill(valid.logical_not().unsqueeze(1), -std::numeric_limits<double>::infinity());
 }
 
 }  // namespace dsrsq

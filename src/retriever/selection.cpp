@@ -19,7 +19,8 @@ struct TopTokens {
   at::Tensor mask;   // [B, k]
 };
 
-// The `count[b]` best of score [B, N], in document order, in min(max count, N) slots; unfilled slots come last.
+// The `count[b]` best of score [B, N], in document order, in min(max count, N) slots; unfilled
+// slots come last.
 TopTokens top_tokens(const at::Tensor& score, const at::Tensor& count) {
   auto tokens = score.size(1);
   auto slots = std::min(tokens, count.max().item<int64_t>());
@@ -33,9 +34,12 @@ TopTokens top_tokens(const at::Tensor& score, const at::Tensor& count) {
 }
 }  // namespace
 
-int64_t SelectedTokens::slots() const { return std::accumulate(lengths.begin(), lengths.end(), int64_t{0}); }
+int64_t SelectedTokens::slots() const {
+  return std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
+}
 
-at::Tensor question_complexity(const std::string& kind, const at::Tensor& phi, const at::Tensor& question_tokens) {
+at::Tensor question_complexity(const std::string& kind, const at::Tensor& phi,
+                               const at::Tensor& question_tokens) {
   if (kind == "none") return at::zeros({phi.size(0)}, phi.options());
   if (kind == "length") return (question_tokens.to(at::kFloat) / kLongQuestion).clamp(0, 1);
   TORCH_CHECK(kind == "entropy", "question_complexity: unknown kind '", kind, "'");
@@ -50,7 +54,8 @@ at::Tensor token_budget(int64_t base, double alpha, const at::Tensor& complexity
   return ((1 + complexity.to(at::kDouble) * alpha) * double(base)).round().to(at::kLong);
 }
 
-SelectedTokens select_top(const at::Tensor& score, const at::Tensor& budget, int64_t segment, bool per_segment) {
+SelectedTokens select_top(const at::Tensor& score, const at::Tensor& budget, int64_t segment,
+                          bool per_segment) {
   at::NoGradGuard no_grad;
   auto tokens = score.size(1);
   SelectedTokens selected;
@@ -58,10 +63,12 @@ SelectedTokens select_top(const at::Tensor& score, const at::Tensor& budget, int
     auto top = top_tokens(score.detach(), budget);
     selected.index = top.index;
     selected.mask = top.mask;
-    for (int64_t left = top.index.size(1); left > 0; left -= segment) selected.lengths.push_back(std::min(left, segment));
+    for (int64_t left = top.index.size(1); left > 0; left -= segment)
+      selected.lengths.push_back(std::min(left, segment));
     return selected;
   }
-  // Shares go by a sequence's own number of segments, so that padding does not change them; the first ones take the rest.
+  // Shares go by a sequence's own number of segments, so that padding does not change them; the
+  // first ones take the rest.
   auto segments = (tokens + segment - 1) / segment;
   auto length = (score > kNever).sum(1);
   auto own = (length + (segment - 1)).floor_divide(segment).clamp_min(1);
@@ -69,9 +76,12 @@ SelectedTokens select_top(const at::Tensor& score, const at::Tensor& budget, int
   std::vector<at::Tensor> index, mask;
   for (int64_t s = 0; s < segments; ++s) {
     auto begin = s * segment;
-    // A budget for the whole context takes it all (D5); equal shares would leave some behind where the last segment is short.
-    auto count = at::where(budget >= length, at::full_like(share, segment), share + (rest > s).to(at::kLong));
-    auto top = top_tokens(score.detach().narrow(1, begin, std::min(segment, tokens - begin)), count);
+    // A budget for the whole context takes it all (D5); equal shares would leave some behind where
+    // the last segment is short.
+    auto count = at::where(budget >= length, at::full_like(share, segment),
+                           share + (rest > s).to(at::kLong));
+    auto top =
+        top_tokens(score.detach().narrow(1, begin, std::min(segment, tokens - begin)), count);
     index.push_back((top.index + begin).masked_fill(top.mask.logical_not(), 0));
     mask.push_back(top.mask);
     selected.lengths.push_back(top.index.size(1));
@@ -85,20 +95,27 @@ at::Tensor span_score(const at::Tensor& score, int64_t span) {
   if (span == 1) return score;
   at::NoGradGuard no_grad;
   auto tokens = score.size(1), runs = (tokens + span - 1) / span;
-  auto padded = at::constant_pad_nd(score.detach().to(at::kDouble), {0, runs * span - tokens}, kNever);
+  auto padded =
+      at::constant_pad_nd(score.detach().to(at::kDouble), {0, runs * span - tokens}, kNever);
   auto best = padded.view({score.size(0), runs, span}).logsumexp(-1);
-  auto rank = best.argsort(/*stable=*/true, /*dim=*/1, /*descending=*/true).argsort(/*dim=*/int64_t{1}, /*descending=*/false);
+  auto rank = best.argsort(/*stable=*/true, /*dim=*/1, /*descending=*/true)
+                  .argsort(/*dim=*/int64_t{1}, /*descending=*/false);
   auto offset = at::arange(span, rank.options()).view({1, 1, span});
-  auto order = -(rank.unsqueeze(-1) * span + offset).reshape({score.size(0), runs * span}).narrow(1, 0, tokens);
+  auto order = -(rank.unsqueeze(-1) * span + offset)
+                    .reshape({score.size(0), runs * span})
+                    .narrow(1, 0, tokens);
   return order.to(at::kDouble).masked_fill(score == kNever, kNever);
 }
 
 SelectedTokens select_all(const at::Tensor& valid, int64_t segment) {
   SelectedTokens selected;
   auto tokens = valid.size(1);
-  selected.index = at::arange(tokens, valid.options().dtype(at::kLong)).unsqueeze(0).expand({valid.size(0), tokens});
+  selected.index = at::arange(tokens, valid.options().dtype(at::kLong))
+                       .unsqueeze(0)
+                       .expand({valid.size(0), tokens});
   selected.mask = valid;
-  for (int64_t left = tokens; left > 0; left -= segment) selected.lengths.push_back(std::min(left, segment));
+  for (int64_t left = tokens; left > 0; left -= segment)
+    selected.lengths.push_back(std::min(left, segment));
   return selected;
 }
 

@@ -21,7 +21,8 @@ Bpe::Bpe(const TokenizerSpec& spec) : unknown_(spec.unknown), fuse_unknown_(spec
   for (size_t rank = 0; rank < spec.merges.size(); ++rank) {
     const Merge& merge = spec.merges[rank];
     const uint64_t pair = pair_key(merge.left, merge.right);
-    merges_[slot_of(pair)] = {pair, static_cast<int32_t>(rank), merge.result};  // of a repeated pair the last counts
+    merges_[slot_of(pair)] = {pair, static_cast<int32_t>(rank),
+                              merge.result};  // of a repeated pair the last counts
   }
   for (int b = 0; b < 256; ++b) {
     const char byte = static_cast<char>(b);
@@ -106,7 +107,8 @@ void Bpe::encode(std::string_view word, Workspace& workspace, std::vector<BpeTok
     Symbol& left = symbols[top.position];
     if (left.id == kGone || left.next < 0) continue;
     Symbol& right = symbols[left.next];
-    // Symbols only grow, so a pair that has changed since no longer has the rank that it was queued with.
+    // Symbols only grow, so a pair that has changed since no longer has the rank that it was queued
+    // with.
     const RankedMerge* merge = find_merge(left.id, right.id);
     if (merge == nullptr || merge->rank != top.rank) continue;
     left.id = top.result;
@@ -118,7 +120,8 @@ void Bpe::encode(std::string_view word, Workspace& workspace, std::vector<BpeTok
     if (left.next >= 0) push_candidate(workspace, top.position, left.next);
   }
   if (symbols.empty()) return;
-  for (int32_t i = 0; i >= 0; i = symbols[i].next) out.push_back({symbols[i].id, symbols[i].begin, symbols[i].end});
+  for (int32_t i = 0; i >= 0; i = symbols[i].next)
+    out.push_back({symbols[i].id, symbols[i].begin, symbols[i].end});
 }
 
 }  // namespace dsrsq::text

@@ -52,7 +52,8 @@ class Bpe {
   static constexpr uint64_t kNoPair = ~uint64_t{0};
 
   static uint64_t pair_key(int32_t left, int32_t right) {
-    return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) | static_cast<uint32_t>(right);
+    return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) |
+           static_cast<uint32_t>(right);
   }
   size_t slot_of(uint64_t pair) const;
   const RankedMerge* find_merge(int32_t left, int32_t right) const;

@@ -10,7 +10,8 @@
 namespace dsrsq::text {
 namespace {
 
-// White space as Unicode and Oniguruma have it. PCRE2's \s also takes U+180E, which would change ids.
+// White space as Unicode and Oniguruma have it. PCRE2's \s also takes U+180E, which would change
+// ids.
 constexpr const char* kSpace =
     R"(\x{9}-\x{d}\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
 constexpr const char* kNotSpace =
@@ -22,7 +23,8 @@ constexpr const char* kWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
 // Oniguruma (Ruby syntax) to PCRE2.
 class OnigurumaTranslator {
  public:
-  OnigurumaTranslator(const std::string& pattern, const std::string& where) : in_(pattern), where_(where) {}
+  OnigurumaTranslator(const std::string& pattern, const std::string& where)
+      : in_(pattern), where_(where) {}
 
   std::string translate() {
     while (at_ < in_.size()) {
@@ -112,7 +114,8 @@ class OnigurumaTranslator {
     }
     // In Ruby's syntax a{1,3}+ repeats the group; in PCRE2 it is possessive.
     if (ahead("}+")) refuse("'+' after {...}");
-    if (ahead("(?") && at_ + 2 < in_.size() && (std::isalpha(static_cast<unsigned char>(in_[at_ + 2])) || in_[at_ + 2] == '-')) {
+    if (ahead("(?") && at_ + 2 < in_.size() &&
+        (std::isalpha(static_cast<unsigned char>(in_[at_ + 2])) || in_[at_ + 2] == '-')) {
       // Ruby's m is PCRE2's s.
       for (size_t i = at_ + 2; i < in_.size() && in_[i] != ':' && in_[i] != ')'; ++i) {
         if (in_[i] != 'i' && in_[i] != '-') refuse(concat("the flag '", in_[i], "'"));
@@ -149,40 +152,52 @@ uint32_t compile_options(Syntax syntax) {
 
 }  // namespace
 
-Pattern::Pattern(const std::string& expression, Syntax syntax, const std::string& where) : where_(where) {
-  const std::string translated =
-      syntax == Syntax::kOniguruma ? OnigurumaTranslator(expression, where).translate() : expression;
-  std::shared_ptr<pcre2_compile_context> context(pcre2_compile_context_create(nullptr), pcre2_compile_context_free);
+Pattern::Pattern(const std::string& expression, Syntax syntax, const std::string& where)
+    : where_(where) {
+  const std::string translated = syntax == Syntax::kOniguruma
+                                     ? OnigurumaTranslator(expression, where).translate()
+                                     : expression;
+  std::shared_ptr<pcre2_compile_context> context(pcre2_compile_context_create(nullptr),
+                                                 pcre2_compile_context_free);
   if (!context) throw std::bad_alloc();
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   int error = 0;
   PCRE2_SIZE offset = 0;
-  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
-                                   compile_options(syntax), &error, &offset, context.get());
+  pcre2_code* code =
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
+                    compile_options(syntax), &error, &offset, context.get());
   if (code == nullptr) {
-    throw DataError(concat(where, ": regular expression does not compile, ", pcre_message(error), ": ", expression));
+    throw DataError(concat(where, ": regular expression does not compile, ", pcre_message(error),
+                           ": ", expression));
   }
-  code_ = std::shared_ptr<void>(code, [](void* p) { pcre2_code_free(static_cast<pcre2_code*>(p)); });
-  // Where this machine has no just-in-time compiler, pcre2_match interprets: the same matches, slower.
+  code_ =
+      std::shared_ptr<void>(code, [](void* p) { pcre2_code_free(static_cast<pcre2_code*>(p)); });
+  // Where this machine has no just-in-time compiler, pcre2_match interprets: the same matches,
+  // slower.
   pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
 }
 
 Searcher::Searcher() {
   constexpr size_t kStackStart = 32 << 10;
   constexpr size_t kStackMaximum = 8 << 20;
-  constexpr uint32_t kMatchLimit = 50'000'000;  // a run of millions of blanks must pass, catastrophic backtracking not
+  constexpr uint32_t kMatchLimit =
+      50'000'000;  // a run of millions of blanks must pass, catastrophic backtracking not
   auto* data = pcre2_match_data_create(1, nullptr);
   auto* context = pcre2_match_context_create(nullptr);
   auto* stack = pcre2_jit_stack_create(kStackStart, kStackMaximum, nullptr);
-  match_data_ = std::shared_ptr<void>(data, [](void* p) { pcre2_match_data_free(static_cast<pcre2_match_data*>(p)); });
-  context_ = std::shared_ptr<void>(context, [](void* p) { pcre2_match_context_free(static_cast<pcre2_match_context*>(p)); });
-  stack_ = std::shared_ptr<void>(stack, [](void* p) { pcre2_jit_stack_free(static_cast<pcre2_jit_stack*>(p)); });
+  match_data_ = std::shared_ptr<void>(
+      data, [](void* p) { pcre2_match_data_free(static_cast<pcre2_match_data*>(p)); });
+  context_ = std::shared_ptr<void>(
+      context, [](void* p) { pcre2_match_context_free(static_cast<pcre2_match_context*>(p)); });
+  stack_ = std::shared_ptr<void>(
+      stack, [](void* p) { pcre2_jit_stack_free(static_cast<pcre2_jit_stack*>(p)); });
   if (data == nullptr || context == nullptr) throw std::bad_alloc();
   pcre2_set_match_limit(context, kMatchLimit);
   if (stack != nullptr) pcre2_jit_stack_assign(context, nullptr, stack);
 }
 
-std::optional<Match> Searcher::find(const Pattern& pattern, std::string_view subject, size_t start) {
+std::optional<Match> Searcher::find(const Pattern& pattern, std::string_view subject,
+                                    size_t start) {
   return run(pattern, subject, start, 0);
 }
 
@@ -190,19 +205,22 @@ bool Searcher::matches_at(const Pattern& pattern, std::string_view subject, size
   return run(pattern, subject, start, PCRE2_ANCHORED).has_value();
 }
 
-std::optional<Match> Searcher::run(const Pattern& pattern, std::string_view subject, size_t start, unsigned options) {
+std::optional<Match> Searcher::run(const Pattern& pattern, std::string_view subject, size_t start,
+                                   unsigned options) {
   const auto* code = static_cast<const pcre2_code*>(pattern.code_.get());
   auto* data = static_cast<pcre2_match_data*>(match_data_.get());
   auto* context = static_cast<pcre2_match_context*>(context_.get());
   const auto* text = reinterpret_cast<PCRE2_SPTR>(subject.data() != nullptr ? subject.data() : "");
-  int rc = pcre2_match(code, text, subject.size(), start, options | PCRE2_NO_UTF_CHECK, data, context);
+  int rc =
+      pcre2_match(code, text, subject.size(), start, options | PCRE2_NO_UTF_CHECK, data, context);
   if (rc == PCRE2_ERROR_JIT_STACKLIMIT) {  // the interpreter keeps its state on the heap
-    rc = pcre2_match(code, text, subject.size(), start, options | PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data, context);
+    rc = pcre2_match(code, text, subject.size(), start, options | PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
+                     data, context);
   }
   if (rc == PCRE2_ERROR_NOMATCH) return std::nullopt;
   if (rc < 0) {
-    throw DataError(concat(pattern.where_, ": matching the regular expression failed at byte ", start, " of a text of ",
-                           subject.size(), " bytes: ", pcre_message(rc)));
+    throw DataError(concat(pattern.where_, ": matching the regular expression failed at byte ",
+                           start, " of a text of ", subject.size(), " bytes: ", pcre_message(rc)));
   }
   const PCRE2_SIZE* ends = pcre2_get_ovector_pointer(data);
   return Match{ends[0], ends[1]};

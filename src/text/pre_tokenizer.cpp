@@ -12,7 +12,8 @@ struct Piece {
   bool matched;
 };
 
-// The whole text as alternating gaps and matches; gaps are never empty, matches may be (as Oniguruma reports them).
+// The whole text as alternating gaps and matches; gaps are never empty, matches may be (as
+// Oniguruma reports them).
 std::vector<Piece> find_pieces(const SplitStep& step, std::string_view text, Searcher& searcher) {
   std::vector<Piece> pieces;
   size_t covered = 0;
@@ -21,7 +22,8 @@ std::vector<Piece> find_pieces(const SplitStep& step, std::string_view text, Sea
   while (from <= text.size()) {
     const std::optional<Match> match = searcher.find(step.pattern, text, from);
     if (!match) break;
-    if (match->begin == match->end && last_end == match->end) {  // an empty match right after a match does not count
+    if (match->begin == match->end &&
+        last_end == match->end) {  // an empty match right after a match does not count
       from += from < text.size() ? decode_utf8(text, from).length : 1;
       continue;
     }
@@ -104,13 +106,15 @@ std::vector<Match> split(const SplitStep& step, std::string_view text, Searcher&
   return out;
 }
 
-void byte_level_words(const PreTokenizer& pre_tokenizer, std::string_view text, Match range, Searcher& searcher,
-                      std::deque<std::string>& storage, std::vector<Word>& words) {
+void byte_level_words(const PreTokenizer& pre_tokenizer, std::string_view text, Match range,
+                      Searcher& searcher, std::deque<std::string>& storage,
+                      std::vector<Word>& words) {
   std::string_view piece = text.substr(range.begin, range.end - range.begin);
   const bool prefixed = pre_tokenizer.add_prefix_space && piece.front() != ' ';
   if (prefixed) piece = storage.emplace_back(" " + std::string(piece));
   std::vector<Match> ranges = {{0, piece.size()}};
-  if (pre_tokenizer.byte_level_split) ranges = split(*pre_tokenizer.byte_level_split, piece, searcher);
+  if (pre_tokenizer.byte_level_split)
+    ranges = split(*pre_tokenizer.byte_level_split, piece, searcher);
   for (const Match& word : ranges) {
     const bool first = prefixed && word.begin == 0;
     const size_t begin = range.begin + word.begin - (prefixed && !first ? 1 : 0);
@@ -120,20 +124,22 @@ void byte_level_words(const PreTokenizer& pre_tokenizer, std::string_view text, 
 
 }  // namespace
 
-void pre_tokenize(const PreTokenizer& pre_tokenizer, std::string_view text, Match range, Searcher& searcher,
-                  std::deque<std::string>& storage, std::vector<Word>& words) {
+void pre_tokenize(const PreTokenizer& pre_tokenizer, std::string_view text, Match range,
+                  Searcher& searcher, std::deque<std::string>& storage, std::vector<Word>& words) {
   if (range.begin == range.end) return;
   std::vector<Match> pieces = {range};
   for (const SplitStep& step : pre_tokenizer.splits) {
     std::vector<Match> next;
     for (const Match& piece : pieces) {
-      for (const Match& part : split(step, text.substr(piece.begin, piece.end - piece.begin), searcher)) {
+      for (const Match& part :
+           split(step, text.substr(piece.begin, piece.end - piece.begin), searcher)) {
         next.push_back({piece.begin + part.begin, piece.begin + part.end});
       }
     }
     pieces = std::move(next);
   }
-  for (const Match& piece : pieces) byte_level_words(pre_tokenizer, text, piece, searcher, storage, words);
+  for (const Match& piece : pieces)
+    byte_level_words(pre_tokenizer, text, piece, searcher, storage, words);
 }
 
 }  // namespace dsrsq::text

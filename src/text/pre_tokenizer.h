@@ -34,8 +34,9 @@ struct Word {
   bool prefixed = false;
 };
 
-// Appends the words of text[begin, end) to `words`. Words may point into `storage`, which outlives them.
-void pre_tokenize(const PreTokenizer& pre_tokenizer, std::string_view text, Match range, Searcher& searcher,
-                  std::deque<std::string>& storage, std::vector<Word>& words);
+// Appends the words of text[begin, end) to `words`. Words may point into `storage`, which outlives
+// them.
+void pre_tokenize(const PreTokenizer& pre_tokenizer, std::string_view text, Match range,
+                  Searcher& searcher, std::deque<std::string>& storage, std::vector<Word>& words);
 
 }  // namespace dsrsq::text

@@ -16,19 +16,22 @@ namespace {
 
 // string.punctuation
 bool is_ascii_punctuation(char c) {
-  return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') || (c >= '{' && c <= '~');
+  return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') ||
+         (c >= '{' && c <= '~');
 }
 
-// str.isspace, which str.split cuts at: with the separators 0x1C to 0x1F, unlike Unicode's White_Space.
+// str.isspace, which str.split cuts at: with the separators 0x1C to 0x1F, unlike Unicode's
+// White_Space.
 bool is_python_space(char32_t c) {
   return (c >= 9 && c <= 13) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
 }
 
 std::string replace_articles(const std::string& text) {
   // Python's \b, whose word characters are letters, numbers and the underscore.
-  static const text::Pattern articles(R"((?<![\p{L}\p{N}_])(?:a|an|the)(?![\p{L}\p{N}_]))", text::Syntax::kPcre,
-                                      "normalize_answer");
+  static const text::Pattern articles(R"((?<![\p{L}\p{N}_])(?:a|an|the)(?![\p{L}\p{N}_]))",
+                                      text::Syntax::kPcre, "normalize_answer");
   text::Searcher searcher;
   std::string out;
   size_t done = 0;
@@ -73,11 +76,13 @@ double f1_of(std::string_view prediction, std::string_view reference) {
 }
 
 template <typename Score>
-double best_over(const std::string& prediction, const std::vector<std::string>& references, const Score& score) {
+double best_over(const std::string& prediction, const std::vector<std::string>& references,
+                 const Score& score) {
   const std::string normalized = normalize_answer(prediction);
   if (references.empty()) return normalized.empty() ? 1 : 0;
   double best = 0;
-  for (const std::string& reference : references) best = std::max(best, score(normalized, normalize_answer(reference)));
+  for (const std::string& reference : references)
+    best = std::max(best, score(normalized, normalize_answer(reference)));
   return best;
 }
 
@@ -110,18 +115,22 @@ std::string normalize_answer(const std::string& text) {
 }
 
 double exact_match(const std::string& prediction, const std::vector<std::string>& references) {
-  return best_over(prediction, references, [](const std::string& a, const std::string& b) { return a == b ? 1.0 : 0.0; });
+  return best_over(prediction, references,
+                   [](const std::string& a, const std::string& b) { return a == b ? 1.0 : 0.0; });
 }
 
 double token_f1(const std::string& prediction, const std::vector<std::string>& references) {
   return best_over(prediction, references, f1_of);
 }
 
-Interval bootstrap_mean(const std::vector<double>& values, double confidence, int resamples, unsigned long seed) {
+Interval bootstrap_mean(const std::vector<double>& values, double confidence, int resamples,
+                        unsigned long seed) {
   if (values.empty()) throw DataError("bootstrap_mean: no values; evaluate at least one question");
-  if (resamples < 1) throw ConfigError(concat("bootstrap_mean: resamples is ", resamples, ", expected at least 1"));
+  if (resamples < 1)
+    throw ConfigError(concat("bootstrap_mean: resamples is ", resamples, ", expected at least 1"));
   if (!(confidence > 0 && confidence < 1)) {
-    throw ConfigError(concat("bootstrap_mean: confidence is ", confidence, ", expected above 0 and below 1"));
+    throw ConfigError(
+        concat("bootstrap_mean: confidence is ", confidence, ", expected above 0 and below 1"));
   }
   std::vector<double> means;
   means.reserve(static_cast<size_t>(resamples));

@@ -24,8 +24,9 @@ struct AddedMatch {
 };
 
 bool is_unicode_space(char32_t c) {
-  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
-         c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
 }
 
 size_t skip_space_back(std::string_view text, size_t floor, size_t at) {
@@ -54,13 +55,15 @@ class AddedTokenFinder {
     tokens_[token->content] = token;
     const size_t length = token->content.size();
     first_bytes_.set(static_cast<unsigned char>(token->content[0]));
-    if (std::find(lengths_.begin(), lengths_.end(), length) == lengths_.end()) lengths_.push_back(length);
+    if (std::find(lengths_.begin(), lengths_.end(), length) == lengths_.end())
+      lengths_.push_back(length);
     std::sort(lengths_.begin(), lengths_.end(), std::greater<>());
   }
 
-  // Cuts `range` of the text. Special tokens are matched, so that nothing else matches inside them, and then left as
-  // text unless `parse_special`, as `tokenizers` does with encode_special_tokens.
-  void cut(std::string_view text, Match range, bool parse_special, std::vector<AddedMatch>& out) const {
+  // Cuts `range` of the text. Special tokens are matched, so that nothing else matches inside them,
+  // and then left as text unless `parse_special`, as `tokenizers` does with encode_special_tokens.
+  void cut(std::string_view text, Match range, bool parse_special,
+           std::vector<AddedMatch>& out) const {
     const std::string_view piece = text.substr(range.begin, range.end - range.begin);
     size_t done = 0;
     size_t at = 0;
@@ -73,7 +76,8 @@ class AddedTokenFinder {
       const size_t match_begin = at;
       at += token->content.size();
       if (token->special && !parse_special) continue;
-      const size_t begin = token->strip_left ? skip_space_back(piece, done, match_begin) : match_begin;
+      const size_t begin =
+          token->strip_left ? skip_space_back(piece, done, match_begin) : match_begin;
       const size_t end = token->strip_right ? skip_space(piece, at) : at;
       if (done < begin) out.push_back({{range.begin + done, range.begin + begin}, nullptr});
       out.push_back({{range.begin + begin, range.begin + end}, token});
@@ -113,10 +117,10 @@ struct Tokenizer::Impl {
   std::string fingerprint;
   text::TokenizerSpec spec;
   text::Bpe bpe;
-  AddedTokenFinder exact;       // looked for in the raw text first
-  AddedTokenFinder normalized;  // then these, in what is left
+  AddedTokenFinder exact;                            // looked for in the raw text first
+  AddedTokenFinder normalized;                       // then these, in what is left
   std::unordered_map<int32_t, std::string> decoded;  // id -> bytes
-  std::unordered_map<std::string, int32_t> ids;      // added and model tokens, as spelled in the file
+  std::unordered_map<std::string, int32_t> ids;  // added and model tokens, as spelled in the file
   std::unordered_map<int32_t, bool> special;
   int64_t vocabulary_size = 0;
 };
@@ -139,7 +143,8 @@ Tokenizer::Impl::Impl(const std::string& json, const std::string& name_for_error
   }
 }
 
-std::vector<AddedMatch> Tokenizer::Impl::cut_added_tokens(std::string_view clean, bool parse_special) const {
+std::vector<AddedMatch> Tokenizer::Impl::cut_added_tokens(std::string_view clean,
+                                                          bool parse_special) const {
   std::vector<AddedMatch> first;
   exact.cut(clean, {0, clean.size()}, parse_special, first);
   std::vector<AddedMatch> out;
@@ -156,13 +161,15 @@ std::vector<AddedMatch> Tokenizer::Impl::cut_added_tokens(std::string_view clean
 template <typename Emit>
 void Tokenizer::Impl::encode(std::string_view clean, bool parse_special, const Emit& emit) const {
   if (clean.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
-    throw DataError(concat(name, ": a text of ", clean.size(), " bytes is over the limit of 2147483647; split it"));
+    throw DataError(concat(name, ": a text of ", clean.size(),
+                           " bytes is over the limit of 2147483647; split it"));
   }
   text::Searcher searcher;
   text::Bpe::Workspace workspace;
   std::deque<std::string> storage;
   std::vector<text::Word> words;
-  // Words repeat; the cache lives for one call, so that encode needs no lock and holds no memory between calls.
+  // Words repeat; the cache lives for one call, so that encode needs no lock and holds no memory
+  // between calls.
   std::vector<text::BpeToken> tokens;
   std::unordered_map<std::string_view, Match> cache;
   for (const AddedMatch& match : cut_added_tokens(clean, parse_special)) {
@@ -188,15 +195,17 @@ void Tokenizer::Impl::encode(std::string_view clean, bool parse_special, const E
   }
 }
 
-int32_t Tokenizer::Impl::first_of(const std::vector<const char*>& candidates, const char* role) const {
+int32_t Tokenizer::Impl::first_of(const std::vector<const char*>& candidates,
+                                  const char* role) const {
   std::string tried;
   for (const char* candidate : candidates) {
     const auto it = ids.find(candidate);
     if (it != ids.end()) return it->second;
     tried += concat(tried.empty() ? "" : ", ", candidate);
   }
-  throw DataError(concat(name, ": no ", role, " token, looked for ", tried,
-                         "; train the tokenizer with scripts/train_tokenizer.py or add one to added_tokens"));
+  throw DataError(
+      concat(name, ": no ", role, " token, looked for ", tried,
+             "; train the tokenizer with scripts/train_tokenizer.py or add one to added_tokens"));
 }
 
 Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -214,17 +223,20 @@ std::vector<int32_t> Tokenizer::encode(const std::string& text, bool parse_speci
   const text::CleanText clean(text);
   std::vector<int32_t> out;
   out.reserve(text.size() / 4 + 1);
-  impl_->encode(clean.view(), parse_special, [&](int32_t id, size_t, size_t) { out.push_back(id); });
+  impl_->encode(clean.view(), parse_special,
+                [&](int32_t id, size_t, size_t) { out.push_back(id); });
   return out;
 }
 
-std::vector<int32_t> Tokenizer::encode_with_spans(const std::string& text, std::vector<Span>& spans) const {
+std::vector<int32_t> Tokenizer::encode_with_spans(const std::string& text,
+                                                  std::vector<Span>& spans) const {
   const text::CleanText clean(text);
   std::vector<int32_t> out;
   spans.clear();
   impl_->encode(clean.view(), false, [&](int32_t id, size_t begin, size_t end) {
     out.push_back(id);
-    spans.push_back({static_cast<int64_t>(clean.original_begin(begin)), static_cast<int64_t>(clean.original_end(end))});
+    spans.push_back({static_cast<int64_t>(clean.original_begin(begin)),
+                     static_cast<int64_t>(clean.original_end(end))});
   });
   return out;
 }

@@ -7,7 +7,8 @@
 
 namespace dsrsq::text {
 
-const char* const kGpt2Pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+const char* const kGpt2Pattern =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 namespace {
 
@@ -32,7 +33,8 @@ class SpecParser {
     parse_pre_tokenizer_root(root);
     const Json& decoder = member(root, "", "decoder");
     if (decoder.is_null() || type_of(decoder, "decoder") != "ByteLevel") {
-      fail("decoder ", decoder.is_null() ? "null" : type_of(decoder, "decoder"), " is not supported, only ByteLevel");
+      fail("decoder ", decoder.is_null() ? "null" : type_of(decoder, "decoder"),
+           " is not supported, only ByteLevel");
     }
     return std::move(spec_);
   }
@@ -67,15 +69,18 @@ class SpecParser {
   }
 
   int32_t token_id(const Json& value, const std::string& path) const {
-    const bool fits = value.is_number_unsigned() &&
-                      value.get<uint64_t>() < static_cast<uint64_t>(std::numeric_limits<int32_t>::max());
-    if (!fits) fail(path, ": expected a token id from 0 to 2147483646, got ", value.dump().substr(0, 80));
+    const bool fits =
+        value.is_number_unsigned() &&
+        value.get<uint64_t>() < static_cast<uint64_t>(std::numeric_limits<int32_t>::max());
+    if (!fits)
+      fail(path, ": expected a token id from 0 to 2147483646, got ", value.dump().substr(0, 80));
     return value.get<int32_t>();
   }
 
   void require_absent(const Json& root, const char* key) const {
     const auto it = root.find(key);
-    if (it != root.end() && !it->is_null()) fail(key, " ", type_of(*it, key), " is not supported, only null");
+    if (it != root.end() && !it->is_null())
+      fail(key, " ", type_of(*it, key), " is not supported, only null");
   }
 
   void parse_model(const Json& model) {
@@ -84,13 +89,15 @@ class SpecParser {
     if (type != "BPE") fail("model ", type, " is not supported, only byte-level BPE");
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
       const auto it = model.find(key);
-      if (it != model.end() && !it->is_null() && *it != "") fail("model.", key, " ", it->dump(), " is not supported");
+      if (it != model.end() && !it->is_null() && *it != "")
+        fail("model.", key, " ", it->dump(), " is not supported");
     }
     const auto dropout = model.find("dropout");
     if (dropout != model.end() && !dropout->is_null() && *dropout != 0.0) {
       fail("model.dropout ", dropout->dump(), " is not supported: ids would be random");
     }
-    if (boolean(model, "model", "byte_fallback", false)) fail("model.byte_fallback is not supported");
+    if (boolean(model, "model", "byte_fallback", false))
+      fail("model.byte_fallback is not supported");
     spec_.fuse_unknown = boolean(model, "model", "fuse_unk", false);
     spec_.ignore_merges = boolean(model, "model", "ignore_merges", false);
     parse_vocabulary(member(model, "model", "vocab"));
@@ -102,17 +109,20 @@ class SpecParser {
   }
 
   void parse_vocabulary(const Json& vocabulary) {
-    if (!vocabulary.is_object()) fail("model.vocab: expected an object, got ", vocabulary.type_name());
+    if (!vocabulary.is_object())
+      fail("model.vocab: expected an object, got ", vocabulary.type_name());
     if (vocabulary.empty()) fail("model.vocab is empty");
     spec_.vocabulary.reserve(vocabulary.size());
     for (const auto& [token, id] : vocabulary.items()) {
-      spec_.vocabulary.emplace(token, token_id(id, concat("model.vocab[", Json(token).dump(), "]")));
+      spec_.vocabulary.emplace(token,
+                               token_id(id, concat("model.vocab[", Json(token).dump(), "]")));
     }
   }
 
   int32_t find_token(const std::string& token, const std::string& path) const {
     const auto it = spec_.vocabulary.find(token);
-    if (it == spec_.vocabulary.end()) fail(path, ": token ", Json(token).dump(), " is not in model.vocab");
+    if (it == spec_.vocabulary.end())
+      fail(path, ": token ", Json(token).dump(), " is not in model.vocab");
     return it->second;
   }
 
@@ -122,12 +132,15 @@ class SpecParser {
     for (size_t i = 0; i < merges.size(); ++i) {
       const std::string path = concat("model.merges[", i, "]");
       const auto [left, right] = merge_sides(merges[i], path);
-      spec_.merges.push_back({find_token(left, path), find_token(right, path), find_token(left + right, path)});
+      spec_.merges.push_back(
+          {find_token(left, path), find_token(right, path), find_token(left + right, path)});
     }
   }
 
-  std::pair<std::string, std::string> merge_sides(const Json& merge, const std::string& path) const {
-    if (merge.is_array() && merge.size() == 2) return {string(merge[0], path), string(merge[1], path)};
+  std::pair<std::string, std::string> merge_sides(const Json& merge,
+                                                  const std::string& path) const {
+    if (merge.is_array() && merge.size() == 2)
+      return {string(merge[0], path), string(merge[1], path)};
     if (merge.is_string()) {
       const std::string text = merge.get<std::string>();
       const size_t blank = text.find(' ');
@@ -135,7 +148,8 @@ class SpecParser {
         return {text.substr(0, blank), text.substr(blank + 1)};
       }
     }
-    fail(path, ": expected \"left right\" or [\"left\", \"right\"], got ", merge.dump().substr(0, 80));
+    fail(path, ": expected \"left right\" or [\"left\", \"right\"], got ",
+         merge.dump().substr(0, 80));
   }
 
   void parse_added_tokens(const Json& tokens) {
@@ -149,7 +163,8 @@ class SpecParser {
       token.strip_left = boolean(tokens[i], path, "lstrip", false);
       token.strip_right = boolean(tokens[i], path, "rstrip", false);
       token.normalized = boolean(tokens[i], path, "normalized", !token.special);
-      if (boolean(tokens[i], path, "single_word", false)) fail(path, ".single_word is not supported");
+      if (boolean(tokens[i], path, "single_word", false))
+        fail(path, ".single_word is not supported");
       if (token.content.empty()) fail(path, ".content is empty");
       spec_.added.push_back(std::move(token));
     }
@@ -162,26 +177,32 @@ class SpecParser {
     for (const auto& [token, id] : spec_.vocabulary) check_owner(owner, id, token);
     std::set<std::string> contents;
     for (const AddedToken& token : spec_.added) {
-      if (!contents.insert(token.content).second) fail("added_tokens has ", Json(token.content).dump(), " twice");
+      if (!contents.insert(token.content).second)
+        fail("added_tokens has ", Json(token.content).dump(), " twice");
       const auto it = spec_.vocabulary.find(token.content);
       if (it == spec_.vocabulary.end()) {
         check_owner(owner, token.id, token.content);
       } else if (it->second != token.id) {
-        fail("added token ", Json(token.content).dump(), " has id ", token.id, ", but ", it->second, " in model.vocab");
+        fail("added token ", Json(token.content).dump(), " has id ", token.id, ", but ", it->second,
+             " in model.vocab");
       }
     }
   }
 
-  void check_owner(std::unordered_map<int32_t, std::string>& owner, int32_t id, const std::string& token) const {
+  void check_owner(std::unordered_map<int32_t, std::string>& owner, int32_t id,
+                   const std::string& token) const {
     const auto [it, inserted] = owner.emplace(id, token);
-    if (!inserted) fail("id ", id, " belongs to both ", Json(it->second).dump(), " and ", Json(token).dump());
+    if (!inserted)
+      fail("id ", id, " belongs to both ", Json(it->second).dump(), " and ", Json(token).dump());
   }
 
   void parse_pre_tokenizer_root(const Json& root) {
     const auto it = root.find("pre_tokenizer");
-    if (it == root.end() || it->is_null()) fail("pre_tokenizer is null, but ids of bytes need ByteLevel");
+    if (it == root.end() || it->is_null())
+      fail("pre_tokenizer is null, but ids of bytes need ByteLevel");
     parse_pre_tokenizer(*it, "pre_tokenizer");
-    if (!byte_level_seen_) fail("pre_tokenizer has no ByteLevel, without which the model is not byte-level BPE");
+    if (!byte_level_seen_)
+      fail("pre_tokenizer has no ByteLevel, without which the model is not byte-level BPE");
   }
 
   void parse_pre_tokenizer(const Json& step, const std::string& path) {
@@ -189,7 +210,8 @@ class SpecParser {
     if (type == "Sequence") {
       const Json& steps = member(step, path, "pretokenizers");
       if (!steps.is_array()) fail(path, ".pretokenizers: expected a list, got ", steps.type_name());
-      for (size_t i = 0; i < steps.size(); ++i) parse_pre_tokenizer(steps[i], concat(path, ".pretokenizers[", i, "]"));
+      for (size_t i = 0; i < steps.size(); ++i)
+        parse_pre_tokenizer(steps[i], concat(path, ".pretokenizers[", i, "]"));
       return;
     }
     if (byte_level_seen_) fail(path, ": ", type, " after ByteLevel is not supported");
@@ -197,12 +219,14 @@ class SpecParser {
       byte_level_seen_ = true;
       spec_.pre_tokenizer.add_prefix_space = boolean(step, path, "add_prefix_space", true);
       if (boolean(step, path, "use_regex", true)) {
-        spec_.pre_tokenizer.byte_level_split = SplitStep{Pattern(kGpt2Pattern, Syntax::kOniguruma, where(path))};
+        spec_.pre_tokenizer.byte_level_split =
+            SplitStep{Pattern(kGpt2Pattern, Syntax::kOniguruma, where(path))};
       }
     } else if (type == "Digits") {
       const bool individual = boolean(step, path, "individual_digits", false);
-      spec_.pre_tokenizer.splits.push_back({Pattern(R"(\p{N})", Syntax::kOniguruma, where(path)),
-                                            individual ? SplitBehavior::kIsolated : SplitBehavior::kContiguous});
+      spec_.pre_tokenizer.splits.push_back(
+          {Pattern(R"(\p{N})", Syntax::kOniguruma, where(path)),
+           individual ? SplitBehavior::kIsolated : SplitBehavior::kContiguous});
     } else if (type == "Split") {
       parse_split(step, path);
     } else {
@@ -213,8 +237,10 @@ class SpecParser {
   void parse_split(const Json& step, const std::string& path) {
     const Json& pattern = member(step, path, "pattern");
     const std::string pattern_path = path + ".pattern";
-    if (!pattern.is_object() || pattern.size() != 1 || !(pattern.contains("Regex") || pattern.contains("String"))) {
-      fail(pattern_path, ": expected {\"Regex\": ...} or {\"String\": ...}, got ", pattern.dump().substr(0, 80));
+    if (!pattern.is_object() || pattern.size() != 1 ||
+        !(pattern.contains("Regex") || pattern.contains("String"))) {
+      fail(pattern_path, ": expected {\"Regex\": ...} or {\"String\": ...}, got ",
+           pattern.dump().substr(0, 80));
     }
     const bool regex = pattern.contains("Regex");
     const std::string expression = string(pattern.front(), pattern_path);

@@ -16,9 +16,9 @@ struct AddedToken {
   std::string content;
   int32_t id = 0;
   bool special = false;
-  bool strip_left = false;   // takes the white space in front with it
+  bool strip_left = false;  // takes the white space in front with it
   bool strip_right = false;
-  bool normalized = false;   // such tokens are looked for after the others
+  bool normalized = false;  // such tokens are looked for after the others
 };
 
 struct Merge {
@@ -32,9 +32,11 @@ struct TokenizerSpec {
   std::vector<Merge> merges;                            // by rank
   std::vector<AddedToken> added;
   PreTokenizer pre_tokenizer;
-  std::optional<int32_t> unknown;  // for bytes without a token; where absent they are dropped, as `tokenizers` does
+  std::optional<int32_t>
+      unknown;  // for bytes without a token; where absent they are dropped, as `tokenizers` does
   bool fuse_unknown = false;
-  bool ignore_merges = false;  // a word that is in the vocabulary is that token, whatever the merges give
+  bool ignore_merges =
+      false;  // a word that is in the vocabulary is that token, whatever the merges give
 };
 
 // The pattern of a ByteLevel pre-tokenizer with use_regex, from GPT-2.

@@ -17,7 +17,8 @@ Decoded decode_utf8(std::string_view text, size_t at) {
   for (uint32_t i = 1; i < length; ++i) {
     if (at + i >= text.size()) return {kReplacement, i, false};
     const unsigned char next = byte(at + i);
-    if (next < (i == 1 ? low : 0x80) || next > (i == 1 ? high : 0xBF)) return {kReplacement, i, false};
+    if (next < (i == 1 ? low : 0x80) || next > (i == 1 ? high : 0xBF))
+      return {kReplacement, i, false};
     code_point = (code_point << 6) | (next & 0x3F);
   }
   return {code_point, length, true};
@@ -59,11 +60,13 @@ CleanText::CleanText(std::string_view original) : original_(original) {
 size_t CleanText::map(size_t offset, bool up) const {
   constexpr size_t kReplacementBytes = 3;
   // The last replacement that begins before the offset.
-  auto it = std::lower_bound(replaced_.begin(), replaced_.end(), offset,
-                             [](const Replaced& r, size_t value) { return r.cleaned_begin < value; });
+  auto it =
+      std::lower_bound(replaced_.begin(), replaced_.end(), offset,
+                       [](const Replaced& r, size_t value) { return r.cleaned_begin < value; });
   if (it == replaced_.begin()) return offset;
   --it;
-  if (offset < it->cleaned_begin + kReplacementBytes) return up ? it->original_end : it->original_begin;
+  if (offset < it->cleaned_begin + kReplacementBytes)
+    return up ? it->original_end : it->original_begin;
   return it->original_end + (offset - it->cleaned_begin - kReplacementBytes);
 }
 
@@ -72,7 +75,8 @@ const std::array<char32_t, 256>& byte_alphabet() {
     std::array<char32_t, 256> out{};
     char32_t next = 0x100;
     for (int b = 0; b < 256; ++b) {
-      const bool printable = (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b <= 0xAC) || (b >= 0xAE && b <= 0xFF);
+      const bool printable =
+          (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b <= 0xAC) || (b >= 0xAE && b <= 0xFF);
       out[b] = printable ? static_cast<char32_t>(b) : next++;
     }
     return out;

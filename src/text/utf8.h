@@ -13,7 +13,8 @@ constexpr char32_t kReplacement = 0xFFFD;
 
 struct Decoded {
   char32_t code_point;  // kReplacement where not valid
-  uint32_t length;      // bytes; of an invalid sequence its maximal valid prefix, at least 1, as Python and Rust count
+  uint32_t length;  // bytes; of an invalid sequence its maximal valid prefix, at least 1, as Python
+                    // and Rust count
   bool valid;
 };
 // The character that begins at `at` < text.size().
@@ -24,9 +25,11 @@ void append_utf8(std::string& out, char32_t code_point);
 class CleanText {
  public:
   explicit CleanText(std::string_view original);
-  std::string_view view() const { return replaced_.empty() ? original_ : std::string_view(cleaned_); }
-  // Byte offset in view() -> byte offset in the original. Offsets inside a U+FFFD that replaced something move to its
-  // begin, or to its end.
+  std::string_view view() const {
+    return replaced_.empty() ? original_ : std::string_view(cleaned_);
+  }
+  // Byte offset in view() -> byte offset in the original. Offsets inside a U+FFFD that replaced
+  // something move to its begin, or to its end.
   size_t original_begin(size_t offset) const { return map(offset, false); }
   size_t original_end(size_t offset) const { return map(offset, true); }
 
@@ -42,11 +45,12 @@ class CleanText {
   std::vector<Replaced> replaced_;
 };
 
-// GPT-2 spells each byte as a printable character: itself where printable in Latin-1, else U+0100 and up.
+// GPT-2 spells each byte as a printable character: itself where printable in Latin-1, else U+0100
+// and up.
 const std::array<char32_t, 256>& byte_alphabet();
 std::string spell_bytes(std::string_view bytes);  // "a b" -> "aĠb"
-// The bytes that a token spells; a token with a character outside the alphabet stands for its own UTF-8 and
-// `spelled` becomes false.
+// The bytes that a token spells; a token with a character outside the alphabet stands for its own
+// UTF-8 and `spelled` becomes false.
 std::string unspell_bytes(std::string_view token, bool* spelled = nullptr);
 
 }  // namespace dsrsq::text

@@ -15,7 +15,8 @@ namespace {
 using Json = nlohmann::json;
 using Pair = std::pair<std::string, std::string>;
 
-// A run of letters and digits or a run of anything else, each with the blank in front of it; then white space.
+// A run of letters and digits or a run of anything else, each with the blank in front of it; then
+// white space.
 constexpr const char* kWordPattern =
     R"( ?[\p{L}\p{M}\p{N}_]+| ?[^\s\p{L}\p{M}\p{N}_]+|\s+(?!\S)|\s+)";
 
@@ -23,13 +24,15 @@ void check_word(const std::string& word, const char* kind) {
   if (word.empty()) throw DataError(concat("word tokenizer: an empty ", kind));
   for (size_t at = 0; at < word.size();) {
     const text::Decoded c = text::decode_utf8(word, at);
-    if (!c.valid) throw DataError(concat("word tokenizer: ", kind, " is not valid UTF-8 at its byte ", at));
+    if (!c.valid)
+      throw DataError(concat("word tokenizer: ", kind, " is not valid UTF-8 at its byte ", at));
     at += c.length;
   }
   text::Searcher searcher;
   static const text::Pattern space(R"(\s)", text::Syntax::kOniguruma, "word tokenizer");
   if (searcher.find(space, word, 0)) {
-    throw DataError(concat("word tokenizer: ", kind, " \"", word, "\" holds white space; give its parts"));
+    throw DataError(
+        concat("word tokenizer: ", kind, " \"", word, "\" holds white space; give its parts"));
   }
 }
 
@@ -43,8 +46,8 @@ class WordTokenizerBuilder {
     }
   }
 
-  // Merges left to right over what earlier merges leave. A new merge ranks behind all earlier ones, so it acts only where
-  // they are done: earlier pieces stay as they are.
+  // Merges left to right over what earlier merges leave. A new merge ranks behind all earlier ones,
+  // so it acts only where they are done: earlier pieces stay as they are.
   void add_piece(const std::string& piece) {
     check_word(piece, "piece");
     std::vector<std::string> symbols = merge(piece);
@@ -67,31 +70,60 @@ class WordTokenizerBuilder {
   std::string json() const {
     Json added = Json::array();
     for (const char* token : kSpecialTokens) {
-      added.push_back({{"id", vocabulary_.at(token)}, {"content", token}, {"single_word", false}, {"lstrip", false},
-                       {"rstrip", false}, {"normalized", false}, {"special", true}});
+      added.push_back({{"id", vocabulary_.at(token)},
+                       {"content", token},
+                       {"single_word", false},
+                       {"lstrip", false},
+                       {"rstrip", false},
+                       {"normalized", false},
+                       {"special", true}});
     }
     Json vocabulary = Json::object();
     for (const auto& [token, id] : vocabulary_) vocabulary[token] = id;
     Json merges = Json::array();
     for (const auto& [left, right] : merges_) merges.push_back({left, right});
-    const Json split = {{"type", "Split"}, {"pattern", {{"Regex", pattern()}}}, {"behavior", "Isolated"}, {"invert", false}};
-    const Json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
-    const Json model = {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", nullptr}, {"continuing_subword_prefix", nullptr},
-                        {"end_of_word_suffix", nullptr}, {"fuse_unk", false}, {"byte_fallback", false},
-                        {"ignore_merges", true}, {"vocab", vocabulary}, {"merges", merges}};
-    const Json root = {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}, {"added_tokens", added},
-                       {"normalizer", nullptr},
-                       {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", Json::array({split, byte_level})}}},
-                       {"post_processor", nullptr},
-                       {"decoder", {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}}},
-                       {"model", model}};
+    const Json split = {{"type", "Split"},
+                        {"pattern", {{"Regex", pattern()}}},
+                        {"behavior", "Isolated"},
+                        {"invert", false}};
+    const Json byte_level = {{"type", "ByteLevel"},
+                             {"add_prefix_space", false},
+                             {"trim_offsets", true},
+                             {"use_regex", false}};
+    const Json model = {{"type", "BPE"},
+                        {"dropout", nullptr},
+                        {"unk_token", nullptr},
+                        {"continuing_subword_prefix", nullptr},
+                        {"end_of_word_suffix", nullptr},
+                        {"fuse_unk", false},
+                        {"byte_fallback", false},
+                        {"ignore_merges", true},
+                        {"vocab", vocabulary},
+                        {"merges", merges}};
+    const Json root = {
+        {"version", "1.0"},
+        {"truncation", nullptr},
+        {"padding", nullptr},
+        {"added_tokens", added},
+        {"normalizer", nullptr},
+        {"pre_tokenizer",
+         {{"type", "Sequence"}, {"pretokenizers", Json::array({split, byte_level})}}},
+        {"post_processor", nullptr},
+        {"decoder",
+         {{"type", "ByteLevel"},
+          {"add_prefix_space", true},
+          {"trim_offsets", true},
+          {"use_regex", true}}},
+        {"model", model}};
     return root.dump(1) + "\n";
   }
 
  private:
   static constexpr const char* kSpecialTokens[] = {"<|pad|>", "<|bos|>", "<|eos|>"};
 
-  void add_token(const std::string& spelled) { vocabulary_.emplace(spelled, static_cast<int32_t>(vocabulary_.size())); }
+  void add_token(const std::string& spelled) {
+    vocabulary_.emplace(spelled, static_cast<int32_t>(vocabulary_.size()));
+  }
 
   std::vector<std::string> merge(const std::string& piece) const {
     std::vector<std::string> symbols;
@@ -117,7 +149,8 @@ class WordTokenizerBuilder {
     return match && match->begin == 0 && match->end == blank_word.size();
   }
 
-  // Words that mix letters and punctuation ("e.g.") are alternatives of their own, the longest first.
+  // Words that mix letters and punctuation ("e.g.") are alternatives of their own, the longest
+  // first.
   std::string pattern() const {
     std::vector<std::string> mixed = mixed_;
     std::sort(mixed.begin(), mixed.end(), [](const std::string& a, const std::string& b) {
@@ -129,7 +162,8 @@ class WordTokenizerBuilder {
     for (const std::string& word : mixed) {
       if (!alternatives.empty()) alternatives += '|';
       for (const char c : word) {
-        const bool ascii_punctuation = static_cast<unsigned char>(c) < 0x80 && std::ispunct(static_cast<unsigned char>(c)) && c != '_';
+        const bool ascii_punctuation = static_cast<unsigned char>(c) < 0x80 &&
+                                       std::ispunct(static_cast<unsigned char>(c)) && c != '_';
         if (ascii_punctuation) alternatives += '\\';
         alternatives += c;
       }
@@ -147,7 +181,8 @@ class WordTokenizerBuilder {
 
 }  // namespace
 
-std::string build_word_tokenizer(const std::vector<std::string>& words, const std::vector<std::string>& pieces) {
+std::string build_word_tokenizer(const std::vector<std::string>& words,
+                                 const std::vector<std::string>& pieces) {
   WordTokenizerBuilder builder;
   for (const std::string& piece : pieces) builder.add_piece(piece);
   for (const std::string& word : words) builder.add_word(word);

@@ -15,7 +15,8 @@ namespace {
 std::atomic<int> stop_signals{0};
 
 void on_signal(int) {
-  if (stop_signals.fetch_add(1) > 0) std::_Exit(int(ExitCode::kStopped));  // the second one does not wait
+  if (stop_signals.fetch_add(1) > 0)
+    std::_Exit(int(ExitCode::kStopped));  // the second one does not wait
 }
 }  // namespace
 
@@ -44,7 +45,8 @@ void set_determinism(int64_t threads) {
 at::Device parse_device(const std::string& name) {
   at::Device device(name);
   if (device.is_cuda() && !torch::cuda::is_available())
-    throw ConfigError(concat("train.device: expected a CUDA device for '", name, "', found none; use --device cpu"));
+    throw ConfigError(concat("train.device: expected a CUDA device for '", name,
+                             "', found none; use --device cpu"));
   return device;
 }
 

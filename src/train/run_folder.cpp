@@ -46,10 +46,12 @@ std::vector<std::string> config_search_folders() {
   auto program = fs::read_symlink("/proc/self/exe", error);
   if (error) return {};
   auto bin = program.parent_path();
-  return {(bin / "../../configs").lexically_normal().string(), (bin / "../share/dsrsq/configs").lexically_normal().string()};
+  return {(bin / "../../configs").lexically_normal().string(),
+          (bin / "../share/dsrsq/configs").lexically_normal().string()};
 }
 
-std::optional<Checkpoint> open_run_folder(const std::string& folder, RunConfig& config, const std::string& resume,
+std::optional<Checkpoint> open_run_folder(const std::string& folder, RunConfig& config,
+                                          const std::string& resume,
                                           const std::vector<std::string>& command) {
   auto resolved = dump_config(visitor(config));
   auto config_path = folder + "/config.yaml";
@@ -60,14 +62,21 @@ std::optional<Checkpoint> open_run_folder(const std::string& folder, RunConfig& 
   } else if (fs::exists(config_path)) {
     auto present = checkpoints.list();
     if (resume == "never" && !present.empty())
-      throw ConfigError(concat(folder, ": --resume never, but the folder holds ", present.size(), " checkpoint(s); choose another --output-dir"));
+      throw ConfigError(concat(folder, ": --resume never, but the folder holds ", present.size(),
+                               " checkpoint(s); choose another --output-dir"));
     from = checkpoints.newest_whole();
-    if (!from && !present.empty()) throw CheckpointError(concat(folder, ": none of ", present.size(), " checkpoints is whole; choose another --output-dir to start anew"));
+    if (!from && !present.empty())
+      throw CheckpointError(
+          concat(folder, ": none of ", present.size(),
+                 " checkpoints is whole; choose another --output-dir to start anew"));
     if (from)
       if (auto difference = first_difference(read_file(config_path), resolved); !difference.empty())
-        throw ConfigError(concat(folder, ": the run there was made with another configuration: ", difference, "; choose another --output-dir"));
+        throw ConfigError(concat(folder, ": the run there was made with another configuration: ",
+                                 difference, "; choose another --output-dir"));
   } else if (fs::exists(folder) && !fs::is_empty(folder)) {
-    throw ConfigError(concat(folder, ": expected a new folder or a run's, found other files; choose another --output-dir"));
+    throw ConfigError(concat(
+        folder,
+        ": expected a new folder or a run's, found other files; choose another --output-dir"));
   }
   fs::create_directories(folder);
   write_file_atomic(config_path, resolved);
@@ -76,9 +85,11 @@ std::optional<Checkpoint> open_run_folder(const std::string& folder, RunConfig& 
   return from;
 }
 
-RunConfig load_run_folder_config(const std::string& folder, const std::vector<std::string>& overrides) {
+RunConfig load_run_folder_config(const std::string& folder,
+                                 const std::vector<std::string>& overrides) {
   auto path = folder + "/config.yaml";
-  if (!fs::exists(path)) throw CheckpointError(concat(folder, ": expected a run folder with config.yaml, found none"));
+  if (!fs::exists(path))
+    throw CheckpointError(concat(folder, ": expected a run folder with config.yaml, found none"));
   return load_run_config({path, overrides, {}});
 }
 
@@ -91,7 +102,8 @@ std::string describe_run(RunConfig& config, LanguageModel& model, int64_t typica
     total += item.value().numel();
   }
   out << "parameters: " << total << "\n";
-  for (const auto& [group, count] : parameters) out << "  " << std::left << std::setw(12) << group << count << "\n";
+  for (const auto& [group, count] : parameters)
+    out << "  " << std::left << std::setw(12) << group << count << "\n";
   out << "codebooks and other buffers held once: " << model->method().shared_bytes() << " bytes\n";
 
   const auto& m = config.model;
@@ -99,25 +111,39 @@ std::string describe_run(RunConfig& config, LanguageModel& model, int64_t typica
   auto kv_bytes = 2 * m.key_value_heads * m.head_width() * 4;  // fp32, a token and layer
   bool dsrsq = config.method == "dsrsq";
   auto read = !dsrsq ? std::min(typical_context, config.standard.window)
-                     : d.dsr.enabled ? std::min(typical_context, int64_t(double(d.dsr.budget) * (d.dsr.complexity == "none" ? 1.0 : 1.0 + d.dsr.alpha)))
-                                     : typical_context;
+              : d.dsr.enabled
+                  ? std::min(typical_context,
+                             int64_t(double(d.dsr.budget) *
+                                     (d.dsr.complexity == "none" ? 1.0 : 1.0 + d.dsr.alpha)))
+                  : typical_context;
   auto exact = read, latents = int64_t{0};
   if (dsrsq && d.rckv.enabled) {
-    auto own = d.dsr.enabled && d.rckv.source == "stream" ? std::max<int64_t>(1, read * d.rckv.segment / std::max<int64_t>(1, typical_context)) : std::min(d.rckv.segment, read);
+    auto own =
+        d.dsr.enabled && d.rckv.source == "stream"
+            ? std::max<int64_t>(1, read * d.rckv.segment / std::max<int64_t>(1, typical_context))
+            : std::min(d.rckv.segment, read);
     exact = std::min(read, m.sinks + d.rckv.window + own);
     latents = std::min(d.rckv.buffer_length, read - exact);
   }
-  out << "of a context of " << typical_context << " tokens the reader reads at most " << read << "\n"
-      << "bytes held a sequence, at most: " << m.layers * (exact * kv_bytes + latents * 2 * d.rckv.latent_width * 4) << " ("
-      << exact << " exact keys and " << latents << " latents a layer; all keys exact: " << m.layers * typical_context * kv_bytes << ")\n";
-  out << "memory: weights " << total * 4 / 1000000 << " MB, gradients " << total * 4 / 1000000 << " MB, AdamW " << total * 8 / 1000000
-      << " MB; activations of a micro-batch about "
-      << m.layers * config.train.batch_size * read * (m.width * 12 + m.mlp_width * 4 + m.heads * std::min(read, exact + latents + 1) * 4) * 4 / 1000000 << " MB\n";
-  out << "schedule: " << total_steps(config.stages) << " steps, learning rate " << config.optimizer.learning_rate << ", warm-up "
-      << config.optimizer.warmup_steps << ", " << config.optimizer.schedule << "\n";
+  out << "of a context of " << typical_context << " tokens the reader reads at most " << read
+      << "\n"
+      << "bytes held a sequence, at most: "
+      << m.layers * (exact * kv_bytes + latents * 2 * d.rckv.latent_width * 4) << " (" << exact
+      << " exact keys and " << latents
+      << " latents a layer; all keys exact: " << m.layers * typical_context * kv_bytes << ")\n";
+  out << "memory: weights " << total * 4 / 1000000 << " MB, gradients " << total * 4 / 1000000
+      << " MB, AdamW " << total * 8 / 1000000 << " MB; activations of a micro-batch about "
+      << m.layers * config.train.batch_size * read *
+             (m.width * 12 + m.mlp_width * 4 + m.heads * std::min(read, exact + latents + 1) * 4) *
+             4 / 1000000
+      << " MB\n";
+  out << "schedule: " << total_steps(config.stages) << " steps, learning rate "
+      << config.optimizer.learning_rate << ", warm-up " << config.optimizer.warmup_steps << ", "
+      << config.optimizer.schedule << "\n";
   for (const auto& stage : config.stages)
-    out << "  " << std::left << std::setw(16) << stage.name << stage.steps << " steps, sqa " << (stage.sqa ? "on" : "off") << ", rckv "
-        << (stage.rckv ? "on" : "off") << ", budget " << (stage.budget > 0 ? std::to_string(stage.budget) : "of the retriever") << "\n";
+    out << "  " << std::left << std::setw(16) << stage.name << stage.steps << " steps, sqa "
+        << (stage.sqa ? "on" : "off") << ", rckv " << (stage.rckv ? "on" : "off") << ", budget "
+        << (stage.budget > 0 ? std::to_string(stage.budget) : "of the retriever") << "\n";
   return out.str();
 }
 

@@ -97,7 +97,20 @@ TEST(Rckv, RowsAreOrthonormalAfterTheStep) {
   EXPECT_TENSOR_NEAR(rckv->parameters()[0][0], first, (Tolerance{0, 1e-5}));
   auto before = rckv->parameters()[0].detach().clone();
   rckv->after_step();
-  EXPECT_TENSOR_NEAR(rckv->parameters()[0], before, (Tolerance{0, 1e-6}));  // no sign flips
+  EXPECT_TENSOR_NEAR(rckv->parameters()[0], before, (Tolerance{0, 1e-6}));
+}
+
+// A small step moves rows a little: none changes sign, whatever signs QR itself prefers.
+TEST(Rckv, TheStepFlipsNoRow) {
+  auto rckv = make_rckv(5);
+  for (double sign : {1.0, -1.0}) {
+    torch::NoGradGuard no_grad;
+    for (auto& p : rckv->parameters())
+      p.copy_(at::eye(5, kJoint) * sign + normal("small update", p.sizes()) * 0.02);
+    rckv->after_step();
+    for (const auto& p : rckv->parameters())
+      EXPECT_TENSOR_NEAR(p, at::eye(5, kJoint) * sign, (Tolerance{0, 0.15}));
+  }
 }
 
 TEST(Rckv, ErrorIsTheRelativeReconstructionError) {

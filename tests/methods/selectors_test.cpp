@@ -130,5 +130,18 @@ TEST(Selectors, Bm25FindsThePassageWithTheRareWords) {
   for (int64_t i = 0; i < 96; ++i) EXPECT_EQ(selected[0][i].item<bool>(), i >= 64 || i < 8) << i;
 }
 
+// One rare word outweighs a passage full of a word that nearly every passage has.
+TEST(Selectors, Bm25WeighsWordsByTheirRarity) {
+  auto one = tiny_batch({{.context = 256, .question = 2, .sample = 1}});
+  one.context.fill_(7);
+  one.context.narrow(1, 160, 32).fill_(9);
+  one.context[0][170] = 50;
+  one.questions[0][0].copy_(at::tensor({7, 50}, at::kLong));
+  auto selected =
+      chosen(choose(std::make_shared<Bm25Selector>(reader(), SelectorConfig{}, 3), one, 32), one);
+  for (int64_t i = 0; i < 256; ++i)
+    EXPECT_EQ(selected[0][i].item<bool>(), i >= 160 && i < 192) << i;
+}
+
 }  // namespace
 }  // namespace dsrsq

@@ -24,7 +24,8 @@ Json read_json(const std::filesystem::path& path) {
 }
 
 const Json& golden() {
-  static const Json json = read_json(std::string(DSRSQ_SOURCE_DIR) + "/tests/text/golden/metrics_golden.json");
+  static const Json json =
+      read_json(std::string(DSRSQ_SOURCE_DIR) + "/tests/text/golden/metrics_golden.json");
   return json;
 }
 
@@ -42,7 +43,8 @@ TEST(TaskMetrics, EqualTheSquadScript) {
 
 TEST(TaskMetrics, EqualTheSharedGoldenPairs) {
   const char* folder = std::getenv("DSRSQ_SHARED_DATA");
-  const std::filesystem::path root = folder != nullptr ? folder : std::string(DSRSQ_SOURCE_DIR) + "/../shared/data";
+  const std::filesystem::path root =
+      folder != nullptr ? folder : std::string(DSRSQ_SOURCE_DIR) + "/../shared/data";
   const std::filesystem::path path = root / "metrics_golden" / "golden.json";
   if (!std::filesystem::exists(path)) GTEST_SKIP() << "no shared data at " << path;
   const Json json = read_json(path);

@@ -29,7 +29,8 @@ std::string read_golden(const std::string& name) {
 
 std::string from_hex(const std::string& hex) {
   std::string out;
-  for (size_t i = 0; i + 1 < hex.size(); i += 2) out += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
+  for (size_t i = 0; i + 1 < hex.size(); i += 2)
+    out += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
   return out;
 }
 
@@ -48,13 +49,16 @@ Json apply_variant(const Json& change) {
   Json root = base_json();
   if (change.contains("root")) root.update(change["root"]);
   if (change.contains("model")) root["model"].update(change["model"]);
-  for (const Json& token : change.value("added_tokens", Json::array())) root["added_tokens"].push_back(token);
+  for (const Json& token : change.value("added_tokens", Json::array()))
+    root["added_tokens"].push_back(token);
   Json& vocabulary = root["model"]["vocab"];
-  for (const Json& token : change.value("remove", Json::array())) vocabulary.erase(token.get<std::string>());
+  for (const Json& token : change.value("remove", Json::array()))
+    vocabulary.erase(token.get<std::string>());
   Json merges = Json::array();
   for (const Json& merge : root["model"]["merges"]) {
     const std::string left = merge[0], right = merge[1];
-    if (vocabulary.contains(left) && vocabulary.contains(right) && vocabulary.contains(left + right)) {
+    if (vocabulary.contains(left) && vocabulary.contains(right) &&
+        vocabulary.contains(left + right)) {
       merges.push_back(merge);
     }
   }
@@ -145,7 +149,9 @@ TEST(Tokenizer, SpanIsTheTokensText) {
 TEST(Tokenizer, SpansOfInvalidBytesPointIntoTheOriginal) {
   const Tokenizer tokenizer = base();
   std::vector<Tokenizer::Span> spans;
-  const std::string text = "a\xF0\x9F\x98" "b";  // a truncated emoji: one U+FFFD, whose bytes are three tokens here
+  const std::string text =
+      "a\xF0\x9F\x98"
+      "b";  // a truncated emoji: one U+FFFD, whose bytes are three tokens here
   const Ids ids = tokenizer.encode_with_spans(text, spans);
   ASSERT_GE(ids.size(), 3u);
   EXPECT_EQ(spans.front().begin, 0);
@@ -155,7 +161,9 @@ TEST(Tokenizer, SpansOfInvalidBytesPointIntoTheOriginal) {
   }
   EXPECT_EQ(spans.back().begin, 4);
   EXPECT_EQ(spans.back().end, 5);
-  EXPECT_EQ(tokenizer.decode(ids), "a\xEF\xBF\xBD" "b");
+  EXPECT_EQ(tokenizer.decode(ids),
+            "a\xEF\xBF\xBD"
+            "b");
 }
 
 TEST(Tokenizer, SpecialTokensAreTextUnlessAskedFor) {
@@ -183,7 +191,8 @@ TEST(Tokenizer, NamesItsControlTokensAndSize) {
   EXPECT_EQ(tokenizer.begin_id(), tokenizer.token_id("<|bos|>"));
   EXPECT_EQ(tokenizer.end_id(), tokenizer.token_id("<|eos|>"));
   EXPECT_EQ(tokenizer.token_id("no such token"), -1);
-  EXPECT_EQ(tokenizer.vocabulary_size(), static_cast<int64_t>(base_json()["model"]["vocab"].size()));
+  EXPECT_EQ(tokenizer.vocabulary_size(),
+            static_cast<int64_t>(base_json()["model"]["vocab"].size()));
   EXPECT_EQ(tokenizer.fingerprint(), base().fingerprint());
   Json other = base_json();
   other["version"] = "1.1";
@@ -202,7 +211,8 @@ TEST(Tokenizer, MissingControlTokenIsAnError) {
 
 TEST(Tokenizer, MergesAsStringsEqualMergesAsPairs) {
   Json json = base_json();
-  for (Json& merge : json["model"]["merges"]) merge = merge[0].get<std::string>() + " " + merge[1].get<std::string>();
+  for (Json& merge : json["model"]["merges"])
+    merge = merge[0].get<std::string>() + " " + merge[1].get<std::string>();
   const std::string text = "The retriever reads a question, and the answer is compared.";
   EXPECT_EQ(load(json).encode(text), base().encode(text));
 }
@@ -214,13 +224,24 @@ TEST(Tokenizer, MalformedFilesAreNamed) {
   EXPECT_HAS(error_after([](Json& j) { j["model"]["vocab"]["new"] = 5; }), "id 5 belongs to both");
   EXPECT_HAS(error_after([](Json& j) { j["model"]["vocab"]["new"] = -1; }), "model.vocab[\"new\"]");
   EXPECT_HAS(error_after([](Json& j) { j["model"]["vocab"]["new"] = "7"; }), "expected a token id");
-  EXPECT_HAS(error_after([](Json& j) { j["model"]["vocab"]["new"] = 4294967296; }), "expected a token id");
-  EXPECT_HAS(error_after([](Json& j) { j["model"]["merges"].push_back({"a", "absent"}); }), "token \"absent\" is not in");
-  EXPECT_HAS(error_after([](Json& j) { j["model"]["merges"].push_back({"#", "#"}); }), "token \"##\" is not in");
-  EXPECT_HAS(error_after([](Json& j) { j["model"]["merges"].push_back("a b c"); }), "got \"a b c\"");
-  EXPECT_HAS(error_after([](Json& j) { j["added_tokens"][0]["id"] = 9; }), "has id 9, but 0 in model.vocab");
-  EXPECT_HAS(error_after([](Json& j) { j["added_tokens"].push_back(j["added_tokens"][0]); }), "twice");
-  EXPECT_HAS(error_after([](Json& j) { j["added_tokens"][0].erase("id"); }), "added_tokens[0].id is missing");
+  EXPECT_HAS(error_after([](Json& j) { j["model"]["vocab"]["new"] = 4294967296; }),
+             "expected a token id");
+  EXPECT_HAS(error_after([](Json& j) {
+               j["model"]["merges"].push_back({"a", "absent"});
+             }),
+             "token \"absent\" is not in");
+  EXPECT_HAS(error_after([](Json& j) {
+               j["model"]["merges"].push_back({"#", "#"});
+             }),
+             "token \"##\" is not in");
+  EXPECT_HAS(error_after([](Json& j) { j["model"]["merges"].push_back("a b c"); }),
+             "got \"a b c\"");
+  EXPECT_HAS(error_after([](Json& j) { j["added_tokens"][0]["id"] = 9; }),
+             "has id 9, but 0 in model.vocab");
+  EXPECT_HAS(error_after([](Json& j) { j["added_tokens"].push_back(j["added_tokens"][0]); }),
+             "twice");
+  EXPECT_HAS(error_after([](Json& j) { j["added_tokens"][0].erase("id"); }),
+             "added_tokens[0].id is missing");
 }
 
 TEST(Tokenizer, UnsupportedComponentsAreNamed) {
@@ -228,9 +249,11 @@ TEST(Tokenizer, UnsupportedComponentsAreNamed) {
     return error_after([&](Json& j) { j["pre_tokenizer"] = step; });
   };
   const auto split = [&](const std::string& regex, const char* behavior = "Isolated") {
-    return pre_tokenizer({{"type", "Sequence"},
-                          {"pretokenizers", Json::array({{{"type", "Split"}, {"pattern", {{"Regex", regex}}}, {"behavior", behavior}},
-                                                         {{"type", "ByteLevel"}, {"add_prefix_space", false}}})}});
+    return pre_tokenizer(
+        {{"type", "Sequence"},
+         {"pretokenizers",
+          Json::array({{{"type", "Split"}, {"pattern", {{"Regex", regex}}}, {"behavior", behavior}},
+                       {{"type", "ByteLevel"}, {"add_prefix_space", false}}})}});
   };
   EXPECT_HAS(pre_tokenizer({{"type", "Metaspace"}}), "Metaspace is not supported");
   EXPECT_HAS(pre_tokenizer(nullptr), "pre_tokenizer is null");
@@ -242,21 +265,32 @@ TEST(Tokenizer, UnsupportedComponentsAreNamed) {
   EXPECT_HAS(split("(?m:.)"), "the flag 'm'");
   EXPECT_HAS(split("a{1,2}+"), "'+' after {...}");
   EXPECT_HAS(split("a", "Sometimes"), "behavior Sometimes");
-  EXPECT_HAS(error_after([](Json& j) { j["normalizer"] = {{"type", "NFC"}}; }), "normalizer NFC is not supported");
-  EXPECT_HAS(error_after([](Json& j) { j["decoder"] = {{"type", "WordPiece"}}; }), "decoder WordPiece");
+  EXPECT_HAS(error_after([](Json& j) {
+               j["normalizer"] = {{"type", "NFC"}};
+             }),
+             "normalizer NFC is not supported");
+  EXPECT_HAS(error_after([](Json& j) {
+               j["decoder"] = {{"type", "WordPiece"}};
+             }),
+             "decoder WordPiece");
   EXPECT_HAS(error_after([](Json& j) { j["decoder"] = nullptr; }), "decoder null");
   EXPECT_HAS(error_after([](Json& j) { j["model"]["type"] = "WordPiece"; }), "model WordPiece");
   EXPECT_HAS(error_after([](Json& j) { j["model"]["byte_fallback"] = true; }), "byte_fallback");
   EXPECT_HAS(error_after([](Json& j) { j["model"]["dropout"] = 0.1; }), "dropout");
-  EXPECT_HAS(error_after([](Json& j) { j["model"]["end_of_word_suffix"] = "</w>"; }), "end_of_word_suffix");
-  EXPECT_HAS(error_after([](Json& j) { j["added_tokens"][0]["single_word"] = true; }), "single_word");
+  EXPECT_HAS(error_after([](Json& j) { j["model"]["end_of_word_suffix"] = "</w>"; }),
+             "end_of_word_suffix");
+  EXPECT_HAS(error_after([](Json& j) { j["added_tokens"][0]["single_word"] = true; }),
+             "single_word");
 }
 
 TEST(Tokenizer, BacktrackingWithoutEndIsAnError) {
-  const Json split = {{"type", "Split"}, {"pattern", {{"Regex", "(a+)+(a+)+(a+)+$"}}}, {"behavior", "Isolated"}};
-  const Json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}};
+  const Json split = {
+      {"type", "Split"}, {"pattern", {{"Regex", "(a+)+(a+)+(a+)+$"}}}, {"behavior", "Isolated"}};
+  const Json byte_level = {
+      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}};
   Json json = base_json();
-  json["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", Json::array({split, byte_level})}};
+  json["pre_tokenizer"] = {{"type", "Sequence"},
+                           {"pretokenizers", Json::array({split, byte_level})}};
   const Tokenizer tokenizer = load(json);
   EXPECT_THROW(tokenizer.encode(std::string(200, 'a') + "b"), DataError);
 }
@@ -287,15 +321,18 @@ std::vector<std::string> syllable_words() {
   }
   std::vector<std::string> words;
   for (size_t i = 0; i < 900; ++i) {
-    words.push_back(syllables[i * 7 % syllables.size()] + syllables[(i * 13 + i / 80) % syllables.size()]);
+    words.push_back(syllables[i * 7 % syllables.size()] +
+                    syllables[(i * 13 + i / 80) % syllables.size()]);
   }
   return words;
 }
 
 TEST(WordTokenizer, EveryWordIsOneToken) {
   std::vector<std::string> words = syllable_words();
-  for (const char* word : {"the", "there", "her", "he", "In", "in", "colour", "city", ".", "?", ";", ":", "42", "x1", "don't", "e.g.",
-                           "e.g.x", "<P>", "a_b", "caf\xC3\xA9", "-->", "[x]", "\\", "^", "tata", "aaaa", "a"}) {
+  for (const char* word :
+       {"the", "there",       "her", "he",  "In", "in",    "colour", "city",  ".",
+        "?",   ";",           ":",   "42",  "x1", "don't", "e.g.",   "e.g.x", "<P>",
+        "a_b", "caf\xC3\xA9", "-->", "[x]", "\\", "^",     "tata",   "aaaa",  "a"}) {
     words.push_back(word);
   }
   const std::string json = build_word_tokenizer(words, {"ka", "to", "tata", "ta"});
@@ -315,7 +352,8 @@ TEST(WordTokenizer, EveryWordIsOneToken) {
 }
 
 TEST(WordTokenizer, OtherTextIsPiecesAndBytes) {
-  const Tokenizer tokenizer = Tokenizer::from_json(build_word_tokenizer({"kato"}, {"ka", "to"}), "words.json");
+  const Tokenizer tokenizer =
+      Tokenizer::from_json(build_word_tokenizer({"kato"}, {"ka", "to"}), "words.json");
   EXPECT_EQ(tokenizer.encode("kato"), (Ids{tokenizer.token_id("ka"), tokenizer.token_id("to")}));
   EXPECT_EQ(tokenizer.encode(" kato,").size(), 2u);  // punctuation is a word of its own
   EXPECT_EQ(tokenizer.encode(" zu").size(), 3u);
@@ -324,7 +362,8 @@ TEST(WordTokenizer, OtherTextIsPiecesAndBytes) {
 }
 
 TEST(WordTokenizer, LaterPiecesNeverChangeEarlierOnes) {
-  const std::vector<std::string> pieces = {"tata", "atat", "aaaa", "kata", "taka", "aka", "ababab", "bab"};
+  const std::vector<std::string> pieces = {"tata", "atat", "aaaa",   "kata",
+                                           "taka", "aka",  "ababab", "bab"};
   const Tokenizer tokenizer = Tokenizer::from_json(build_word_tokenizer({}, pieces), "words.json");
   Json json = Json::parse(build_word_tokenizer({}, pieces));
   json["model"]["ignore_merges"] = false;  // by their merges alone

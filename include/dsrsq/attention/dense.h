@@ -1,4 +1,5 @@
-// Exact softmax attention over an explicit set of keys, and the join of partial results (D13: one softmax over disjoint sets).
+// Exact softmax attention over an explicit set of keys, and the join of partial results (D13: one
+// softmax over disjoint sets).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,23 +8,26 @@
 
 namespace dsrsq {
 
-// The logit of a masked key. Finite, so that a row without any key gives no NaN, forward or backward: its lse is about
-// -1e30, and any join with a part that has keys weighs its output with exactly 0.
+// The logit of a masked key. Finite, so that a row without any key gives no NaN, forward or
+// backward: its lse is about -1e30, and any join with a part that has keys weighs its output with
+// exactly 0.
 inline constexpr double kMaskedLogit = -1e30;
 
-// The softmax-weighted values of one set of keys, and the logarithm of the set's share of the denominator.
+// The softmax-weighted values of one set of keys, and the logarithm of the set's share of the
+// denominator.
 struct PartialAttention {
-  at::Tensor out;  // [B, H, T, d]
-  at::Tensor lse;  // [B, H, T] fp32; about kMaskedLogit where no key is visible
+  at::Tensor out;     // [B, H, T, d]
+  at::Tensor lse;     // [B, H, T] fp32; about kMaskedLogit where no key is visible
   at::Tensor logits;  // [B, H, T, keys] fp32; probability = exp(logits - joined lse)
 };
 
 // (B, H_kv, keys, d) -> (B, H, keys, d): query head h reads key-value head h / (H / H_kv).
 at::Tensor expand_heads(const at::Tensor& x, int64_t query_heads);
 
-// q [B, H, T, d], k and v [B, H_kv, keys, d] (already rotated), mask bool broadcastable to [B, H, T, keys] (true = attend).
-// Logits, softmax and lse in fp32 (D22). Differentiable in q, k, v.
-PartialAttention masked_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& mask);
+// q [B, H, T, d], k and v [B, H_kv, keys, d] (already rotated), mask bool broadcastable to [B, H,
+// T, keys] (true = attend). Logits, softmax and lse in fp32 (D22). Differentiable in q, k, v.
+PartialAttention masked_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                  const at::Tensor& mask);
 
 struct JoinedAttention {
   at::Tensor out;  // [B, H, T, d]
@@ -32,8 +36,8 @@ struct JoinedAttention {
 // The softmax over the union of the parts' disjoint key sets.
 JoinedAttention join_attention(const std::vector<PartialAttention>& parts);
 
-// The fast path where the keys are exactly the tokens of this chunk and nothing is padded: causal softmax through torch's
-// fused backends (cuDNN or flash on a GPU, flash on a CPU).
+// The fast path where the keys are exactly the tokens of this chunk and nothing is padded: causal
+// softmax through torch's fused backends (cuDNN or flash on a GPU, flash on a CPU).
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 
 }  // namespace dsrsq

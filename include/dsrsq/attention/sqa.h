@@ -1,10 +1,12 @@
-// Sub-Quadratic Sparse Attention (SQA, paper section 3.3; D9, D10): keys belong to clusters, each query head attends inside
-// its top clusters, a local window and the sinks, by an exact softmax over the keys at or before it.
+// Sub-Quadratic Sparse Attention (SQA, paper section 3.3; D9, D10): keys belong to clusters, each
+// query head attends inside its top clusters, a local window and the sinks, by an exact softmax
+// over the keys at or before it.
 //
-// Centroids are a codebook per layer and key-value head, moving averages that only the training forward feeds and that
-// change after the step, never during it: so no key's cluster depends on a later token (causal), and training, prefill and
-// decode assign alike. Assignment is by direction (cosine plus a balance bias); routing is by q . mean of the raw member
-// keys: the norm of keys matters to attention, so it must matter to routing.
+// Centroids are a codebook per layer and key-value head, moving averages that only the training
+// forward feeds and that change after the step, never during it: so no key's cluster depends on a
+// later token (causal), and training, prefill and decode assign alike. Assignment is by direction
+// (cosine plus a balance bias); routing is by q . mean of the raw member keys: the norm of keys
+// matters to attention, so it must matter to routing.
 #pragma once
 
 #include <torch/nn/module.h>
@@ -21,14 +23,14 @@ struct SqaConfig {
   bool enabled = true;
   int64_t clusters = 32;           // m
   int64_t clusters_per_query = 8;  // k
-  int64_t window = 128;            // tokens before a query that it always sees
+  int64_t window = 128;            // newest tokens, a query itself among them, that it always sees
   std::string route = "head";
   std::string centroids = "codebook";
   std::string kernel = "auto";
   int64_t dense_below = 0;
-  double decay = 0.98;          // of the moving averages, a step
-  double balance_step = 0.02;   // how much the bias of a cluster moves towards equal load, a step
-  double reseed_below = 0.1;    // share of the mean load under which a cluster is dead
+  double decay = 0.98;         // of the moving averages, a step
+  double balance_step = 0.02;  // how much the bias of a cluster moves towards equal load, a step
+  double reseed_below = 0.1;   // share of the mean load under which a cluster is dead
   void visit_fields(ConfigVisitor& v);
 };
 
@@ -37,27 +39,32 @@ class SqaImpl : public torch::nn::Module {
  public:
   SqaImpl(const SqaConfig& config, const AttentionShape& shape, int64_t seed);
 
-  // k [B, H_kv, T, d] before RoPE, valid [B, T] bool -> cluster of each key int64 [B, H_kv, T] (-1 where invalid).
-  // `accumulate`: add these keys to the sums that after_step folds into the codebook (task forward in training only).
+  // k [B, H_kv, T, d] before RoPE, valid [B, T] bool -> cluster of each key int64 [B, H_kv, T] (-1
+  // where invalid). `accumulate`: add these keys to the sums that after_step folds into the
+  // codebook (task forward in training only).
   at::Tensor assign(int64_t layer, const at::Tensor& k, const at::Tensor& valid, bool accumulate);
 
-  // Starts a layer's codebook from these keys (spherical k-means) unless it has been started. assign throws ConfigError on a
-  // codebook that never was.
+  // Starts a layer's codebook from these keys (spherical k-means) unless it has been started.
+  // assign throws ConfigError on a codebook that never was.
   void start_from(int64_t layer, const at::Tensor& k, const at::Tensor& valid, int64_t step);
 
-  // q [B, H, T, d] before RoPE -> bool [B, H, T, m]: the top `clusters_per_query` of q . mean raw member key.
-  // `k_override` > 0 replaces the number of clusters (curriculum).
+  // q [B, H, T, d] before RoPE -> bool [B, H, T, m]: the top `clusters_per_query` of q . mean raw
+  // member key. `k_override` > 0 replaces the number of clusters (curriculum).
   at::Tensor route(int64_t layer, const at::Tensor& q, int64_t k_override = 0) const;
-  // The "random routing" probe: as many clusters, chosen by Philox of (seed, position, layer, head). positions [B, T].
-  at::Tensor route_randomly(const at::Tensor& positions, const at::Tensor& sample_ids, int64_t layer, int64_t k_override = 0) const;
+  // The "random routing" probe: as many clusters, chosen by Philox of (seed, position, layer,
+  // head). positions [B, T].
+  at::Tensor route_randomly(const at::Tensor& positions, const at::Tensor& sample_ids,
+                            int64_t layer, int64_t k_override = 0) const;
 
-  // Folds the accumulated sums into the moving averages, moves the balance bias, reseeds dead clusters from the means of
-  // live ones with noise given by (seed, step, layer, head). Call once a training step.
+  // Folds the accumulated sums into the moving averages, moves the balance bias, reseeds dead
+  // clusters from the means of live ones with noise given by (seed, step, layer, head). Call once a
+  // training step.
   void after_step(int64_t step);
 
-  bool started() const;      // the codebook has been fed
-  int64_t bytes() const;     // of the codebooks
-  at::Tensor load(int64_t layer) const;  // [H_kv, m] moving count of members, for balance statistics
+  bool started() const;   // the codebook has been fed
+  int64_t bytes() const;  // of the codebooks
+  at::Tensor load(
+      int64_t layer) const;  // [H_kv, m] moving count of members, for balance statistics
   const SqaConfig& config() const { return config_; }
 
  private:
@@ -71,11 +78,13 @@ class SqaImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Sqa);
 
-// bool [B, H, T, keys]: the keys that a query's window, sinks and clusters give it. query_order [B, T] and key_order
-// [B, keys] are ranks in the reader's sequence; sinks are the keys of rank < `sinks`; routed [B, H, T, m]; cluster
-// [B, H_kv, keys]. Causality (key_order <= query_order) is included.
-at::Tensor sparse_mask(const at::Tensor& query_order, const at::Tensor& key_order, const at::Tensor& key_valid,
-                       const at::Tensor& routed, const at::Tensor& cluster, int64_t window, int64_t sinks,
+// bool [B, H, T, keys]: the keys that a query's window, sinks and clusters give it. query_order [B,
+// T] and key_order [B, keys] are ranks in the reader's sequence; sinks are the keys of rank <
+// `sinks`; routed [B, H, T, m]; cluster [B, H_kv, keys]. Causality (key_order <= query_order) is
+// included.
+at::Tensor sparse_mask(const at::Tensor& query_order, const at::Tensor& key_order,
+                       const at::Tensor& key_valid, const at::Tensor& routed,
+                       const at::Tensor& cluster, int64_t window, int64_t sinks,
                        int64_t dense_below);
 
 }  // namespace dsrsq

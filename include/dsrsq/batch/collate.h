@@ -1,6 +1,6 @@
 // From stored records to tensors. A sequence is a document and one or more of its questions:
-//   the retriever sees `context` and `questions`; the reader reads [sinks][selected context][tail], and the tail is
-//   question, answer, question, answer ... - so the retriever never sees an answer.
+//   the retriever sees `context` and `questions`; the reader reads [sinks][selected context][tail],
+//   and the tail is question, answer, question, answer ... - so the retriever never sees an answer.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -19,7 +19,8 @@ struct PromptConfig {
   std::string answer = " {answer}";
   bool end_answer = true;
   void visit_fields(ConfigVisitor& v);
-  void validate(const ConfigLocations& locations) const;  // throws ConfigError where a placeholder is missing
+  void validate(
+      const ConfigLocations& locations) const;  // throws ConfigError where a placeholder is missing
 };
 
 struct Batch {
@@ -31,8 +32,9 @@ struct Batch {
   at::Tensor answer_tokens;    // [B, Q, N] bool: tokens where the answer stands
   at::Tensor tail;             // [B, T] int64, padded at the end
   at::Tensor tail_valid;       // [B, T] bool
-  at::Tensor labels;           // [B, T] int64: the token that the tail's position t is to predict, or -100
-  std::vector<int64_t> sample_ids;                 // [B] index of the first record: names the sequence's noise (D21)
+  at::Tensor labels;  // [B, T] int64: the token that the tail's position t is to predict, or -100
+  std::vector<int64_t>
+      sample_ids;  // [B] index of the first record: names the sequence's noise (D21)
   std::vector<std::vector<StoredRecord>> records;  // [B][questions]
 
   int64_t size() const { return context.size(0); }
@@ -41,12 +43,14 @@ struct Batch {
   Batch to(at::Device device) const;
 };
 
-// `with_answers`: training, the tail holds the answers and labels; else the tail ends where the (one) answer begins.
-// A question with several answers trains on the first. Unanswerable questions train on the end token alone.
-// maximum_context: longer documents are cut there (0: never); the caller logs how many.
+// `with_answers`: training, the tail holds the answers and labels; else the tail ends where the
+// (one) answer begins. A question with several answers trains on the first. Unanswerable questions
+// train on the end token alone. maximum_context: longer documents are cut there (0: never); the
+// caller logs how many.
 class Collator {
  public:
-  Collator(const Store& store, const Tokenizer& tokenizer, const PromptConfig& prompt, int64_t maximum_context);
+  Collator(const Store& store, const Tokenizer& tokenizer, const PromptConfig& prompt,
+           int64_t maximum_context);
   // One vector of record indices a sequence, all of one document.
   Batch collate(const std::vector<std::vector<int64_t>>& sequences, bool with_answers) const;
   int64_t cut_documents() const { return cut_documents_; }

@@ -1,5 +1,5 @@
-// Batches as a pure function of their number: batch i of a split is the same whenever and wherever it is asked for, so a
-// resumed run continues at any position for nothing.
+// Batches as a pure function of their number: batch i of a split is the same whenever and wherever
+// it is asked for, so a resumed run continues at any position for nothing.
 #pragma once
 
 #include <memory>
@@ -12,19 +12,21 @@ namespace dsrsq {
 
 struct LoaderOptions {
   std::string split = "train";
-  int64_t batch_size = 8;               // sequences
-  int64_t questions_per_sequence = 1;   // at most; consecutive records of one document share a sequence
-  bool shuffle = true;                  // a new order each epoch; else file order
+  int64_t batch_size = 8;  // sequences
+  int64_t questions_per_sequence =
+      1;                // at most; consecutive records of one document share a sequence
+  bool shuffle = true;  // a new order each epoch; else file order
   bool with_answers = true;
   int64_t maximum_context = 0;
   int64_t seed = 0;
-  int64_t maximum_sequences = 0;        // 0: all
+  int64_t maximum_sequences = 0;  // 0: all
 };
 
 class Loader {
  public:
   // Opens the store and checks its tokenizer. Throws DataError.
-  Loader(const std::string& path, const Tokenizer& tokenizer, const PromptConfig& prompt, const LoaderOptions& options);
+  Loader(const std::string& path, const Tokenizer& tokenizer, const PromptConfig& prompt,
+         const LoaderOptions& options);
 
   // Training: batch `index` of an endless stream of epochs (shuffle) - always batch_size sequences.
   Batch stream_batch(int64_t index) const;

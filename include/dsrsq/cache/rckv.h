@@ -1,9 +1,11 @@
-// Rotating Compressive Key-Value cache (RCKV, paper section 3.4; D11 to D14): what leaves the exact window is projected
-// jointly over a layer's key-value heads to c numbers for the key and c for the value, and kept in a weighted reservoir of
-// constant size L. A token is compressed once and never again.
+// Rotating Compressive Key-Value cache (RCKV, paper section 3.4; D11 to D14): what leaves the exact
+// window is projected jointly over a layer's key-value heads to c numbers for the key and c for the
+// value, and kept in a weighted reservoir of constant size L. A token is compressed once and never
+// again.
 //
-//   K_c = P_k K,  K^R = P_k^T K_c        P has orthonormal rows, so its pseudo-inverse is its transpose
-//   priority = log w + Gumbel + decay t  Efraimidis-Spirakis 2006: the L largest of the whole stream are kept
+//   K_c = P_k K,  K^R = P_k^T K_c        P has orthonormal rows, so its pseudo-inverse is its
+//   transpose priority = log w + Gumbel + decay t  Efraimidis-Spirakis 2006: the L largest of the
+//   whole stream are kept
 #pragma once
 
 #include <torch/nn/module.h>
@@ -46,28 +48,37 @@ class RckvImpl : public torch::nn::Module {
   // latents [B, L, c] -> [B, H_kv, L, d].
   at::Tensor rebuild_keys(int64_t layer, const at::Tensor& latents) const;
   at::Tensor rebuild_values(int64_t layer, const at::Tensor& latents) const;
-  // What attention accumulated in latent space [B, H, T, c] -> [B, H, T, d] (the absorbed read of values).
+  // What attention accumulated in latent space [B, H, T, c] -> [B, H, T, d] (the absorbed read of
+  // values).
   at::Tensor expand_values(int64_t layer, const at::Tensor& mixed, int64_t query_heads) const;
 
-  // Offers entries that left the exact window to the reservoir; keeps the L of highest priority, oldest first.
-  // keys (before RoPE), values [B, H_kv, E, d]; the rest [B, E]. Gradients flow through the kept latents.
-  void insert(int64_t layer, LatentBuffer& buffer, const at::Tensor& keys, const at::Tensor& values, const at::Tensor& positions,
-              const at::Tensor& order, const at::Tensor& valid, const at::Tensor& mass, const at::Tensor& exposure,
+  // Offers entries that left the exact window to the reservoir; keeps the L of highest priority,
+  // oldest first. keys (before RoPE), values [B, H_kv, E, d]; the rest [B, E]. Gradients flow
+  // through the kept latents.
+  void insert(int64_t layer, LatentBuffer& buffer, const at::Tensor& keys, const at::Tensor& values,
+              const at::Tensor& positions, const at::Tensor& order, const at::Tensor& valid,
+              const at::Tensor& mass, const at::Tensor& exposure,
               const std::vector<int64_t>& sample_ids, uint64_t step) const;
 
-  // Relative squared reconstruction error of keys and values, averaged over the two: (1 - ||P x||^2 / ||x||^2), without
-  // forming K^R (rows are orthonormal). No gradient reaches x (D14). Scalar fp32.
-  at::Tensor compression_error(int64_t layer, const at::Tensor& keys, const at::Tensor& values, const at::Tensor& valid) const;
+  // Relative squared reconstruction error of keys and values, averaged over the two: (1 - ||P x||^2
+  // / ||x||^2), without forming K^R (rows are orthonormal). No gradient reaches x (D14). Scalar
+  // fp32.
+  at::Tensor compression_error(int64_t layer, const at::Tensor& keys, const at::Tensor& values,
+                               const at::Tensor& valid) const;
 
-  // Principal components: collect keys and values, then set P of every layer to the leading eigenvectors (D11).
+  // Principal components: collect keys and values, then set P of every layer to the leading
+  // eigenvectors (D11).
   void begin_calibration();
-  void collect(int64_t layer, const at::Tensor& keys, const at::Tensor& values, const at::Tensor& valid);
+  void collect(int64_t layer, const at::Tensor& keys, const at::Tensor& values,
+               const at::Tensor& valid);
   void finish_calibration();
   bool calibrating() const { return calibrating_; }
-  // The floor of compression_error: share of energy outside the top c components of what was last collected.
+  // The floor of compression_error: share of energy outside the top c components of what was last
+  // collected.
   const std::vector<double>& tail_energy() const { return tail_energy_; }
 
-  // Back to orthonormal rows after an optimiser step: QR with a positive diagonal, so that nothing flips sign.
+  // Back to orthonormal rows after an optimiser step: QR with a positive diagonal, so that nothing
+  // flips sign.
   void after_step();
 
   const RckvConfig& config() const { return config_; }
@@ -77,7 +88,7 @@ class RckvImpl : public torch::nn::Module {
   AttentionShape shape_;
   int64_t seed_;
   bool calibrating_ = false;
-  std::vector<at::Tensor> key_projection_;    // a layer: [c, H_kv d] fp32
+  std::vector<at::Tensor> key_projection_;  // a layer: [c, H_kv d] fp32
   std::vector<at::Tensor> value_projection_;
   std::vector<at::Tensor> key_moment_, value_moment_;  // [H_kv d, H_kv d] fp64, while calibrating
   std::vector<double> tail_energy_;

@@ -1,5 +1,6 @@
-// Errors that a user can act on. Each carries the exit code that the programs return for it (design section 4).
-// Below src/apps nothing exits or prints: throw one of these, and the program's main logs it once.
+// Errors that a user can act on. Each carries the exit code that the programs return for it (design
+// section 4). Below src/apps nothing exits or prints: throw one of these, and the program's main
+// logs it once.
 #pragma once
 
 #include <sstream>

@@ -7,7 +7,9 @@ namespace dsrsq {
 
 class Timer {
  public:
-  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count(); }
+  double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+  }
   void restart() { begin_ = std::chrono::steady_clock::now(); }
 
  private:

@@ -14,16 +14,18 @@ struct ByteSpan {
 };
 
 struct Question {
-  std::string id;                    // of the source, e.g. NQ's int64 example_id in decimal
+  std::string id;  // of the source, e.g. NQ's int64 example_id in decimal
   std::string text;
   std::vector<std::string> answers;  // empty: unanswerable, kept as such
-  std::vector<ByteSpan> evidence;    // what supports the answer (supporting sentence, long answer); may be empty
+  std::vector<ByteSpan>
+      evidence;  // what supports the answer (supporting sentence, long answer); may be empty
   std::vector<ByteSpan> answer_spans;  // where the answer itself stands; may be empty
-  std::string timestamp;             // ISO 8601 or empty
-  int64_t source_line = 0;           // line in the source file, for messages
+  std::string timestamp;               // ISO 8601 or empty
+  int64_t source_line = 0;             // line in the source file, for messages
 };
 
-// Questions of one document stand together: consecutive pairs may share a training sequence (data.questions_per_sequence).
+// Questions of one document stand together: consecutive pairs may share a training sequence
+// (data.questions_per_sequence).
 struct DocumentExample {
   std::string document;
   std::string title;

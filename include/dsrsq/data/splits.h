@@ -1,6 +1,7 @@
-// Splits that do not leak: a question (normalised) and a document (by hash) are in one split only. Records that share
-// either are joined (union-find over 64-bit hashes, 24 bytes a record); each group goes to one split by the hash of its
-// smallest member and the seed, so the split of a record does not depend on the order of the file.
+// Splits that do not leak: a question (normalised) and a document (by hash) are in one split only.
+// Records that share either are joined (union-find over 64-bit hashes, 24 bytes a record); each
+// group goes to one split by the hash of its smallest member and the seed, so the split of a record
+// does not depend on the order of the file.
 #pragma once
 
 #include <cstdint>

@@ -1,14 +1,19 @@
-// Generated recall tasks with a known answer, seeded: what separates memory and retrieval methods at small sizes.
-//   facts:     " the ATTRIBUTE of NAME is V1 V2 ." among filler, each in its own slot of context_tokens / facts tokens; each
-//              name carries two facts, so that the name alone or the attribute alone does not answer; questions
-//              " ask ATTRIBUTE of NAME ?", answer "V1 V2". The asked fact has a same-name distractor always and, in validation
-//              and test, a same-attribute distractor always
-//   key_value: records " KEY : V1 V2 ;" without filler (5 x facts = context_tokens); questions " ask KEY ?"
-//   needle:    one fact among filler (facts = 1, question_pairs = 0: there is no partner)
-// Held out: pair (7 name + attribute) % 4 == 0 is a test pair. Training documents hold no test pair, asked or not; the asked
-// fact of a validation or test document is a test pair, the other facts are any pair. Validation asks test pairs too, over
-// other documents: it measures what the test measures. key_value has no pairs; its documents and their values differ.
-// Words are shared, so that their embeddings are trained. Every document is drawn from (seed, split, index).
+// Generated recall tasks with a known answer, seeded: what separates memory and retrieval methods
+// at small sizes.
+//   facts:     " the ATTRIBUTE of NAME is V1 V2 ." among filler, each in its own slot of
+//   context_tokens / facts tokens; each
+//              name carries two facts, so that the name alone or the attribute alone does not
+//              answer; questions " ask ATTRIBUTE of NAME ?", answer "V1 V2". The asked fact has a
+//              same-name distractor always and, in validation and test, a same-attribute distractor
+//              always
+//   key_value: records " KEY : V1 V2 ;" without filler (5 x facts = context_tokens); questions "
+//   ask KEY ?" needle:    one fact among filler (facts = 1, question_pairs = 0: there is no
+//   partner)
+// Held out: pair (7 name + attribute) % 4 == 0 is a test pair. Training documents hold no test
+// pair, asked or not; the asked fact of a validation or test document is a test pair, the other
+// facts are any pair. Validation asks test pairs too, over other documents: it measures what the
+// test measures. key_value has no pairs; its documents and their values differ. Words are shared,
+// so that their embeddings are trained. Every document is drawn from (seed, split, index).
 #pragma once
 
 #include <cstdint>
@@ -23,18 +28,19 @@ namespace dsrsq {
 struct SyntheticConfig {
   std::string task = "facts";
   int64_t seed = 0;
-  int64_t context_tokens = 512;      // every document has exactly this many tokens
-  int64_t facts = 24;                // facts a document; `facts` task: two a name
+  int64_t context_tokens = 512;  // every document has exactly this many tokens
+  int64_t facts = 24;            // facts a document; `facts` task: two a name
   int64_t names = 256;
   int64_t attributes = 16;
   int64_t values = 512;
   int64_t filler_words = 200;
-  int64_t question_pairs = 2;        // pairs of questions a training document; the two of a pair are partners: half the time
-                                     // the facts of one name, half of one attribute (where no other name has it: of one
-                                     // name); 0: one question
+  int64_t question_pairs =
+      2;  // pairs of questions a training document; the two of a pair are partners: half the time
+          // the facts of one name, half of one attribute (where no other name has it: of one
+          // name); 0: one question
   int64_t train_documents = 4000;
   int64_t validation_documents = 64;
-  int64_t test_documents = 512;      // one question each
+  int64_t test_documents = 512;  // one question each
   void visit_fields(ConfigVisitor& v);
   void validate() const;  // throws ConfigError
 };
@@ -42,11 +48,13 @@ struct SyntheticConfig {
 // All words of the tasks (the same for every seed), for build_word_tokenizer.
 std::vector<std::string> synthetic_words(const SyntheticConfig& config);
 
-// The consonant-vowel syllables that the made-up words consist of: given to build_word_tokenizer as pieces, a word costs one
-// merge, so the vocabulary stays small.
+// The consonant-vowel syllables that the made-up words consist of: given to build_word_tokenizer as
+// pieces, a word costs one merge, so the vocabulary stays small.
 std::vector<std::string> synthetic_pieces();
 
-// Document `index` of "train", "validation" or "test". Evidence is the fact's tokens, answer_spans the two values.
-DocumentExample synthetic_document(const SyntheticConfig& config, const std::string& split, int64_t index);
+// Document `index` of "train", "validation" or "test". Evidence is the fact's tokens, answer_spans
+// the two values.
+DocumentExample synthetic_document(const SyntheticConfig& config, const std::string& split,
+                                   int64_t index);
 
 }  // namespace dsrsq

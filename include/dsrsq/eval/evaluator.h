@@ -37,39 +37,45 @@ struct QuestionResult {
   std::vector<std::string> answers;
   double exact_match = 0;
   double f1 = 0;
-  double evidence_recall = -1;  // share of evidence tokens that were selected; -1 where there is no evidence
-  double answer_recall = -1;    // the same for answer tokens
+  double evidence_recall =
+      -1;  // share of evidence tokens that were selected; -1 where there is no evidence
+  double answer_recall = -1;  // the same for answer tokens
   AnswerPlace place = AnswerPlace::kUnknown;
-  bool retained = false;        // kLatent: every answer token is in the latents of at least one layer
+  bool retained = false;  // kLatent: every answer token is in the latents of at least one layer
   double selected_tokens = 0;
   double context_tokens = 0;
 };
 
 struct EvaluationResult {
   std::vector<QuestionResult> questions;
-  double seconds = 0;              // of generation, all questions
+  double seconds = 0;  // of generation, all questions
   double context_tokens_per_second = 0;
-  std::vector<double> latencies;   // seconds a question at batch size 1
-  double peak_bytes = 0;           // above what was held before, at the evaluation's batch size
-  double state_bytes = 0;          // held a sequence when its answer is decoded (D24)
+  std::vector<double> latencies;  // seconds a question at batch size 1
+  double peak_bytes = 0;          // above what was held before, at the evaluation's batch size
+  double state_bytes = 0;         // held a sequence when its answer is decoded (D24)
   double shared_bytes = 0;
-  double flops = 0;                // analytic, a question
-  double sparse_share = 0;         // share of query rows under half of their visible exact keys
-  double density = 1;              // attended / visible pairs
-  double latent_mass = 0;          // mean over query rows that could read a latent
+  double flops = 0;         // analytic, a question
+  double sparse_share = 0;  // share of query rows under half of their visible exact keys
+  double density = 1;       // attended / visible pairs
+  double latent_mass = 0;   // mean over query rows that could read a latent
   bool has_latents = false;
 };
 
 // The answers, by greedy decoding. `probe`: see Probe. Progress is shown under `label`.
-EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Tokenizer& tokenizer, const EvalConfig& config,
-                          const PassOptions& options, const FlopSettings& flops, const std::string& label);
+EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Tokenizer& tokenizer,
+                          const EvalConfig& config, const PassOptions& options,
+                          const FlopSettings& flops, const std::string& label);
 
-// The records of one row: em, f1 (bootstrap intervals), evidence_recall, answer_recall, em_exact, em_latent, share_latent, retained_latent,
-// throughput, latency_p50, latency_p95, peak_memory, bytes_held, flops, tokens_read, token_efficiency, sparse_share, density, latent_mass.
-// A metric without data (no evidence, no latents, no question in that place) has no record.
-std::vector<ResultRecord> result_records(const EvaluationResult& result, const std::string& case_name, const std::string& row);
+// The records of one row: em, f1 (bootstrap intervals), evidence_recall, answer_recall, em_exact,
+// em_latent, share_latent, retained_latent, throughput, latency_p50, latency_p95, peak_memory,
+// bytes_held, flops, tokens_read, token_efficiency, sparse_share, density, latent_mass. A metric
+// without data (no evidence, no latents, no question in that place) has no record.
+std::vector<ResultRecord> result_records(const EvaluationResult& result,
+                                         const std::string& case_name, const std::string& row);
 
-// Mean cross-entropy of the answers' tokens over (at most `batches` of) a pass, teacher-forced; the loader is with_answers.
-double held_out_loss(LanguageModel& model, const Loader& loader, int64_t batches, const PassOptions& options);
+// Mean cross-entropy of the answers' tokens over (at most `batches` of) a pass, teacher-forced; the
+// loader is with_answers.
+double held_out_loss(LanguageModel& model, const Loader& loader, int64_t batches,
+                     const PassOptions& options);
 
 }  // namespace dsrsq

@@ -1,9 +1,11 @@
-// DSRSQ (the paper): the retriever chooses tokens, the layers attend inside top clusters, what leaves the exact window is
-// compressed into a constant-size buffer. Three switches, {dsr,sqa,rckv}.enabled, give the ablations; they exist nowhere
-// else, and a part that is off has no parameters and no state.
+// DSRSQ (the paper): the retriever chooses tokens, the layers attend inside top clusters, what
+// leaves the exact window is compressed into a constant-size buffer. Three switches,
+// {dsr,sqa,rckv}.enabled, give the ablations; they exist nowhere else, and a part that is off has
+// no parameters and no state.
 //
-// A query attends one softmax over disjoint keys (D13): sinks, local window and routed clusters among the exact keys (its
-// own segment and `rckv.window` tokens before it), and the latents of what left them.
+// A query attends one softmax over disjoint keys (D13): sinks, local window and routed clusters
+// among the exact keys (its own segment and `rckv.window` tokens before it), and the latents of
+// what left them.
 #pragma once
 
 #include "dsrsq/attention/dense.h"
@@ -20,7 +22,8 @@ struct DsrsqConfig {
   SqaConfig sqa;
   RckvConfig rckv;
   void visit_fields(ConfigVisitor& v);
-  void validate(const TransformerConfig& model, const ConfigLocations& locations) const;  // throws ConfigError
+  void validate(const TransformerConfig& model,
+                const ConfigLocations& locations) const;  // throws ConfigError
 };
 
 class DsrsqMethod : public Method {
@@ -29,11 +32,13 @@ class DsrsqMethod : public Method {
 
   std::string method_name() const override { return "dsrsq"; }
   void prepare(const Batch& batch, const LanguageModelView& model, MethodState& state) override;
-  SelectedTokens select(const Batch& batch, const LanguageModelView& model, MethodState& state) override;
+  SelectedTokens select(const Batch& batch, const LanguageModelView& model,
+                        MethodState& state) override;
   SelectedTokens choose(const at::Tensor& score, const Batch& batch, MethodState& state) override;
   at::Tensor attend(const AttentionInput& input, MethodState& state) override;
   LossTerms losses(const Batch& batch, MethodState& state) override;
-  std::map<std::string, double> loss_counts(const Batch& batch, const PassOptions& options) const override;
+  std::map<std::string, double> loss_counts(const Batch& batch,
+                                            const PassOptions& options) const override;
   void after_step(int64_t step) override;
   int64_t calibration_sequences(const PassOptions& before, const PassOptions& now) override;
   void begin_calibration() override;
@@ -47,11 +52,15 @@ class DsrsqMethod : public Method {
   bool sqa_on(const PassOptions& options) const { return !sqa_.is_empty() && options.sqa; }
   bool rckv_on(const PassOptions& options) const { return !rckv_.is_empty() && options.rckv; }
   struct Routing;
-  at::Tensor attend_segment(const AttentionInput& segment, const Routing& routing, MethodState& state);
-  at::Tensor exact_mask(const AttentionInput& segment, const Routing& routing, const LayerState& layer, const at::Tensor& causal) const;
-  PartialAttention read_latents(const at::Tensor& q, int64_t layer, const LatentBuffer& latents) const;
+  at::Tensor attend_segment(const AttentionInput& segment, const Routing& routing,
+                            MethodState& state);
+  at::Tensor exact_mask(const AttentionInput& segment, const Routing& routing,
+                        const LayerState& layer, const at::Tensor& causal) const;
+  PartialAttention read_latents(const at::Tensor& q, int64_t layer,
+                                const LatentBuffer& latents) const;
   void close_segment(const AttentionInput& segment, MethodState& state) const;
-  void count(const AttentionInput& segment, const at::Tensor& mask, const at::Tensor& causal, AttentionStats& stats) const;
+  void count(const AttentionInput& segment, const at::Tensor& mask, const at::Tensor& causal,
+             AttentionStats& stats) const;
 
   DsrsqConfig config_;
   TransformerConfig model_;

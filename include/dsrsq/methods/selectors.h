@@ -1,5 +1,6 @@
-// Other ways to choose the tokens, with the same reader, budget and segments: the controls that a learned retriever has to
-// beat (random, BM25, question only) and the one that bounds it (oracle evidence).
+// Other ways to choose the tokens, with the same reader, budget and segments: the controls that a
+// learned retriever has to beat (random, BM25, question only) and the one that bounds it (oracle
+// evidence).
 #pragma once
 
 #include <memory>
@@ -20,17 +21,29 @@ class SelectorMethod : public Method {
  public:
   SelectorMethod(std::shared_ptr<Method> reader, const SelectorConfig& config, int64_t seed);
 
-  MethodState make_state(const Batch& batch, const PassOptions& options) const override { return reader_->make_state(batch, options); }
-  void prepare(const Batch& batch, const LanguageModelView& model, MethodState& state) override { reader_->prepare(batch, model, state); }
-  SelectedTokens select(const Batch& batch, const LanguageModelView& model, MethodState& state) override;
-  at::Tensor attend(const AttentionInput& input, MethodState& state) override { return reader_->attend(input, state); }
-  at::Tensor extra_sublayer(const AttentionInput& input, const at::Tensor& residual, MethodState& state) override {
+  MethodState make_state(const Batch& batch, const PassOptions& options) const override {
+    return reader_->make_state(batch, options);
+  }
+  void prepare(const Batch& batch, const LanguageModelView& model, MethodState& state) override {
+    reader_->prepare(batch, model, state);
+  }
+  SelectedTokens select(const Batch& batch, const LanguageModelView& model,
+                        MethodState& state) override;
+  at::Tensor attend(const AttentionInput& input, MethodState& state) override {
+    return reader_->attend(input, state);
+  }
+  at::Tensor extra_sublayer(const AttentionInput& input, const at::Tensor& residual,
+                            MethodState& state) override {
     return reader_->extra_sublayer(input, residual, state);
   }
-  void update_cache(const AttentionInput& input, MethodState& state) override { reader_->update_cache(input, state); }
+  void update_cache(const AttentionInput& input, MethodState& state) override {
+    reader_->update_cache(input, state);
+  }
   void end_segment(MethodState& state) override { reader_->end_segment(state); }
   bool one_segment_per_chunk() const override { return reader_->one_segment_per_chunk(); }
-  int64_t state_bytes(const MethodState& state) const override { return reader_->state_bytes(state); }
+  int64_t state_bytes(const MethodState& state) const override {
+    return reader_->state_bytes(state);
+  }
   int64_t shared_bytes() const override { return reader_->shared_bytes(); }
 
  protected:
@@ -48,25 +61,29 @@ class RandomSelector : public SelectorMethod {
  public:
   using SelectorMethod::SelectorMethod;
   std::string method_name() const override { return "random"; }
+
  protected:
   at::Tensor score(const Batch& batch, const MethodState& state) const override;
 };
 
-// The tokens that support the answer, then random ones: what a perfect retriever could give this reader.
+// The tokens that support the answer, then random ones: what a perfect retriever could give this
+// reader.
 class OracleEvidenceSelector : public SelectorMethod {
  public:
   using SelectorMethod::SelectorMethod;
   std::string method_name() const override { return "oracle_evidence"; }
+
  protected:
   at::Tensor score(const Batch& batch, const MethodState& state) const override;
 };
 
-// BM25 (Robertson et al. 1994) of the question over passages of `bm25_passage` tokens of the document, on token ids;
-// whole passages in order of score, the last one cut at the budget.
+// BM25 (Robertson et al. 1994) of the question over passages of `bm25_passage` tokens of the
+// document, on token ids; whole passages in order of score, the last one cut at the budget.
 class Bm25Selector : public SelectorMethod {
  public:
   using SelectorMethod::SelectorMethod;
   std::string method_name() const override { return "bm25"; }
+
  protected:
   at::Tensor score(const Batch& batch, const MethodState& state) const override;
 };
@@ -77,7 +94,9 @@ class QuestionOnlySelector : public SelectorMethod {
   using SelectorMethod::SelectorMethod;
   std::string method_name() const override { return "question_only"; }
   void prepare(const Batch& batch, const LanguageModelView& model, MethodState& state) override {}
-  SelectedTokens select(const Batch& batch, const LanguageModelView& model, MethodState& state) override;
+  SelectedTokens select(const Batch& batch, const LanguageModelView& model,
+                        MethodState& state) override;
+
  protected:
   at::Tensor score(const Batch& batch, const MethodState& state) const override { return {}; }
 };

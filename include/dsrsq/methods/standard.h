@@ -1,4 +1,5 @@
-// The standard transformer with a context window (paper section 4.2: 4K, 8K, 16K): dense causal attention over what fits.
+// The standard transformer with a context window (paper section 4.2: 4K, 8K, 16K): dense causal
+// attention over what fits.
 #pragma once
 
 #include "dsrsq/model/config.h"
@@ -15,11 +16,14 @@ struct StandardConfig {
 
 class StandardMethod : public Method {
  public:
-  StandardMethod(const StandardConfig& config, const TransformerConfig& model) : Method(model.attention_shape()), config_(config) {}
+  StandardMethod(const StandardConfig& config, const TransformerConfig& model)
+      : Method(model.attention_shape()), config_(config) {}
   std::string method_name() const override { return "standard"; }
-  // The context tokens that the window leaves room for beside `reserved`; what does not fit is cut in the middle (the
-  // beginning and the end are kept, as LongBench does) or on the left (the end is kept).
-  SelectedTokens select(const Batch& batch, const LanguageModelView& model, MethodState& state) override;
+  // The context tokens that the window leaves room for beside `reserved`; what does not fit is cut
+  // in the middle (the beginning and the end are kept, as LongBench does) or on the left (the end
+  // is kept).
+  SelectedTokens select(const Batch& batch, const LanguageModelView& model,
+                        MethodState& state) override;
 
  private:
   StandardConfig config_;

@@ -11,9 +11,9 @@ namespace dsrsq {
 
 struct TransformerConfig {
   int64_t layers = 12;
-  int64_t width = 768;            // D
-  int64_t heads = 12;             // H
-  int64_t key_value_heads = 12;   // H_kv
+  int64_t width = 768;           // D
+  int64_t heads = 12;            // H
+  int64_t key_value_heads = 12;  // H_kv
   int64_t mlp_width = 2048;
   std::string mlp = "swiglu";
   std::string norm = "rmsnorm";
@@ -21,7 +21,7 @@ struct TransformerConfig {
   double rope_base = 10000;
   int64_t learned_positions = 4096;
   std::string positions = "packed";
-  int64_t conv_width = 8;         // 0: no convolution
+  int64_t conv_width = 8;  // 0: no convolution
   bool tie_embeddings = true;
   int64_t sinks = 4;
   double initial_deviation = 0.02;

@@ -15,7 +15,7 @@ struct GenerateOptions {
 
 struct Generated {
   std::vector<std::vector<int32_t>> tokens;  // [B], without the end token
-  double select_seconds = 0;   // preparing and choosing tokens
+  double select_seconds = 0;                 // preparing and choosing tokens
   double prefill_seconds = 0;  // reading what was chosen and the question, up to the first token
   double decode_seconds = 0;
   int64_t decoded_tokens = 0;  // steps x unfinished sequences
@@ -24,6 +24,7 @@ struct Generated {
 };
 
 // `batch` collated without answers (the tail ends with the question).
-Generated generate(LanguageModel& model, const Batch& batch, const PassOptions& options, const GenerateOptions& generate);
+Generated generate(LanguageModel& model, const Batch& batch, const PassOptions& options,
+                   const GenerateOptions& generate);
 
 }  // namespace dsrsq

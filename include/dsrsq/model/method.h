@@ -1,14 +1,17 @@
-// THE plug-in interface: what a long-context method changes in a transformer. Every default is the standard transformer; a
-// method overrides only what its paper changes. Weights live in the method, state is passed in, so that one set of weights
-// serves many sequences. Stages, in the order in which a sequence meets them:
+// THE plug-in interface: what a long-context method changes in a transformer. Every default is the
+// standard transformer; a method overrides only what its paper changes. Weights live in the method,
+// state is passed in, so that one set of weights serves many sequences. Stages, in the order in
+// which a sequence meets them:
 //
-//   make_state -> prepare -> select -> (attend, extra_sublayer, update_cache) a layer -> end_segment -> losses -> after_step
+//   make_state -> prepare -> select -> (attend, extra_sublayer, update_cache) a layer ->
+//   end_segment -> losses -> after_step
 #pragma once
 
 #include <torch/nn/module.h>
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -21,14 +24,16 @@
 
 namespace dsrsq {
 
-// One term of the loss, not yet averaged (D18): tokens, questions or layers are averaged once, over all micro-batches.
+// One term of the loss, not yet averaged (D18): tokens, questions or layers are averaged once, over
+// all micro-batches.
 struct LossTerm {
-  at::Tensor sum;    // fp32 scalar with gradient
+  at::Tensor sum;  // fp32 scalar with gradient
   double count = 0;
 };
 using LossTerms = std::map<std::string, LossTerm>;
 
-// Experiments at evaluation that change how trained weights are read. They are diagnostics, never a method.
+// Experiments at evaluation that change how trained weights are read. They are diagnostics, never a
+// method.
 enum class Probe {
   kNone,
   kDenseRead,      // "same weights, dense": SQA attends every exact key
@@ -36,9 +41,10 @@ enum class Probe {
   kLatentsMasked,  // the buffer is not read
 };
 
-// How one pass over a batch runs: set by the trainer (from the curriculum's stage) or the evaluator.
+// How one pass over a batch runs: set by the trainer (from the curriculum's stage) or the
+// evaluator.
 struct PassOptions {
-  bool training = false;     // codebooks are fed, losses and curriculum apply
+  bool training = false;  // codebooks are fed, losses and curriculum apply
   bool collect_stats = false;
   bool calibrating = false;  // keys and values are collected for the projections
   int64_t step = 0;
@@ -46,53 +52,76 @@ struct PassOptions {
   // Curriculum (D16). A part that its config switches off stays off whatever stands here.
   bool sqa = true;
   bool rckv = true;
-  int64_t budget = 0;              // 0: the retriever's own
-  double budget_share = 0;         // of each context's tokens; used where budget is 0 and this is not
+  int64_t budget = 0;       // 0: the retriever's own
+  double budget_share = 0;  // of each context's tokens; used where budget is 0 and this is not
   bool select_per_segment = true;  // false: from the whole context, whatever rckv.source says
   bool force_evidence = false;     // training: evidence tokens are always selected
-  double random_rest = 0;          // training: share of sequences whose other tokens are random instead of the retriever's
+  double random_rest =
+      0;  // training: share of sequences whose other tokens are random instead of the retriever's
   int64_t clusters_per_query = 0;  // 0: sqa.clusters_per_query
 };
 
-// Sums over query rows (padding excluded); tensors, so that nothing waits for a device. Empty where not collected.
+// Sums over query rows (padding excluded); tensors, so that nothing waits for a device. Empty where
+// not collected.
 struct AttentionStats {
-  at::Tensor rows;             // query rows: heads x tokens x layers
-  at::Tensor sparse_rows;      // rows that attend under half of their visible exact keys
-  at::Tensor attended_pairs;   // (query, exact key) pairs attended
-  at::Tensor visible_pairs;    // pairs that dense attention over the exact keys would attend
-  at::Tensor latent_rows;      // rows that could read at least one latent
-  at::Tensor latent_pairs;     // (query, latent) pairs that were read
-  at::Tensor latent_mass;      // attention mass on latents, summed over these rows
+  at::Tensor rows;            // query rows: heads x tokens x layers
+  at::Tensor sparse_rows;     // rows that attend under half of their visible exact keys
+  at::Tensor attended_pairs;  // (query, exact key) pairs attended
+  at::Tensor visible_pairs;   // pairs that dense attention over the exact keys would attend
+  at::Tensor latent_rows;     // rows that could read at least one latent
+  at::Tensor latent_pairs;    // (query, latent) pairs that were read
+  at::Tensor latent_mass;     // attention mass on latents, summed over these rows
   void add(at::Tensor& to, const at::Tensor& value) { to = to.defined() ? to + value : value; }
+};
+
+// State of a method's own (landmarks of chunks, budgets of layers): derive from it, and set
+// MethodState::memory in make_state.
+struct MethodMemory {
+  virtual ~MethodMemory() = default;
+  virtual int64_t bytes() const = 0;  // counted in state_bytes (D24)
 };
 
 // Everything a pass keeps of a batch of sequences.
 struct MethodState {
   PassOptions options;
-  std::vector<int64_t> sample_ids;   // [B], for counter-based noise
+  std::vector<int64_t> sample_ids;  // [B], for counter-based noise
   std::vector<LayerState> layers;
-  std::vector<at::Tensor> conv_tails;  // a layer: [B, w-1, D], the backbone's convolution carried to the next chunk
-  at::Tensor context_inputs;         // [B, N, D]: what the reader gathers for selected tokens; undefined: the embeddings
-  at::Tensor scores;                 // phi [B, Q, N] of a learned retriever; undefined where there is none
+  std::vector<at::Tensor>
+      conv_tails;  // a layer: [B, w-1, D], the backbone's convolution carried to the next chunk
+  at::Tensor context_inputs;  // [B, N, D]: what the reader gathers for selected tokens; undefined:
+                              // the embeddings
+  at::Tensor scores;          // phi [B, Q, N] of a learned retriever; undefined where there is none
   SelectedTokens selected;
-  LossTerms losses;                  // added by the parts as they run
+  LossTerms losses;  // added by the parts as they run
   AttentionStats stats;
-  at::Tensor next_order;             // [B] int64: rank of the next token of each sequence
-  at::Tensor next_position;          // [B] int64
+  at::Tensor next_order;                 // [B] int64: rank of the next token of each sequence
+  at::Tensor next_position;              // [B] int64
+  std::shared_ptr<MethodMemory> memory;  // of the method; null where it needs none
 };
+
+struct ReaderInput;
+class Method;
 
 // What a method may ask of the language model, so that it never holds it.
 struct LanguageModelView {
+  // A pass of its own over the backbone, with another method (one that records attention rows, say)
+  // and a state of its own; and the output head. For methods that read before they choose, as
+  // attention-guided pruning does.
+  std::function<at::Tensor(const ReaderInput&, Method&, MethodState&)> forward;
+  std::function<at::Tensor(const at::Tensor& hidden)> logits;
+  int32_t begin_id = 0;
   std::function<at::Tensor(const at::Tensor& ids)> embed;  // ids int64 [...] -> [..., D]
-  std::function<at::Tensor()> table_mean;                  // [D] fp32, no gradient: embeddings are centred with it
+  std::function<at::Tensor()> table_mean;  // [D] fp32, no gradient: embeddings are centred with it
 };
 
-// One layer's view of a chunk of tokens. A chunk holds one or more segments side by side (`segments`, lengths in slots).
+// One layer's view of a chunk of tokens. A chunk holds one or more segments side by side
+// (`segments`, lengths in slots).
 struct AttentionInput {
-  at::Tensor q;          // [B, H, T, d] before RoPE
-  at::Tensor k;          // [B, H_kv, T, d] before RoPE
-  at::Tensor v;          // [B, H_kv, T, d]
-  std::optional<ops::RotaryTable> rope;  // of `positions`; empty where positions are learned or absent
+  at::Tensor q;  // [B, H, T, d] before RoPE
+  at::Tensor k;  // [B, H_kv, T, d] before RoPE
+  at::Tensor v;  // [B, H_kv, T, d]
+  std::optional<ops::RotaryTable>
+      rope;              // of `positions`; empty where positions are learned or absent
   at::Tensor hidden;     // [B, T, D] normed input of the attention block
   at::Tensor residual;   // [B, T, D]
   at::Tensor valid;      // [B, T] bool; false: padding
@@ -115,35 +144,51 @@ class Method : public torch::nn::Module {
   // Before selection: what is computed once over the whole context.
   virtual void prepare(const Batch& batch, const LanguageModelView& model, MethodState& state) {}
   // Context tokens that the reader reads, in reading order. Default: all of them, as one segment.
-  virtual SelectedTokens select(const Batch& batch, const LanguageModelView& model, MethodState& state);
-  // The choice that this method's budget and segments make under another score [B, N] (-inf: never): how the selectors
-  // (random, BM25, oracle) choose exactly as many tokens from the same segments. Default: options.budget, or all.
+  virtual SelectedTokens select(const Batch& batch, const LanguageModelView& model,
+                                MethodState& state);
+  // The choice that this method's budget and segments make under another score [B, N] (-inf:
+  // never): how the selectors (random, BM25, oracle) choose exactly as many tokens from the same
+  // segments. Default: options.budget, or all.
   virtual SelectedTokens choose(const at::Tensor& score, const Batch& batch, MethodState& state);
-  // Appends the chunk to the layer's state and attends: -> [B, H, T, d]. Default: dense causal attention. A method that
-  // closes segments inside a layer does so for every segment but the chunk's last, which stays open.
+  // Appends the chunk to the layer's state and attends: -> [B, H, T, d]. Default: dense causal
+  // attention. A method that closes segments inside a layer does so for every segment but the
+  // chunk's last, which stays open.
   virtual at::Tensor attend(const AttentionInput& input, MethodState& state);
-  // Added to the residual after attention (cross-attention to retrieved chunks, ...). Default: undefined, nothing.
-  virtual at::Tensor extra_sublayer(const AttentionInput& input, const at::Tensor& residual, MethodState& state) { return {}; }
+  // Added to the residual after attention (cross-attention to retrieved chunks, ...). Default:
+  // undefined, nothing.
+  virtual at::Tensor extra_sublayer(const AttentionInput& input, const at::Tensor& residual,
+                                    MethodState& state) {
+    return {};
+  }
   // After attention of one layer: shrink its state. Default: keep all.
   virtual void update_cache(const AttentionInput& input, MethodState& state) {}
   // After the last layer of a chunk: what needs all layers at once.
   virtual void end_segment(MethodState& state) {}
-  // true: the reader hands over one segment a chunk, through all layers, before the next (a method that compares layers
-  // before it evicts needs that); false: whole sequences a layer, which is faster to train.
+  // true: the reader hands over one segment a chunk, through all layers, before the next (a method
+  // that compares layers before it evicts needs that); false: whole sequences a layer, which is
+  // faster to train.
   virtual bool one_segment_per_chunk() const { return false; }
 
-  // Terms beside the task loss; their counts in `batch` must be known before the backward pass (loss_counts).
+  // Terms beside the task loss; their counts in `batch` must be known before the backward pass
+  // (loss_counts).
   virtual LossTerms losses(const Batch& batch, MethodState& state) { return {}; }
-  virtual std::map<std::string, double> loss_counts(const Batch& batch, const PassOptions& options) const { return {}; }
+  virtual std::map<std::string, double> loss_counts(const Batch& batch,
+                                                    const PassOptions& options) const {
+    return {};
+  }
   // Once after each optimiser step: moving averages, retraction.
   virtual void after_step(int64_t step) {}
 
-  // Statistics over real data when a part is switched on: begin, passes with options.calibrating, finish.
-  virtual int64_t calibration_sequences(const PassOptions& before, const PassOptions& now) { return 0; }
+  // Statistics over real data when a part is switched on: begin, passes with options.calibrating,
+  // finish.
+  virtual int64_t calibration_sequences(const PassOptions& before, const PassOptions& now) {
+    return 0;
+  }
   virtual void begin_calibration() {}
   virtual void finish_calibration() {}
 
-  // Bytes kept for a batch of sequences (D24), and bytes kept once for all sequences beside the weights (codebooks).
+  // Bytes kept for a batch of sequences (D24), and bytes kept once for all sequences beside the
+  // weights (codebooks).
   virtual int64_t state_bytes(const MethodState& state) const;
   virtual int64_t shared_bytes() const { return 0; }
   // Names for logs: temperature, tail energy, balance, ...
@@ -154,7 +199,8 @@ class Method : public torch::nn::Module {
   AttentionShape shape_;
 };
 
-// The standard transformer's attention over a layer's exact entries; also what methods fall back to for a part that is off.
+// The standard transformer's attention over a layer's exact entries; also what methods fall back to
+// for a part that is off.
 at::Tensor dense_attend(const AttentionInput& input, LayerState& layer, AttentionStats* stats);
 
 }  // namespace dsrsq

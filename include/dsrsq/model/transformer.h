@@ -1,5 +1,5 @@
-// The backbone and the reader's pass: embedding, blocks, output head. Given a Method, it calls the stages of
-// model/method.h and knows nothing else of it.
+// The backbone and the reader's pass: embedding, blocks, output head. Given a Method, it calls the
+// stages of model/method.h and knows nothing else of it.
 #pragma once
 
 #include <torch/nn/module.h>
@@ -15,11 +15,12 @@ namespace dsrsq {
 
 // A chunk of the reader's sequences.
 struct ReaderInput {
-  at::Tensor inputs;     // [B, T, D]
-  at::Tensor valid;      // [B, T] bool; padding may stand anywhere, the result of a sequence does not depend on it
+  at::Tensor inputs;  // [B, T, D]
+  at::Tensor valid;   // [B, T] bool; padding may stand anywhere, the result of a sequence does not
+                      // depend on it
   bool padded = false;
-  at::Tensor positions;  // [B, T] int64
-  at::Tensor order;      // [B, T] int64
+  at::Tensor positions;           // [B, T] int64
+  at::Tensor order;               // [B, T] int64
   std::vector<int64_t> segments;  // lengths; their sum is T
 };
 
@@ -42,7 +43,8 @@ class TransformerImpl : public torch::nn::Module {
     at::Tensor mlp_norm, mlp_norm_bias, gate, up, down;
   };
   at::Tensor normalise(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) const;
-  at::Tensor convolve(const at::Tensor& x, const Block& block, int64_t layer, const ReaderInput& input, MethodState& state) const;
+  at::Tensor convolve(const at::Tensor& x, const Block& block, int64_t layer,
+                      const ReaderInput& input, MethodState& state) const;
   at::Tensor read_chunk(const ReaderInput& input, Method& method, MethodState& state);
   at::Tensor weight(const std::string& name, at::IntArrayRef shape, double deviation);
 
@@ -62,7 +64,8 @@ class LanguageModelImpl : public torch::nn::Module {
  public:
   LanguageModelImpl(Transformer backbone, std::shared_ptr<Method> method, int32_t begin_id);
 
-  // [sinks][selected context][tail] of a batch, read after prepare and select. Returns hidden of the tail [B, T, D].
+  // [sinks][selected context][tail] of a batch, read after prepare and select. Returns hidden of
+  // the tail [B, T, D].
   at::Tensor read(const Batch& batch, MethodState& state);
   // As read, with the token choice already made (state.selected, state.context_inputs).
   at::Tensor read_selected(const Batch& batch, MethodState& state);

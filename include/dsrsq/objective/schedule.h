@@ -29,14 +29,15 @@ struct LossConfig {
   void visit_fields(ConfigVisitor& v);
 };
 
-// lambda_i at a step: the weight times min(1, (step + 1) / ramp_steps) for all but the task term (Eq. L_total, section 3.5).
+// lambda_i at a step: the weight times min(1, (step + 1) / ramp_steps) for all but the task term
+// (Eq. L_total, section 3.5).
 std::map<std::string, double> loss_weights(const LossConfig& config, int64_t step);
 
 // One stage of training. What a stage does not say is as the model's config has it.
 struct StageConfig {
   std::string name = "joint";
   int64_t steps = 1000;
-  std::string data;              // a data set of its own (length curriculum); empty: data.train
+  std::string data;  // a data set of its own (length curriculum); empty: data.train
   bool sqa = true;
   bool rckv = true;
   int64_t budget = 0;

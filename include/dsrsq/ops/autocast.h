@@ -1,4 +1,5 @@
-// bf16 autocast for a scope (D22). Operators that must stay in fp32 convert explicitly, since CPU and CUDA autocast differ.
+// bf16 autocast for a scope (D22). Operators that must stay in fp32 convert explicitly, since CPU
+// and CUDA autocast differ.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -18,8 +19,8 @@ class AutocastGuard {
   bool before_ = false;
 };
 
-// Switches autocast off for a scope: what D22 wants in fp32 whatever the precision of the run (autocast would turn a matmul of
-// fp32 inputs into bf16).
+// Switches autocast off for a scope: what D22 wants in fp32 whatever the precision of the run
+// (autocast would turn a matmul of fp32 inputs into bf16).
 class Fp32Guard {
  public:
   explicit Fp32Guard(at::Device device);

@@ -1,4 +1,5 @@
-// Causal depthwise convolution over tokens (D1, D3): joins a name to a value a few tokens on. Plain ATen calls.
+// Causal depthwise convolution over tokens (D1, D3): joins a name to a value a few tokens on. Plain
+// ATen calls.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,7 +8,8 @@
 
 namespace dsrsq::ops {
 
-// x [B, T, D], taps [D, w] (tap w-1 is the token itself), tail [B, w-1, D] (the tokens before; zeros where undefined)
+// x [B, T, D], taps [D, w] (tap w-1 is the token itself), tail [B, w-1, D] (the tokens before;
+// zeros where undefined)
 // -> [B, T, D]; output t reads inputs t-w+1 .. t only.
 at::Tensor causal_conv(const at::Tensor& x, const at::Tensor& taps, const at::Tensor& tail);
 

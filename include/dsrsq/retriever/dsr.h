@@ -1,10 +1,12 @@
-// Dynamic Sparse Retriever (DSR, paper section 3.2; D3): scores every context token against the question.
+// Dynamic Sparse Retriever (DSR, paper section 3.2; D3): scores every context token against the
+// question.
 //
-//   y      = conv(Embed(context) - mean of the table)      input `embedding_conv`; the reader gathers y, not Embed
-//   E_c(i) = W_c y_i,   E_q = W_q pool(Embed(question) - mean)
-//   phi_i  = cos(E_q, E_c(i)) / temperature                temperature is learned, within [0.02, 1]
+//   y      = conv(Embed(context) - mean of the table)      input `embedding_conv`; the reader
+//   gathers y, not Embed E_c(i) = W_c y_i,   E_q = W_q pool(Embed(question) - mean) phi_i  =
+//   cos(E_q, E_c(i)) / temperature                temperature is learned, within [0.02, 1]
 //
-// The convolution is what lets a token be found by its neighbours: the value after "of NAME is" carries the name.
+// The convolution is what lets a token be found by its neighbours: the value after "of NAME is"
+// carries the name.
 #pragma once
 
 #include <torch/nn/module.h>
@@ -17,8 +19,8 @@ namespace dsrsq {
 
 struct DsrConfig {
   bool enabled = true;
-  int64_t width = 128;        // r
-  int64_t budget = 512;       // b0, tokens
+  int64_t width = 128;   // r
+  int64_t budget = 512;  // b0, tokens
   double alpha = 0.5;
   std::string complexity = "entropy";
   double temperature = 0.07;  // at the start
@@ -36,15 +38,19 @@ class DsrImpl : public torch::nn::Module {
  public:
   DsrImpl(const DsrConfig& config, int64_t model_width, int64_t seed);
 
-  // Embeddings of the context [B, N, D] and the mean of the table [D] -> what the retriever scores and the reader reads
-  // [B, N, D]: y for `embedding_conv`, the embeddings themselves for `embedding`.
+  // Embeddings of the context [B, N, D] and the mean of the table [D] -> what the retriever scores
+  // and the reader reads [B, N, D]: y for `embedding_conv`, the embeddings themselves for
+  // `embedding`.
   at::Tensor context_inputs(const at::Tensor& embeddings, const at::Tensor& table_mean) const;
   // Unit-normalised E_c [B, N, r] fp32: what an index of the document would store.
   at::Tensor encode_context(const at::Tensor& inputs, const at::Tensor& table_mean) const;
-  // Unit-normalised E_q [B, Q, r] fp32 of Q questions a sequence: embeddings [B, Q, T, D], pooled by weights [B, Q, T] (0: padding).
-  at::Tensor encode_questions(const at::Tensor& embeddings, const at::Tensor& weights, const at::Tensor& table_mean) const;
+  // Unit-normalised E_q [B, Q, r] fp32 of Q questions a sequence: embeddings [B, Q, T, D], pooled
+  // by weights [B, Q, T] (0: padding).
+  at::Tensor encode_questions(const at::Tensor& embeddings, const at::Tensor& weights,
+                              const at::Tensor& table_mean) const;
   // phi [B, Q, N] fp32; tokens that are not valid [B, N] get -inf.
-  at::Tensor scores(const at::Tensor& questions, const at::Tensor& context, const at::Tensor& valid) const;
+  at::Tensor scores(const at::Tensor& questions, const at::Tensor& context,
+                    const at::Tensor& valid) const;
 
   double temperature() const;
   const DsrConfig& config() const { return config_; }
@@ -58,9 +64,11 @@ class DsrImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Dsr);
 
-// What a question's tokens weigh in its pooled embedding, fp32 [B, Q, T]. mean: 1. rarity: log(N / (1 + occurrences in the
-// context)) / log N, so that "the" does not stand for a question; padding weighs 0.
-at::Tensor question_weights(const std::string& pool, const at::Tensor& questions, const at::Tensor& questions_valid,
-                            const at::Tensor& context, const at::Tensor& context_valid);
+// What a question's tokens weigh in its pooled embedding, fp32 [B, Q, T]. mean: 1. rarity: log(N /
+// (1 + occurrences in the context)) / log N, so that "the" does not stand for a question; padding
+// weighs 0.
+at::Tensor question_weights(const std::string& pool, const at::Tensor& questions,
+                            const at::Tensor& questions_valid, const at::Tensor& context,
+                            const at::Tensor& context_valid);
 
 }  // namespace dsrsq

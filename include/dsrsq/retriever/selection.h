@@ -1,5 +1,5 @@
-// From scores to tokens: the budget (D4), the choice of the top tokens, globally or segment by segment (D5, D17), and the
-// retrieval loss (D7).
+// From scores to tokens: the budget (D4), the choice of the top tokens, globally or segment by
+// segment (D5, D17), and the retrieval loss (D7).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,36 +10,41 @@
 
 namespace dsrsq {
 
-// complexity(q) in [0, 1] of each sequence, fp32 [B], from phi [B, N] (-inf: not a token) and question lengths [B].
-at::Tensor question_complexity(const std::string& kind, const at::Tensor& phi, const at::Tensor& question_tokens);
+// complexity(q) in [0, 1] of each sequence, fp32 [B], from phi [B, N] (-inf: not a token) and
+// question lengths [B].
+at::Tensor question_complexity(const std::string& kind, const at::Tensor& phi,
+                               const at::Tensor& question_tokens);
 
 // budget(q) = b0 (1 + alpha complexity), int64 [B]; Eq. budget, paper section 3.2.
 at::Tensor token_budget(int64_t base, double alpha, const at::Tensor& complexity);
 
-// Chosen context tokens in document order, in aligned reader segments: part s of every sequence has lengths[s] slots, and
-// slots that a sequence does not fill are masked.
+// Chosen context tokens in document order, in aligned reader segments: part s of every sequence has
+// lengths[s] slots, and slots that a sequence does not fill are masked.
 struct SelectedTokens {
-  at::Tensor index;                // [B, n] int64 into the context; 0 where masked
-  at::Tensor mask;                 // [B, n] bool
-  std::vector<int64_t> lengths;    // slots of each reader segment; their sum is n
+  at::Tensor index;              // [B, n] int64 into the context; 0 where masked
+  at::Tensor mask;               // [B, n] bool
+  std::vector<int64_t> lengths;  // slots of each reader segment; their sum is n
 
   int64_t slots() const;
 };
 
-// The budget[b] best tokens of each sequence by score [B, N] (-inf: never). With segments == 1 over the whole context; else
-// the context is cut into segments of `segment` tokens and each gives its share of the budget, of its own number of segments.
-// Where the budget covers a segment, all of it is selected.
-SelectedTokens select_top(const at::Tensor& score, const at::Tensor& budget, int64_t segment, bool per_segment);
+// The budget[b] best tokens of each sequence by score [B, N] (-inf: never). With segments == 1 over
+// the whole context; else the context is cut into segments of `segment` tokens and each gives its
+// share of the budget, of its own number of segments. Where the budget covers a segment, all of it
+// is selected.
+SelectedTokens select_top(const at::Tensor& score, const at::Tensor& budget, int64_t segment,
+                          bool per_segment);
 
-// Scores under which select_top takes whole runs of `span` tokens, best run first by the log-sum-exp of its scores, the last one
-// cut at the budget. [B, N] -> [B, N], -inf kept.
+// Scores under which select_top takes whole runs of `span` tokens, best run first by the
+// log-sum-exp of its scores, the last one cut at the budget. [B, N] -> [B, N], -inf kept.
 at::Tensor span_score(const at::Tensor& score, int64_t span);
 
 // All context tokens, in segments of `segment`.
 SelectedTokens select_all(const at::Tensor& valid, int64_t segment);
 
-// -mean over S of log softmax(phi), S the evidence tokens of each question (softmax form of L_retrieval: it has negatives).
-// phi [B, Q, N], evidence bool [B, Q, N] -> {sum over questions, questions that have evidence}.
+// -mean over S of log softmax(phi), S the evidence tokens of each question (softmax form of
+// L_retrieval: it has negatives). phi [B, Q, N], evidence bool [B, Q, N] -> {sum over questions,
+// questions that have evidence}.
 struct RetrievalLoss {
   at::Tensor sum;    // fp32 scalar
   at::Tensor count;  // fp32 scalar

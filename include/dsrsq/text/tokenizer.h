@@ -1,5 +1,6 @@
-// Byte-level BPE as in GPT-2 and its descendants, read from a Hugging Face `tokenizer.json`. Ids are identical to the
-// `tokenizers` package for the supported components; an unsupported component is a DataError that names it.
+// Byte-level BPE as in GPT-2 and its descendants, read from a Hugging Face `tokenizer.json`. Ids
+// are identical to the `tokenizers` package for the supported components; an unsupported component
+// is a DataError that names it.
 #pragma once
 
 #include <cstdint>
@@ -11,31 +12,40 @@ namespace dsrsq {
 
 class Tokenizer {
  public:
-  // model BPE (merges as "a b" strings or as pairs; ignore_merges; unk_token; byte_fallback unsupported), added_tokens
-  // (special and not), pre_tokenizer ByteLevel (add_prefix_space, use_regex) or a Sequence of Split (Regex or String, every
-  // behavior), Digits and a final ByteLevel, normalizer null (any other is an error), decoder ByteLevel. Throws DataError.
-  // post_processor, truncation and padding are ignored: encode adds no begin token and cuts nothing; the prompt does.
+  // model BPE (merges as "a b" strings or as pairs; ignore_merges; unk_token; byte_fallback
+  // unsupported), added_tokens (special and not), pre_tokenizer ByteLevel (add_prefix_space,
+  // use_regex) or a Sequence of Split (Regex or String, every behavior), Digits and a final
+  // ByteLevel, normalizer null (any other is an error), decoder ByteLevel. Throws DataError.
+  // post_processor, truncation and padding are ignored: encode adds no begin token and cuts
+  // nothing; the prompt does.
   static Tokenizer from_file(const std::string& path);
   static Tokenizer from_json(const std::string& json, const std::string& name_for_errors);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
 
-  // Special tokens in the text are recognised only with parse_special: data is not to inject control tokens (the
-  // `tokenizers` package with encode_special_tokens = True). Other added tokens are always recognised. Invalid UTF-8 is
-  // encoded as U+FFFD, one for each maximal invalid sequence, as Python's errors="replace" does. Thread-safe.
+  // Special tokens in the text are recognised only with parse_special: data is not to inject
+  // control tokens (the `tokenizers` package with encode_special_tokens = True). Other added tokens
+  // are always recognised. Invalid UTF-8 is encoded as U+FFFD, one for each maximal invalid
+  // sequence, as Python's errors="replace" does. Thread-safe.
   std::vector<int32_t> encode(const std::string& text, bool parse_special = false) const;
-  // As encode, and for each token the half-open byte range of `text` that it covers. Ranges are ascending; together they
-  // cover the text except what the tokenizer drops. Tokens of one invalid sequence all have its range.
-  struct Span { int64_t begin; int64_t end; };
+  // As encode, and for each token the half-open byte range of `text` that it covers. Ranges are
+  // ascending; together they cover the text except what the tokenizer drops. Tokens of one invalid
+  // sequence all have its range.
+  struct Span {
+    int64_t begin;
+    int64_t end;
+  };
   std::vector<int32_t> encode_with_spans(const std::string& text, std::vector<Span>& spans) const;
-  // Special tokens are left out unless keep_special. Invalid UTF-8 becomes U+FFFD and ids that no token has become
-  // nothing, as `tokenizers` does.
+  // Special tokens are left out unless keep_special. Invalid UTF-8 becomes U+FFFD and ids that no
+  // token has become nothing, as `tokenizers` does.
   std::string decode(const std::vector<int32_t>& ids, bool keep_special = false) const;
 
-  int64_t vocabulary_size() const;      // highest id + 1
-  int32_t begin_id() const;             // <|bos|>, <s>, <|begin_of_text|> or <|endoftext|>; throws DataError where none exists
-  int32_t end_id() const;               // <|eos|>, </s>, <|im_end|>, <|endoftext|>; throws DataError where none exists
+  int64_t vocabulary_size() const;  // highest id + 1
+  int32_t begin_id() const;  // <|bos|>, <s>, <|begin_of_text|> or <|endoftext|>; throws DataError
+                             // where none exists
+  int32_t end_id()
+      const;  // <|eos|>, </s>, <|im_end|>, <|endoftext|>; throws DataError where none exists
   int32_t token_id(const std::string& token) const;  // -1 where absent
   const std::string& fingerprint() const;            // sha256 of the file's bytes
 
@@ -45,13 +55,15 @@ class Tokenizer {
   std::unique_ptr<Impl> impl_;
 };
 
-// A `tokenizer.json` in which every given word, with a blank in front, is exactly one token (and any other text still
-// encodes, as pieces and bytes). Each word is one entry of the vocabulary, found whole (`ignore_merges`): the vocabulary is
-// 3 special tokens (<|pad|>, <|bos|>, <|eos|>: ids 0, 1, 2), 256 bytes, what the pieces need, and the words, in that order.
-// `pieces` are strings without a leading blank that become one token each (syllables, say), so that unlisted words are
-// spelled by them: their merges are added piece by piece, left to right over what earlier merges leave, so a later piece
-// never changes an earlier one. Throws DataError on an empty word, white space in a word, or invalid UTF-8.
-// For generated tasks, where a word is the unit.
-std::string build_word_tokenizer(const std::vector<std::string>& words, const std::vector<std::string>& pieces = {});
+// A `tokenizer.json` in which every given word, with a blank in front, is exactly one token (and
+// any other text still encodes, as pieces and bytes). Each word is one entry of the vocabulary,
+// found whole (`ignore_merges`): the vocabulary is 3 special tokens (<|pad|>, <|bos|>, <|eos|>: ids
+// 0, 1, 2), 256 bytes, what the pieces need, and the words, in that order. `pieces` are strings
+// without a leading blank that become one token each (syllables, say), so that unlisted words are
+// spelled by them: their merges are added piece by piece, left to right over what earlier merges
+// leave, so a later piece never changes an earlier one. Throws DataError on an empty word, white
+// space in a word, or invalid UTF-8. For generated tasks, where a word is the unit.
+std::string build_word_tokenizer(const std::vector<std::string>& words,
+                                 const std::vector<std::string>& pieces = {});
 
 }  // namespace dsrsq

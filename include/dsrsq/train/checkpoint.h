@@ -1,6 +1,7 @@
-// Checkpoints of a run: <run>/checkpoints/step-00001000/{model,optimizer}.safetensors, state.json, manifest.json. Written
-// into a temporary folder that is renamed when complete; manifest.json holds size and SHA-256 of every file, and a folder
-// whose files do not match it is not a checkpoint. Random numbers are functions of the step (D21), so none are saved.
+// Checkpoints of a run: <run>/checkpoints/step-00001000/{model,optimizer}.safetensors, state.json,
+// manifest.json. Written into a temporary folder that is renamed when complete; manifest.json holds
+// size and SHA-256 of every file, and a folder whose files do not match it is not a checkpoint.
+// Random numbers are functions of the step (D21), so none are saved.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -21,11 +22,14 @@ using NamedTensors = std::map<std::string, at::Tensor>;
 
 // Parameters and buffers of a module by name.
 NamedTensors module_tensors(const torch::nn::Module& module);
-// Copies values into the module's own tensors. The names must be equal and shapes and dtypes agree: CheckpointError names the first
-// that does not, and says which config keys decide it ("was the run trained with another model.width or part switched off?").
-void load_module_tensors(torch::nn::Module& module, const NamedTensors& tensors, const std::string& where);
+// Copies values into the module's own tensors. The names must be equal and shapes and dtypes agree:
+// CheckpointError names the first that does not, and says which config keys decide it ("was the run
+// trained with another model.width or part switched off?").
+void load_module_tensors(torch::nn::Module& module, const NamedTensors& tensors,
+                         const std::string& where);
 
-void write_tensors(const std::string& path, const NamedTensors& tensors, const std::map<std::string, std::string>& metadata = {});
+void write_tensors(const std::string& path, const NamedTensors& tensors,
+                   const std::map<std::string, std::string>& metadata = {});
 // Tensors own their memory, on the CPU.
 NamedTensors read_tensors(const std::string& path);
 
@@ -41,13 +45,16 @@ class CheckpointFolder {
  public:
   explicit CheckpointFolder(std::string run_folder);  // uses <run_folder>/checkpoints
 
-  // Atomic. `state` (an object of finite numbers) goes into state.json as it is; "step" is added. Then keeps the newest `keep`
+  // Atomic. `state` (an object of finite numbers) goes into state.json as it is; "step" is added.
+  // Then keeps the newest `keep`
   // (>= 1) up to this step and the one that best.json names; later steps are left alone.
   // A failed write (full disk, read-only folder) throws Error; older checkpoints are untouched.
-  Checkpoint save(int64_t step, const NamedTensors& model, const NamedTensors& optimizer, const nlohmann::json& state, int64_t keep);
+  Checkpoint save(int64_t step, const NamedTensors& model, const NamedTensors& optimizer,
+                  const nlohmann::json& state, int64_t keep);
   // Newest first.
   std::vector<Checkpoint> list() const;
-  // The newest whole one; each damaged one is skipped with a warning that names what is wrong. Empty where there is none.
+  // The newest whole one; each damaged one is skipped with a warning that names what is wrong.
+  // Empty where there is none.
   std::optional<Checkpoint> newest_whole() const;
   // Remembers a step as the best (checkpoints/best.json, atomic); it is never pruned.
   void mark_best(int64_t step, double value, const std::string& metric);
@@ -61,8 +68,8 @@ class CheckpointFolder {
   bool cleaned_ = false;  // stale temporaries are removed at the first save
 };
 
-// What --checkpoint may be: a run folder (best, else newest whole) or one checkpoint folder, which must be whole.
-// Throws CheckpointError naming the path and what was expected.
+// What --checkpoint may be: a run folder (best, else newest whole) or one checkpoint folder, which
+// must be whole. Throws CheckpointError naming the path and what was expected.
 Checkpoint find_checkpoint(const std::string& path, bool prefer_best);
 
 }  // namespace dsrsq

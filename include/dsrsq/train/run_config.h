@@ -1,4 +1,5 @@
-// Everything that a run's YAML says: one struct of each component. Only programs and the trainer see the whole.
+// Everything that a run's YAML says: one struct of each component. Only programs and the trainer
+// see the whole.
 #pragma once
 
 #include <string>
@@ -65,7 +66,8 @@ struct RunConfig {
   EvalConfig eval;
 
   void visit_fields(ConfigVisitor& v);
-  void validate(const ConfigLocations& locations) const;  // cross-field checks, before any work; throws ConfigError
+  void validate(const ConfigLocations& locations)
+      const;  // cross-field checks, before any work; throws ConfigError
 };
 
 // Loads, adds the default stage where there is none, validates.

@@ -1,4 +1,5 @@
-// The training loop: stages, micro-batches, clipping, logs, held-out loss, checkpoints, exact resume.
+// The training loop: stages, micro-batches, clipping, logs, held-out loss, checkpoints, exact
+// resume.
 #pragma once
 
 #include <memory>
@@ -19,14 +20,16 @@ std::string parameter_group(const std::string& name);
 class Trainer {
  public:
   // `run_folder`: where logs and checkpoints go; must exist.
-  Trainer(const RunConfig& config, LanguageModel model, const Tokenizer& tokenizer, std::string run_folder);
+  Trainer(const RunConfig& config, LanguageModel model, const Tokenizer& tokenizer,
+          std::string run_folder);
 
   // Continues from a checkpoint: weights, optimiser, codebooks; all else is a function of the step.
   void resume(const Checkpoint& checkpoint);
   int64_t step() const { return step_; }
 
-  // Runs to the last step. Throws DivergedError before an update by a loss or gradient that is not finite (checkpoints stay as
-  // they are), StoppedError after saving where stop_requested() became true.
+  // Runs to the last step. Throws DivergedError before an update by a loss or gradient that is not
+  // finite (checkpoints stay as they are), StoppedError after saving where stop_requested() became
+  // true.
   void run();
   // One step, with its logs: what --dry-run does.
   std::map<std::string, double> train_step();
@@ -34,7 +37,8 @@ class Trainer {
  private:
   void enter_stage();
   void calibrate(const PassOptions& now);
-  std::map<std::string, double> accumulate(const std::vector<Batch>& batches, const PassOptions& options);
+  std::map<std::string, double> accumulate(const std::vector<Batch>& batches,
+                                           const PassOptions& options);
   void evaluate();
   void save();
   const Loader& stage_loader(const StageConfig& stage);
@@ -56,13 +60,16 @@ class Trainer {
   at::Device device_;
 };
 
-// SIGTERM, SIGINT and SIGUSR1 set a flag that the trainer reads at step boundaries; a second signal ends the process.
+// SIGTERM, SIGINT and SIGUSR1 set a flag that the trainer reads at step boundaries; a second signal
+// ends the process.
 double process_core_seconds();  // user and system time of this process, all threads
 void install_stop_handlers();
 bool stop_requested();
 
-// All randomness is counter-based and the fused kernels are deterministic for a thread count: sets both.
+// All randomness is counter-based and the fused kernels are deterministic for a thread count: sets
+// both.
 void set_determinism(int64_t threads);
-at::Device parse_device(const std::string& name);  // throws ConfigError where there is no such device
+at::Device parse_device(
+    const std::string& name);  // throws ConfigError where there is no such device
 
 }  // namespace dsrsq
