@@ -2,9 +2,11 @@
 
 #include <torch/torch.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "dsrsq/core/logging.h"
 #include "dsrsq/registry.h"
@@ -29,7 +31,9 @@ struct TrainedRun {
 std::string run_folder_of(const std::string& path) {
   namespace fs = std::filesystem;
   if (fs::exists(fs::path(path) / "config.yaml")) return path;
-  return fs::absolute(path).lexically_normal().parent_path().parent_path().string();
+  auto folder = fs::absolute(path).lexically_normal();
+  if (!folder.has_filename()) folder = folder.parent_path();  // a trailing slash
+  return folder.parent_path().parent_path().string();
 }
 
 void set_budget(const std::string& text, PassOptions& options) {
@@ -37,10 +41,12 @@ void set_budget(const std::string& text, PassOptions& options) {
   char* end = nullptr;
   auto number = std::strtod(text.c_str(), &end);
   bool share = std::string(end) == "%";
-  if (end == text.c_str() || (!share && *end != 0) || number <= 0 || (share && number > 100))
-    throw ConfigError(
-        concat("--budget: expected a number of tokens (512) or a share of the context (5%), got '",
-               text, "'"));
+  bool whole = number >= 1 && number == std::floor(number) && number < 1e12;
+  bool usable = share ? number > 0 && number <= 100 : *end == 0 && whole;
+  if (end == text.c_str() || !usable)
+    throw ConfigError(concat(
+        "--budget: expected a whole number of tokens (512) or a share of the context (5%), got '",
+        text, "'"));
   if (share)
     options.budget_share = number / 100;
   else
@@ -58,6 +64,7 @@ TrainedRun open_run(const std::string& text, const EvalRequest& request) {
                    ? load_run_folder_config(run.folder, overrides)
                    : load_run_config({request.config, overrides, config_search_folders()});
   run.row = equals == std::string::npos ? run.config.method : text.substr(0, equals);
+  run.config.require_data();
   auto checkpoint = find_checkpoint(path, true);
   run.tokenizer = std::make_shared<Tokenizer>(Tokenizer::from_file(run.config.data.tokenizer));
   run.model = make_model(run.config, *run.tokenizer);
@@ -69,8 +76,10 @@ TrainedRun open_run(const std::string& text, const EvalRequest& request) {
   return run;
 }
 
-FlopSettings flop_settings(const RunConfig& config, const std::string& method) {
+FlopSettings flop_settings(const TrainedRun& run, const std::string& method) {
   FlopSettings flops;
+  const auto& config = run.config;
+  flops.vocabulary_size = run.tokenizer->vocabulary_size();
   bool own = config.method == "dsrsq";
   if (own && config.dsrsq.dsr.enabled && method != "question_only") {
     flops.retriever_width = config.dsrsq.dsr.width;
@@ -93,7 +102,13 @@ Loader test_loader(const TrainedRun& run) {
   return Loader(run.config.data.train, *run.tokenizer, run.config.prompt, options);
 }
 
-// D17: what each part did; a part that was on but idle is called inactive.
+// When a part counts as active: the retriever reads at most 1/8 of the context, 30 % of query rows
+// attend under half of their exact keys, and latents get 5 % of the attention. A part that is on
+// and idle is called inactive (D17).
+constexpr double kActiveSelection = 0.125;
+constexpr double kActiveSparseRows = 0.30;
+constexpr double kActiveLatentMass = 0.05;
+
 std::string activity(const TrainedRun& run, const EvaluationResult& result) {
   if (run.config.method != "dsrsq") return "";
   const auto& d = run.config.dsrsq;
@@ -112,11 +127,13 @@ std::string activity(const TrainedRun& run, const EvaluationResult& result) {
   auto share = context > 0 ? selected / context : 1;
   return concat(
       "- ", run.row, ": ",
-      part("DSR", d.dsr.enabled, share < 1, concat("selects ", share, " of the context")), ", ",
-      part("SQA", d.sqa.enabled, result.sparse_share > 0,
+      part("DSR", d.dsr.enabled, share <= kActiveSelection,
+           concat("selects ", share, " of the context")),
+      ", ",
+      part("SQA", d.sqa.enabled, result.sparse_share >= kActiveSparseRows,
            concat(result.sparse_share, " of query rows attend under half of their exact keys")),
       ", ",
-      part("RCKV", d.rckv.enabled, result.has_latents,
+      part("RCKV", d.rckv.enabled, result.latent_mass >= kActiveLatentMass,
            concat("attention mass on latents ", result.latent_mass)),
       "\n");
 }
@@ -169,7 +186,7 @@ class Rows {
     auto options = options_;
     options.probe = probe;
     auto result = evaluate(model, loader, *run.tokenizer, run.config.eval, options,
-                           flop_settings(run.config, method), row);
+                           flop_settings(run, method), row);
     auto records = result_records(result, run.config.data.test_split, row);
     outcome.records.insert(outcome.records.end(), records.begin(), records.end());
     outcome.questions += question_lines(result, row);
@@ -193,7 +210,14 @@ class Rows {
 }  // namespace
 
 EvalOutcome evaluate_rows(const EvalRequest& request) {
-  for (const auto& name : request.methods) find_method(name);  // a typo is known before any work
+  // A typo is known before any work.
+  std::set<std::string> names;
+  for (const auto& name : request.methods) {
+    if (find_method(name).trainable)
+      throw ConfigError(concat("--methods: '", name,
+                               "' has weights of its own; give its run by another --checkpoint"));
+    names.insert(name);
+  }
   std::vector<std::pair<std::string, Probe>> probes;
   for (const auto& name : request.probes) {
     bool found = false;
@@ -209,6 +233,9 @@ EvalOutcome evaluate_rows(const EvalRequest& request) {
   Rows rows(request);
   for (size_t i = 0; i < request.checkpoints.size(); ++i) {
     auto run = open_run(request.checkpoints[i], request);
+    if (!names.insert(run.row).second)
+      throw ConfigError(
+          concat("--checkpoint: two rows are called '", run.row, "'; name them: ROW=FOLDER"));
     if (i == 0) set_determinism(run.config.train.threads);
     run.model->eval();
     rows.add(run, run.model, run.row, run.config.method, Probe::kNone, true);
@@ -219,7 +246,6 @@ EvalOutcome evaluate_rows(const EvalRequest& request) {
     auto config = run.config;
     if (request.seed >= 0) config.train.seed = request.seed;
     for (const auto& name : request.methods) {
-      if (name == run.config.method) continue;  // the run's own row stands already
       auto method = find_method(name).make(config, run.model->shared_method());
       LanguageModel model(run.model->backbone(), method, run.tokenizer->begin_id());
       rows.add(run, model, name, name, Probe::kNone, false);

@@ -50,6 +50,7 @@ void run(Options& options, const std::vector<std::string>& command) {
                     ? "runs/" + std::filesystem::path(options.config).stem().string()
                     : options.output_dir;
 
+  config.require_data();
   set_determinism(config.train.threads);
   auto device = parse_device(config.train.device);
   auto tokenizer = Tokenizer::from_file(config.data.tokenizer);

@@ -114,8 +114,7 @@ at::Tensor SqaImpl::assign(int64_t layer, const at::Tensor& k, const at::Tensor&
   if (started_[layer].item<int64_t>() == 0)
     throw ConfigError(
         "sqa: the codebook of this model has never been fed, so nothing can be assigned to "
-        "clusters; train with "
-        "sqa.enabled: true first, or evaluate with sqa.enabled: false");
+        "clusters; train a stage with sqa: true first");
   auto keys = k.detach().to(at::kFloat).contiguous();
   auto found = ops::cluster_assign(keys, unit(direction_sum_[layer]), bias_[layer], valid);
   if (accumulate) {

@@ -83,7 +83,6 @@ Batch Collator::collate(const std::vector<std::vector<int64_t>>& sequences,
     row.context = store_.document_tokens(store_.document_of(indices.at(0)));
     if (maximum_context_ > 0 && int64_t(row.context.size()) > maximum_context_) {
       row.context.resize(size_t(maximum_context_));
-      ++cut_documents_;
     }
     for (auto index : indices) {
       row.records.push_back(store_.record(index));

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "dsrsq/core/error.h"
+#include "dsrsq/core/logging.h"
 #include "dsrsq/core/random.h"
 
 namespace dsrsq {
@@ -23,6 +24,15 @@ Loader::Loader(const std::string& path, const Tokenizer& tokenizer, const Prompt
   }
   if (options.maximum_sequences > 0 && sequences() > options.maximum_sequences)
     sequences_.resize(size_t(options.maximum_sequences));
+  if (options.maximum_context > 0) {
+    int64_t cut = 0;
+    for (const auto& sequence : sequences_)
+      cut += store_->document_length(store_->document_of(sequence[0])) > options.maximum_context;
+    if (cut > 0)
+      log_info(path, ": ", cut, " of ", sequences_.size(), " sequences of split '", options.split,
+               "' have a longer context than data.maximum_context = ", options.maximum_context,
+               " and are cut there");
+  }
   if (sequences_.empty())
     throw DataError(
         concat(path, ": split '", options.split, "' holds no record; see dsrsq-data inspect"));
@@ -46,9 +56,8 @@ int64_t Loader::pass_batches() const {
   return (sequences() + options_.batch_size - 1) / options_.batch_size;
 }
 
-Batch Loader::single(int64_t index, int64_t row) const {
-  return collator_->collate({sequences_.at(size_t(index * options_.batch_size + row))},
-                            options_.with_answers);
+Batch Loader::single(int64_t sequence) const {
+  return collator_->collate({sequences_.at(size_t(sequence))}, options_.with_answers);
 }
 
 Batch Loader::pass_batch(int64_t index) const {

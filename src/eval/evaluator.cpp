@@ -6,6 +6,7 @@
 #include <set>
 #include <unordered_map>
 
+#include "dsrsq/core/error.h"
 #include "dsrsq/core/progress.h"
 #include "dsrsq/core/timer.h"
 #include "dsrsq/objective/task_loss.h"
@@ -59,12 +60,19 @@ void locate_answer(const Batch& batch, const MethodState& state, int64_t b, int6
     }
     ranks.push_back(found->second);
   }
-  auto exact = valid_orders(state.layers[0].order, state.layers[0].valid, b);
-  auto held =
-      std::count_if(ranks.begin(), ranks.end(), [&](int64_t r) { return exact.count(r) > 0; });
-  question.place = held == int64_t(ranks.size()) ? AnswerPlace::kExact
-                   : held == 0                   ? AnswerPlace::kLatent
-                                                 : AnswerPlace::kMixed;
+  // A token is an exact key where every layer holds it, and gone where none does.
+  std::vector<std::set<int64_t>> exact;
+  for (const auto& layer : state.layers) exact.push_back(valid_orders(layer.order, layer.valid, b));
+  size_t held = 0, gone = 0;
+  for (auto r : ranks) {
+    auto layers = size_t(std::count_if(exact.begin(), exact.end(),
+                                       [r](const auto& set) { return set.count(r) > 0; }));
+    held += layers == exact.size();
+    gone += layers == 0;
+  }
+  question.place = held == ranks.size()   ? AnswerPlace::kExact
+                   : gone == ranks.size() ? AnswerPlace::kLatent
+                                          : AnswerPlace::kMixed;
   for (const auto& layer : state.layers) {
     auto latents = valid_orders(layer.latents.order, layer.latents.valid, b);
     if (std::all_of(ranks.begin(), ranks.end(), [&](int64_t r) { return latents.count(r) > 0; }))
@@ -103,7 +111,7 @@ double value(const at::Tensor& x) { return x.defined() ? x.item().toDouble() : 0
 
 struct StatSums {
   double rows = 0, sparse = 0, attended = 0, visible = 0, latent_rows = 0, latent_pairs = 0,
-         latent_mass = 0;
+         rebuilt = 0, latent_mass = 0;
   void add(const AttentionStats& stats) {
     rows += value(stats.rows);
     sparse += value(stats.sparse_rows);
@@ -111,32 +119,27 @@ struct StatSums {
     visible += value(stats.visible_pairs);
     latent_rows += value(stats.latent_rows);
     latent_pairs += value(stats.latent_pairs);
+    rebuilt += value(stats.rebuilt_latents);
     latent_mass += value(stats.latent_mass);
   }
 };
 
-std::vector<double> measure_latency(LanguageModel& model, const Loader& loader,
-                                    const EvalConfig& config, const PassOptions& options,
-                                    const GenerateOptions& generation) {
+// Questions one by one: latencies, and the bytes held for a sequence, which in a batch would count
+// the padding of others.
+void measure_singly(LanguageModel& model, const Loader& loader, const EvalConfig& config,
+                    const PassOptions& options, const GenerateOptions& generation,
+                    EvaluationResult& result) {
   constexpr int64_t kUntimed = 2;
-  auto one = options;
-  one.collect_stats = false;
-  std::vector<double> latencies;
-  if (config.latency_questions == 0) return latencies;
-  auto batch = loader.pass_batch(0);
-  int64_t index = 0, row = 0;
-  for (int64_t i = 0; i < config.latency_questions + kUntimed; ++i) {
-    if (row == batch.size()) {
-      if (++index == loader.pass_batches()) index = 0;
-      batch = loader.pass_batch(index);
-      row = 0;
-    }
-    auto single = loader.single(index, row++).to(model->device());
+  auto read = std::clamp<int64_t>(config.latency_questions, 1, loader.sequences());
+  for (int64_t i = 0; i < read + kUntimed; ++i) {
+    auto single = loader.single(i % loader.sequences()).to(model->device());
     Timer timer;
-    generate(model, single, one, generation);
-    if (i >= kUntimed) latencies.push_back(timer.seconds());
+    auto generated = generate(model, single, options, generation);
+    auto seconds = timer.seconds();
+    if (i < kUntimed) continue;
+    if (config.latency_questions > 0) result.latencies.push_back(seconds);
+    result.state_bytes += double(generated.state_bytes) / double(read);
   }
-  return latencies;
 }
 
 }  // namespace
@@ -147,11 +150,10 @@ EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Toke
   at::NoGradGuard no_grad;
   auto device = model->device();
   auto options = base;
-  options.collect_stats = true;
   GenerateOptions generation{config.maximum_tokens, tokenizer.end_id()};
   EvaluationResult result;
   StatSums sums;
-  double reader_tokens = 0, decoded = 0, state_bytes = 0;
+  double reader_tokens = 0, decoded = 0;
   auto sinks = model->backbone()->config().sinks;
   PeakMemory peak(device);
   Progress progress(label, loader.sequences());
@@ -160,8 +162,6 @@ EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Toke
     auto generated = generate(model, batch, options, generation);
     result.seconds +=
         generated.select_seconds + generated.prefill_seconds + generated.decode_seconds;
-    sums.add(generated.state.stats);
-    state_bytes += double(generated.state_bytes);
     decoded += double(generated.decoded_tokens);
     reader_tokens +=
         double((generated.state.selected.mask.sum() + batch.tail_valid.sum()).item<int64_t>() +
@@ -171,11 +171,21 @@ EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Toke
   }
   progress.finish();
   result.peak_bytes = peak.bytes();
+  // Counting what is attended needs explicit masks, which would be timed with the method: a pass of
+  // its own.
+  Progress counting(label + ", counting", loader.sequences());
+  options.collect_stats = true;
+  for (int64_t i = 0; i < loader.pass_batches(); ++i) {
+    auto batch = loader.pass_batch(i).to(device);
+    sums.add(generate(model, batch, options, generation).state.stats);
+    counting.update(i * config.batch_size);
+  }
+  counting.finish();
+  options.collect_stats = false;
   auto questions = double(result.questions.size());
   double context = 0;
   for (const auto& question : result.questions) context += question.context_tokens;
   result.context_tokens_per_second = context / std::max(1e-9, result.seconds);
-  result.state_bytes = state_bytes / questions;
   result.shared_bytes = double(model->method().shared_bytes());
   result.sparse_share = sums.rows > 0 ? sums.sparse / sums.rows : 0;
   result.density = sums.visible > 0 ? sums.attended / sums.visible : 1;
@@ -187,11 +197,12 @@ EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Toke
   work.reader_tokens = (reader_tokens + decoded) / questions;
   work.attended_pairs = sums.attended / double(shape.query_heads) / questions;
   work.latent_pairs = sums.latent_pairs / double(shape.query_heads) / questions;
+  work.rebuilt_latents = sums.rebuilt / questions;
   work.routed_pairs = work.reader_tokens * double(shape.layers * flops.clusters) *
                       (1 + double(shape.key_value_heads) / double(shape.query_heads));
   work.predicted_tokens = 1 + decoded / questions;
   result.flops = forward_flops(model->backbone()->config(), flops, work);
-  result.latencies = measure_latency(model, loader, config, options, generation);
+  measure_singly(model, loader, config, options, generation, result);
   return result;
 }
 
@@ -281,7 +292,9 @@ double held_out_loss(LanguageModel& model, const Loader& loader, int64_t batches
     sum += term.sum.item<double>();
     count += term.count;
   }
-  return count > 0 ? sum / count : 0;
+  if (count == 0)
+    throw DataError("held-out loss: the split holds no answer to predict; see dsrsq-data inspect");
+  return sum / count;
 }
 
 }  // namespace dsrsq

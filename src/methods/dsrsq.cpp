@@ -80,8 +80,10 @@ SelectedTokens DsrsqMethod::select(const Batch& batch, const LanguageModelView& 
     auto random = ops::noise(ops::Noise::kUniform, uint64_t(seed_), Purpose::kCurriculum,
                              uint64_t(options.step), state.sample_ids, score.size(1) + 1, device)
                       .to(at::kFloat);
-    auto chosen = random.narrow(1, score.size(1), 1) < options.random_rest;  // [B, 1]
-    score = at::where(chosen, random.narrow(1, 0, score.size(1)), score);
+    // The coin is number 0 and tokens follow, so that padding to a longer batch changes neither.
+    auto chosen = random.narrow(1, 0, 1) < options.random_rest;  // [B, 1]
+    score = at::where(chosen, random.narrow(1, 1, score.size(1)), score)
+                .masked_fill(batch.context_valid.logical_not(), -INFINITY);
   }
   if (options.training && options.force_evidence) {
     constexpr double kFirst = 1e6;  // above any cosine over the lowest temperature
@@ -94,16 +96,10 @@ SelectedTokens DsrsqMethod::choose(const at::Tensor& score, const Batch& batch,
                                    MethodState& state) {
   at::NoGradGuard no_grad;
   auto masked = score.masked_fill(batch.context_valid.logical_not(), -INFINITY);
-  at::Tensor budget;
-  if (state.options.budget == 0 && state.options.budget_share > 0) {
-    budget = (batch.context_valid.sum(1).to(at::kDouble) * state.options.budget_share)
-                 .round()
-                 .clamp_min(1)
-                 .to(at::kLong);
-  } else if (dsr_.is_empty() || state.options.budget > 0) {
-    auto tokens = state.options.budget > 0 ? state.options.budget : config_.dsr.budget;
-    budget = at::full({batch.size()}, tokens, batch.context.options());
-  } else {
+  auto budget = requested_budget(state.options, batch.context_valid);
+  if (!budget.defined() && dsr_.is_empty())
+    budget = at::full({batch.size()}, config_.dsr.budget, batch.context.options());
+  if (!budget.defined()) {
     auto lengths = batch.questions_valid.sum(-1).amax(1);
     auto complexity = question_complexity(config_.dsr.complexity,
                                           best_score(state.scores, batch.questions_valid), lengths);
@@ -125,7 +121,7 @@ at::Tensor DsrsqMethod::attend(const AttentionInput& input, MethodState& state) 
   if (options.calibrating) {
     if (!rckv_.is_empty() && rckv_->calibrating())
       rckv_->collect(input.layer, input.k, input.v, input.valid);
-    if (!sqa_.is_empty()) sqa_->start_from(input.layer, input.k, input.valid, options.step);
+    if (start_codebook_) sqa_->start_from(input.layer, input.k, input.valid, options.step);
   }
   if (!sqa_on(options) && !rckv_on(options))
     return dense_attend(input, state.layers[size_t(input.layer)],
@@ -213,6 +209,7 @@ at::Tensor DsrsqMethod::attend_segment(const AttentionInput& segment, const Rout
       auto mass = (parts[1].lse - joined.lse).exp().sum(1) * rows;
       state.stats.add(state.stats.latent_rows, rows.sum() * segment.q.size(1));
       state.stats.add(state.stats.latent_mass, mass.sum());
+      state.stats.add(state.stats.rebuilt_latents, layer.latents.valid.sum());
       auto pairs = segment.valid.sum(1) * layer.latents.valid.sum(1);
       state.stats.add(state.stats.latent_pairs, pairs.sum() * segment.q.size(1));
     }
@@ -307,8 +304,8 @@ void DsrsqMethod::after_step(int64_t step) {
 // for the codebook.
 int64_t DsrsqMethod::calibration_sequences(const PassOptions& before, const PassOptions& now) {
   project_anew_ = rckv_on(now) && !rckv_on(before);
-  bool start_codebook = sqa_on(now) && !sqa_->started();
-  return project_anew_ || start_codebook ? config_.rckv.calibration_sequences : 0;
+  start_codebook_ = sqa_on(now) && !sqa_->started();
+  return project_anew_ || start_codebook_ ? config_.rckv.calibration_sequences : 0;
 }
 
 void DsrsqMethod::begin_calibration() {
@@ -316,6 +313,7 @@ void DsrsqMethod::begin_calibration() {
 }
 
 void DsrsqMethod::finish_calibration() {
+  start_codebook_ = false;
   if (!project_anew_) return;
   rckv_->finish_calibration();
   for (size_t layer = 0; layer < rckv_->tail_energy().size(); ++layer)

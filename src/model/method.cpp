@@ -16,6 +16,14 @@ MethodState Method::make_state(const Batch& batch, const PassOptions& options) c
   return state;
 }
 
+at::Tensor requested_budget(const PassOptions& options, const at::Tensor& context_valid) {
+  auto longs = context_valid.options().dtype(at::kLong);
+  if (options.budget > 0) return at::full({context_valid.size(0)}, options.budget, longs);
+  if (options.budget_share <= 0) return {};
+  auto share = context_valid.sum(1).to(at::kDouble) * options.budget_share;
+  return share.round().clamp_min(1).to(at::kLong);
+}
+
 SelectedTokens Method::select(const Batch& batch, const LanguageModelView& model,
                               MethodState& state) {
   return select_all(batch.context_valid, batch.context_valid.size(1));
@@ -23,8 +31,8 @@ SelectedTokens Method::select(const Batch& batch, const LanguageModelView& model
 
 SelectedTokens Method::choose(const at::Tensor& score, const Batch& batch, MethodState& state) {
   auto tokens = batch.context_valid.size(1);
-  auto budget = at::full({batch.size()}, state.options.budget > 0 ? state.options.budget : tokens,
-                         batch.context.options());
+  auto budget = requested_budget(state.options, batch.context_valid);
+  if (!budget.defined()) budget = at::full({batch.size()}, tokens, batch.context.options());
   return select_top(score.masked_fill(batch.context_valid.logical_not(), -INFINITY), budget, tokens,
                     false);
 }

@@ -17,7 +17,8 @@ at::Tensor hybrid_loss(const LossTerms& terms, const std::map<std::string, doubl
     auto part = term.sum * (weight->second / count->second);
     total = total.defined() ? total + part : part;
   }
-  return total;
+  // Nothing to learn from (a batch of unanswerable questions): a loss of 0 without gradient.
+  return total.defined() ? total : at::zeros({});
 }
 
 }  // namespace dsrsq

@@ -10,8 +10,10 @@ void LossWeights::visit_fields(ConfigVisitor& v) {
           at_least(0));
   v.field("compression", compression,
           "L_compression: relative reconstruction error of keys and values.", at_least(0));
-  v.field("compute", compute, "L_compute; a logged constant while budget and clusters are fixed.",
-          at_least(0));
+  v.field(
+      "compute", compute,
+      "L_compute. Budget and clusters are fixed, so it is a constant: logged, without gradient.",
+      at_least(0));
 }
 
 void LossConfig::visit_fields(ConfigVisitor& v) {
@@ -58,8 +60,6 @@ void StageConfig::visit_fields(ConfigVisitor& v) {
           "Clusters a query attends; 0: sqa.clusters_per_query.", at_least(0));
   v.field("frozen", frozen, "Parameter groups that do not learn: backbone, retriever, projections.",
           one_of({"backbone", "retriever", "projections"}));
-  v.field("latent_read_share", latent_read_share,
-          "Share of steps that read latents instead of true keys.", between(1, 1));
 }
 
 StagePosition stage_at(const std::vector<StageConfig>& stages, int64_t step) {

@@ -112,7 +112,8 @@ at::Tensor causal_conv(const at::Tensor& x, const at::Tensor& taps, const at::Te
 
 at::Tensor next_conv_tail(const at::Tensor& x, const at::Tensor& tail, int64_t width) {
   auto all = with_tail(x, tail, width);
-  return all.narrow(1, all.size(1) - (width - 1), width - 1);
+  // A copy: a view would keep the whole chunk alive behind a state of constant size.
+  return all.narrow(1, all.size(1) - (width - 1), width - 1).clone();
 }
 
 }  // namespace dsrsq::ops

@@ -43,11 +43,19 @@ void set_determinism(int64_t threads) {
 }
 
 at::Device parse_device(const std::string& name) {
-  at::Device device(name);
-  if (device.is_cuda() && !torch::cuda::is_available())
-    throw ConfigError(concat("train.device: expected a CUDA device for '", name,
-                             "', found none; use --device cpu"));
-  return device;
+  if (name == "cpu") return at::kCPU;
+  auto count = int64_t(torch::cuda::device_count());
+  auto digits = name.size() > 5 ? name.substr(5) : "0";
+  bool well_formed =
+      name == "cuda" || (name.rfind("cuda:", 0) == 0 && name.size() > 5 && digits.size() <= 3 &&
+                         digits.find_first_not_of("0123456789") == std::string::npos);
+  if (!well_formed)
+    throw ConfigError(concat("train.device: expected cpu, cuda or cuda:N, got '", name, "'"));
+  auto index = std::stoll(digits);
+  if (index >= count)
+    throw ConfigError(concat("train.device: '", name, "' does not exist, this machine has ", count,
+                             " CUDA device(s); use --device cpu"));
+  return at::Device(at::kCUDA, at::DeviceIndex(index));
 }
 
 }  // namespace dsrsq

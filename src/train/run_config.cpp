@@ -27,8 +27,10 @@ void GroupRates::visit_fields(ConfigVisitor& v) {
 void TrainConfig::visit_fields(ConfigVisitor& v) {
   v.field("seed", seed, "Seed of weights, data order and noise.", at_least(0));
   v.field("device", device, "cpu, cuda or cuda:N; never changed silently.");
-  v.field("precision", precision, "fp32, or bf16 autocast with fp32 weights.",
-          one_of({"fp32", "bf16"}));
+  v.field(
+      "precision", precision,
+      "fp32, or bf16 autocast with fp32 weights, of the training steps; evaluation runs in fp32.",
+      one_of({"fp32", "bf16"}));
   v.field("threads", threads,
           "CPU threads; 0: all cores. Part of what makes a run repeat bit by bit.", at_least(0));
   v.field("batch_size", batch_size, "Sequences a micro-batch.", at_least(1));
@@ -64,7 +66,7 @@ void RunConfig::visit_fields(ConfigVisitor& v) {
 void RunConfig::validate(const ConfigLocations& locations) const {
   model.validate(locations);
   prompt.validate(locations);
-  dsrsq.validate(model, locations);
+  if (method == "dsrsq") dsrsq.validate(model, locations);
   for (size_t i = 0; i < stages.size(); ++i) {
     auto key = concat("stages.", i, ".clusters_per_query");
     if (stages[i].clusters_per_query > dsrsq.sqa.clusters)
@@ -75,6 +77,14 @@ void RunConfig::validate(const ConfigLocations& locations) const {
     throw ConfigError(concat(locations.of("train.device"),
                              ": train.device: expected cpu, cuda or cuda:N, got '", train.device,
                              "'"));
+}
+
+void RunConfig::require_data() const {
+  for (auto [key, value] :
+       {std::pair{"data.tokenizer", &data.tokenizer}, {"data.train", &data.train}})
+    if (value->empty())
+      throw ConfigError(concat(
+          key, ": expected a path, got nothing; set it in the config or by --set ", key, "=PATH"));
 }
 
 RunConfig load_run_config(const ConfigSource& source) {

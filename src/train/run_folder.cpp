@@ -59,6 +59,11 @@ std::optional<Checkpoint> open_run_folder(const std::string& folder, RunConfig& 
   std::optional<Checkpoint> from;
   if (resume != "auto" && resume != "never") {
     from = find_checkpoint(resume, false);
+    for (const auto& present : checkpoints.list())
+      if (present.step > from->step)
+        throw ConfigError(concat(folder, ": holds a checkpoint of step ", present.step,
+                                 ", later than ", resume,
+                                 "; two branches would mix. Choose another --output-dir"));
   } else if (fs::exists(config_path)) {
     auto present = checkpoints.list();
     if (resume == "never" && !present.empty())
@@ -127,7 +132,7 @@ std::string describe_run(RunConfig& config, LanguageModel& model, int64_t typica
   }
   out << "of a context of " << typical_context << " tokens the reader reads at most " << read
       << "\n"
-      << "bytes held a sequence, at most: "
+      << "bytes of keys, values and latents held a sequence, at most: "
       << m.layers * (exact * kv_bytes + latents * 2 * d.rckv.latent_width * 4) << " (" << exact
       << " exact keys and " << latents
       << " latents a layer; all keys exact: " << m.layers * typical_context * kv_bytes << ")\n";

@@ -137,7 +137,6 @@ std::map<std::string, double> Trainer::accumulate(const std::vector<Batch>& batc
     for (const auto& [name, count] : model_->method().loss_counts(batch, options))
       totals[name] += count;
   }
-  std::map<std::string, double> sums;
   double selected = 0, available = 0, answers = 0, hits = 0;
   at::Tensor loss_sum;
   LossTerms kept;
@@ -254,7 +253,7 @@ void Trainer::save() {
 
 void Trainer::run() {
   auto total = total_steps(config_.stages);
-  log_ = std::make_unique<MetricsLog>(run_folder_, step_);
+  log_ = std::make_unique<MetricsLog>(run_folder_, step_ > 0 ? step_ + 1 : 0);
   Progress progress("train", total, step_);
   auto evaluate_now = [&] {
     return config_.train.evaluate_every > 0 && step_ % config_.train.evaluate_every == 0;

@@ -87,7 +87,7 @@ std::string error_of(const std::vector<std::string>& overrides) {
 }
 
 TEST(RunConfig, CrossFieldErrorsNameTheKeyTheBoundAndWhereItWasSet) {
-  EXPECT_THAT(error_of({"sqa.clusters_per_query=17"}),
+  EXPECT_THAT(error_of({"sqa.clusters=16", "sqa.clusters_per_query=17"}),
               AllOf(HasSubstr("--set"), HasSubstr("sqa.clusters_per_query"), HasSubstr("16"),
                     HasSubstr("17")));
   EXPECT_THAT(

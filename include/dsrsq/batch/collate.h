@@ -53,14 +53,12 @@ class Collator {
            int64_t maximum_context);
   // One vector of record indices a sequence, all of one document.
   Batch collate(const std::vector<std::vector<int64_t>>& sequences, bool with_answers) const;
-  int64_t cut_documents() const { return cut_documents_; }
 
  private:
   const Store& store_;
   const Tokenizer& tokenizer_;
   PromptConfig prompt_;
   int64_t maximum_context_;
-  mutable int64_t cut_documents_ = 0;
 };
 
 }  // namespace dsrsq

@@ -32,12 +32,11 @@ class Loader {
   Batch stream_batch(int64_t index) const;
   // Evaluation: batch `index` of one pass; the last may be smaller.
   Batch pass_batch(int64_t index) const;
-  // Sequence `row` of pass batch `index`, alone: for latencies at batch size 1.
-  Batch single(int64_t index, int64_t row) const;
+  // Sequence number `sequence` of the pass, alone: for latencies at batch size 1.
+  Batch single(int64_t sequence) const;
   int64_t pass_batches() const;
   int64_t sequences() const { return int64_t(sequences_.size()); }
   const Store& store() const { return *store_; }
-  int64_t cut_documents() const { return collator_->cut_documents(); }
 
  private:
   LoaderOptions options_;

@@ -13,7 +13,7 @@ namespace dsrsq {
 enum class Purpose : uint32_t {
   kInitialise = 1,  // weights; sample = hash of the parameter's name
   kDataOrder = 2,
-  kSelection = 3,  // random selectors, random rest of a curriculum stage
+  kSelection = 3,  // random selectors
   kPolicy = 4,     // Gumbel noise of the retriever
   kReservoir = 5,  // Gumbel noise of the latent buffer
   kRouting = 6,    // the "random routing" probe
@@ -21,7 +21,7 @@ enum class Purpose : uint32_t {
   kSynthetic = 8,
   kSplit = 9,
   kBootstrap = 10,
-  kCurriculum = 11,
+  kCurriculum = 11,  // random rest of a stage
 };
 
 // Philox4x32-10 itself, of four counter and two key words. Agrees with the known answers of

@@ -52,7 +52,7 @@ struct EvaluationResult {
   double context_tokens_per_second = 0;
   std::vector<double> latencies;  // seconds a question at batch size 1
   double peak_bytes = 0;          // above what was held before, at the evaluation's batch size
-  double state_bytes = 0;         // held a sequence when its answer is decoded (D24)
+  double state_bytes = 0;  // held for a sequence read alone, when its answer is decoded (D24)
   double shared_bytes = 0;
   double flops = 0;         // analytic, a question
   double sparse_share = 0;  // share of query rows under half of their visible exact keys

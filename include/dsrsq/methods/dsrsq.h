@@ -65,7 +65,8 @@ class DsrsqMethod : public Method {
   DsrsqConfig config_;
   TransformerConfig model_;
   int64_t seed_;
-  bool project_anew_ = false;  // the calibration under way is to set the projections
+  bool start_codebook_ = false;  // the calibration under way is to start the codebook
+  bool project_anew_ = false;    // the calibration under way is to set the projections
   Dsr dsr_{nullptr};
   Sqa sqa_{nullptr};
   Rckv rckv_{nullptr};

@@ -64,13 +64,14 @@ struct PassOptions {
 // Sums over query rows (padding excluded); tensors, so that nothing waits for a device. Empty where
 // not collected.
 struct AttentionStats {
-  at::Tensor rows;            // query rows: heads x tokens x layers
-  at::Tensor sparse_rows;     // rows that attend under half of their visible exact keys
-  at::Tensor attended_pairs;  // (query, exact key) pairs attended
-  at::Tensor visible_pairs;   // pairs that dense attention over the exact keys would attend
-  at::Tensor latent_rows;     // rows that could read at least one latent
-  at::Tensor latent_pairs;    // (query, latent) pairs that were read
-  at::Tensor latent_mass;     // attention mass on latents, summed over these rows
+  at::Tensor rows;             // query rows: heads x tokens x layers
+  at::Tensor sparse_rows;      // rows that attend under half of their visible exact keys
+  at::Tensor attended_pairs;   // (query, exact key) pairs attended
+  at::Tensor visible_pairs;    // pairs that dense attention over the exact keys would attend
+  at::Tensor latent_rows;      // rows that could read at least one latent
+  at::Tensor latent_pairs;     // (query, latent) pairs that were read
+  at::Tensor rebuilt_latents;  // latents whose keys were rebuilt for a read
+  at::Tensor latent_mass;      // attention mass on latents, summed over these rows
   void add(at::Tensor& to, const at::Tensor& value) { to = to.defined() ? to + value : value; }
 };
 
@@ -133,6 +134,9 @@ struct AttentionInput {
 
   at::Tensor rotated(const at::Tensor& x) const { return rope ? ops::rotate(x, *rope) : x; }
 };
+
+// Tokens that the options ask for, int64 [B]; undefined where they leave the budget to the method.
+at::Tensor requested_budget(const PassOptions& options, const at::Tensor& context_valid);
 
 class Method : public torch::nn::Module {
  public:

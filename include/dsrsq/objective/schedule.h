@@ -46,7 +46,6 @@ struct StageConfig {
   double random_rest = 0;
   int64_t clusters_per_query = 0;
   std::vector<std::string> frozen;
-  double latent_read_share = 1;
   void visit_fields(ConfigVisitor& v);
 };
 

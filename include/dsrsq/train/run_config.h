@@ -66,6 +66,7 @@ struct RunConfig {
   EvalConfig eval;
 
   void visit_fields(ConfigVisitor& v);
+  void require_data() const;  // throws ConfigError where no data set or tokenizer is named
   void validate(const ConfigLocations& locations)
       const;  // cross-field checks, before any work; throws ConfigError
 };

@@ -66,8 +66,8 @@ double process_core_seconds();  // user and system time of this process, all thr
 void install_stop_handlers();
 bool stop_requested();
 
-// All randomness is counter-based and the fused kernels are deterministic for a thread count: sets
-// both.
+// All randomness is counter-based and CPU kernels are deterministic for a thread count: sets both.
+// CUDA's are not all deterministic: the backward pass of a gather adds atomically.
 void set_determinism(int64_t threads);
 at::Device parse_device(
     const std::string& name);  // throws ConfigError where there is no such device
