@@ -61,8 +61,7 @@ void run(Options& options, const std::vector<std::string>& command) {
   if (options.dry_run) {
     Trainer trainer(config, model, tokenizer, folder);
     Store store(config.data.train);
-    std::cout << describe_run(config, model,
-                              store.info().documents > 0 ? store.info().longest_document : 0);
+    std::cout << describe_run(config, model, store.info().longest_document) << std::flush;
     auto values = trainer.train_step();
     std::cout << "one step: loss " << values["train/loss"] << ", " << values["train/seconds"]
               << " s on " << config.train.device << "\n";

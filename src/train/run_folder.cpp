@@ -132,7 +132,7 @@ std::string describe_run(RunConfig& config, LanguageModel& model, int64_t typica
   }
   out << "of a context of " << typical_context << " tokens the reader reads at most " << read
       << "\n"
-      << "bytes of keys, values and latents held a sequence, at most: "
+      << "bytes held a sequence (keys, values, latents), at most: "
       << m.layers * (exact * kv_bytes + latents * 2 * d.rckv.latent_width * 4) << " (" << exact
       << " exact keys and " << latents
       << " latents a layer; all keys exact: " << m.layers * typical_context * kv_bytes << ")\n";

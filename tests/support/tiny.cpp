@@ -74,7 +74,12 @@ void feed_codebooks(LanguageModel& model) {
   training.rckv = false;
   training.step = 1;
   auto batch = tiny_batch({{.context = 60, .sample = 1000}, {.context = 60, .sample = 1001}});
+  PassOptions before;
+  before.sqa = before.rckv = false;
+  model->method().calibration_sequences(before, training);
+  model->method().begin_calibration();
   read_batch(model, batch, training);
+  model->method().finish_calibration();
   model->method().after_step(1);
 }
 

@@ -72,8 +72,11 @@ TEST_F(RunFolderTest, AutoContinuesFromTheNewestCheckpoint) {
 TEST_F(RunFolderTest, APathContinuesFromThatCheckpoint) {
   open();
   auto two = save(2);
-  save(4);
   EXPECT_EQ(open(two.folder)->step, 2);
+  save(4);
+  EXPECT_THAT(error_of<ConfigError>(two.folder),
+              AllOf(HasSubstr("step 4"), HasSubstr("--output-dir")))
+      << "two branches of one run would mix";
 }
 
 TEST_F(RunFolderTest, NeverRefusesAFolderWithCheckpoints) {
