@@ -8,7 +8,9 @@
 namespace dsrsq {
 namespace {
 
-at::Tensor values(const char* name, at::IntArrayRef shape) { return ops::initial_normal(name, shape, 1.0, 3).to(at::kDouble); }
+at::Tensor values(const char* name, at::IntArrayRef shape) {
+  return ops::initial_normal(name, shape, 1.0, 3).to(at::kDouble);
+}
 
 // The sum as it is written, one element at a time.
 at::Tensor by_hand(const at::Tensor& x, const at::Tensor& taps, const at::Tensor& tail) {
@@ -18,8 +20,10 @@ at::Tensor by_hand(const at::Tensor& x, const at::Tensor& taps, const at::Tensor
     for (int64_t t = 0; t < x.size(1); ++t)
       for (int64_t i = 0; i < width; ++i) {
         auto from = t - (width - 1) + i;
-        if (from >= 0) out[b][t] += taps.select(1, i) * x[b][from];
-        else if (tail.defined()) out[b][t] += taps.select(1, i) * tail[b][width - 1 + from];
+        if (from >= 0)
+          out[b][t] += taps.select(1, i) * x[b][from];
+        else if (tail.defined())
+          out[b][t] += taps.select(1, i) * tail[b][width - 1 + from];
       }
   return out;
 }
@@ -31,11 +35,13 @@ TEST(CausalConv, EqualsTheSumWrittenOut) {
 }
 
 TEST(CausalConv, GradientsEqualThoseOfConv1d) {
-  auto x = values("x", {3, 9, 4}).requires_grad_(true), taps = values("taps", {4, 8}).requires_grad_(true);
+  auto x = values("x", {3, 9, 4}).requires_grad_(true),
+       taps = values("taps", {4, 8}).requires_grad_(true);
   auto weight = values("weight", {3, 9, 4});
   auto own = torch::autograd::grad({(ops::causal_conv(x, taps, {}) * weight).sum()}, {x, taps});
   auto padded = at::constant_pad_nd(x, {0, 0, 7, 0}).transpose(1, 2);
-  auto reference = at::conv1d(padded, taps.unsqueeze(1), {}, at::IntArrayRef{1}, at::IntArrayRef{0}, at::IntArrayRef{1}, 4);
+  auto reference = at::conv1d(padded, taps.unsqueeze(1), {}, at::IntArrayRef{1}, at::IntArrayRef{0},
+                              at::IntArrayRef{1}, 4);
   auto expected = torch::autograd::grad({(reference.transpose(1, 2) * weight).sum()}, {x, taps});
   for (size_t i = 0; i < 2; ++i) EXPECT_TRUE(at::allclose(own[i], expected[i], 0, 1e-10)) << i;
 }
@@ -45,7 +51,8 @@ TEST(CausalConv, AChunkAfterItsTailEqualsTheWhole) {
   auto whole = ops::causal_conv(x, taps, {});
   auto first = x.narrow(1, 0, 7);
   auto tail = ops::next_conv_tail(first, {}, 4);
-  EXPECT_TRUE(at::allclose(ops::causal_conv(x.narrow(1, 7, 5), taps, tail), whole.narrow(1, 7, 5), 0, 1e-12));
+  EXPECT_TRUE(at::allclose(ops::causal_conv(x.narrow(1, 7, 5), taps, tail), whole.narrow(1, 7, 5),
+                           0, 1e-12));
 }
 
 }  // namespace
