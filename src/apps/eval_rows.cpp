@@ -24,7 +24,6 @@ struct TrainedRun {
   std::shared_ptr<Tokenizer> tokenizer;
   LanguageModel model{nullptr};
   double core_seconds = 0;
-  double steps = 0;
 };
 
 // A checkpoint folder lies in <run>/checkpoints/.
@@ -71,7 +70,6 @@ TrainedRun open_run(const std::string& text, const EvalRequest& request) {
   load_module_tensors(*run.model, CheckpointFolder::read_model(checkpoint), checkpoint.folder);
   run.model->to(parse_device(run.config.train.device));
   run.core_seconds = CheckpointFolder::read_state(checkpoint).value("core_seconds", 0.0);
-  run.steps = double(checkpoint.step);
   log_info("row ", run.row, ": ", checkpoint.folder);
   return run;
 }

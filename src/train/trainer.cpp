@@ -243,12 +243,14 @@ void Trainer::evaluate() {
 }
 
 void Trainer::save() {
+  if (saved_step_ == step_) return;  // the best step is often a checkpoint step too
   nlohmann::json state{{"has_best", has_best_},
                        {"best", best_},
                        {"method", config_.method},
                        {"core_seconds", core_seconds_before_ + process_core_seconds()}};
   checkpoints_.save(step_, module_tensors(*model_), optimizer_.state(), state,
                     config_.train.keep_checkpoints);
+  saved_step_ = step_;
 }
 
 void Trainer::run() {

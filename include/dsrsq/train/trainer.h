@@ -53,6 +53,7 @@ class Trainer {
   std::map<std::string, std::unique_ptr<Loader>> loaders_;  // training data by path
   std::unique_ptr<Loader> validation_;
   int64_t step_ = 0;
+  int64_t saved_step_ = -1;  // of the checkpoint that this process wrote last
   size_t stage_index_ = size_t(-1);
   double best_ = 0;
   bool has_best_ = false;
