@@ -42,18 +42,25 @@ memcheck() {
   compute-sanitizer --tool memcheck --error-exitcode 1 $BUILD/bin/test_ops
 }
 
-# The whole path on the device, all stages and parts, with a tiny number of steps; then the evaluation of what it made.
+# train_on_gpu NAME SETTING...: the whole path on the device, all stages and parts, with a tiny number of steps; then the evaluation
+# of what it made.
 train_on_gpu() {
-  local precision="$1" work="$BUILD/run"
+  local name="$1" work="$BUILD/run" setting
+  shift
   [ -f "$work/data/facts_512.h5" ] ||
     $BUILD/bin/dsrsq-data synth --output "$work/data" --name facts_512 --set train_documents=400 --set validation_documents=16 --set test_documents=64
-  local data=(--set "data.tokenizer=$work/data/tokenizer.json" --set "data.train=$work/data/facts_512.h5")
-  $BUILD/bin/dsrsq-train --config configs/quickstart.yaml --device cuda --output-dir "$work/$precision" "${data[@]}" \
-    --set "train.precision=$precision" --set stages.0.steps=60 --set stages.1.steps=20 --set stages.2.steps=20 --set stages.3.steps=60 \
-    --set train.evaluate_every=40 --set train.checkpoint_every=80 &&
-    $BUILD/bin/dsrsq-eval --checkpoint "$work/$precision" --device cuda --methods random,bm25,oracle_evidence,question_only \
+  local options=(--set "data.tokenizer=$work/data/tokenizer.json" --set "data.train=$work/data/facts_512.h5")
+  for setting in stages.0.steps=60 stages.1.steps=20 stages.2.steps=20 stages.3.steps=60 train.evaluate_every=40 \
+    train.checkpoint_every=80 "$@"; do
+    options+=(--set "$setting")
+  done
+  $BUILD/bin/dsrsq-train --config configs/quickstart.yaml --device cuda --output-dir "$work/$name" "${options[@]}" &&
+    $BUILD/bin/dsrsq-eval --checkpoint "$work/$name" --device cuda --methods random,bm25,oracle_evidence,question_only \
       --probes dense_read,random_routing,latents_masked --set eval.latency_questions=10
 }
+
+# A last stage of reward, with the switches that the other two leave off.
+REWARD=(stages.3.steps=20 stages.3.ppo=true ppo.lm_steps=1 dsr.complexity=learned dsr.budget_minimum=16 ppo.reward.target_share=0.08)
 
 # Single cases are small: two threads each, many at a time.
 run_tests() {
@@ -74,8 +81,13 @@ torch_version() {
 }
 
 if step configure configure && step build cmake --build $BUILD -j "$JOBS"; then
-  step train_fp32 train_on_gpu fp32 || true
-  step train_bf16 train_on_gpu bf16 || true
+  step train_fp32 train_on_gpu fp32 train.precision=fp32 || true
+  step train_bf16 train_on_gpu bf16 train.precision=bf16 || true
+  step train_reward train_on_gpu reward train.precision=bf16 "${REWARD[@]}" ppo.credit=span_loo ppo.credit_group=8 \
+    sqa.centroids=segment rckv.position=age_bias rckv.weight=gate || true
+  step train_reward_value train_on_gpu reward_value train.precision=fp32 "${REWARD[@]}" ppo.baseline=value sqa.centroids=kmeans \
+    sqa.route=group rckv.weight=recency loss.retrieval_target=attention loss.retrieval_form=inclusion || true
+  step train_bias train_on_gpu bias train.precision=fp32 dsr.reader_gradient=bias stages.3.sample=true || true
   step memcheck memcheck || true
   step tests run_tests || true
 fi

@@ -36,6 +36,17 @@ STYLE = {
 LOSS_TERMS = [("train/loss", "Training loss, all terms weighted"), ("train/task", "Task: cross-entropy of answers (nats a token)"),
               ("train/retrieval", "Retrieval (nats)"), ("train/compression", "Compression: relative squared error"),
               ("validation/loss", "Validation: cross-entropy of answers (nats a token)")]
+# Key, title and, where there is one, the key of what it is driven to.
+REWARD = [("ppo/reward", "Reward"), ("ppo/task_score", "Task score"),
+          ("ppo/token_share", "Tokens read, share of the context (dashed: target)", "ppo/target_share"),
+          ("ppo/token_cost", "Token cost: weight in the reward")]
+POLICY = [("ppo/clip_fraction", "Clipped ratios (share of picks)"), ("ppo/approximate_kl", "Approximate KL to the rollout's policy (nats)"),
+          ("ppo/entropy", "Entropy of picks (1: uniform)"), ("ppo/budget_entropy", "Entropy of budget bins"),
+          ("ppo/evidence_recall", "Recall of evidence tokens in rollouts"), ("ppo/answer_recall", "Recall of answer tokens in rollouts"),
+          ("ppo/value_loss", "Loss of the critic")]
+HELD_OUT = [("validation/em", "Exact match"), ("validation/f1", "Token F1"), ("validation/answer_recall", "Recall of answer tokens"),
+            ("validation/evidence_recall", "Recall of evidence tokens"), ("validation/token_share", "Tokens read, share of the context")]
+FROM_ZERO = ("_share", "_recall", "_fraction", "_score", "entropy", "_kl", "_cost", "/em", "/f1")  # axes that start at 0
 
 
 # ---- drawing helpers ----
@@ -186,16 +197,16 @@ def loss_scale(axes: Axes, values: list[float]) -> None:
 
 # ---- the figures ----
 
-def draw_lines(runs: list[Run], panels: list[tuple[str, str]]) -> Figure | None:
-    """A panel a key, a line a run."""
-    panels = [(key, title) for key, title in panels if any(any(map(math.isfinite, run.get(key)[1])) for run in runs)]
+def draw_lines(runs: list[Run], panels: list[tuple[str, ...]]) -> Figure | None:
+    """A panel a key, a line a run; dashed, what the key of a panel's third element says."""
+    panels = [panel for panel in panels if any(any(map(math.isfinite, run.get(panel[0])[1])) for run in runs)]
     if not panels:
         return None
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
     figure, grid = plt.subplots(lines, columns, figsize=(6.2 * columns, 3.5 * lines), squeeze=False, layout="constrained")
     ends: list[list] = []
-    for axes, (key, title) in zip(grid.flat, panels):
+    for axes, (key, title, *targets) in zip(grid.flat, panels):
         ends.append([])
         everything = []
         for index, run in enumerate(runs):
@@ -203,7 +214,9 @@ def draw_lines(runs: list[Run], panels: list[tuple[str, str]]) -> Figure | None:
             if not any(map(math.isfinite, values)):
                 continue
             line = smoothed(values)
-            if key.startswith("train/") and len(values) >= 80:
+            for target in targets:
+                axes.plot(*run.get(target), color=run_style(index)["color"], linestyle=(0, (5, 3)), linewidth=1.2)
+            if key.startswith(("train/", "ppo/")) and len(values) >= 80:
                 axes.plot(steps, values, color=run_style(index)["color"], alpha=0.18, linewidth=0.8)
             axes.plot(steps, line, marker="o" if len(values) < 40 else "", markersize=4, linewidth=1.8, **run_style(index))
             everything += line
@@ -214,6 +227,8 @@ def draw_lines(runs: list[Run], panels: list[tuple[str, str]]) -> Figure | None:
         axes.margins(x=0.02)
         if key.startswith("train/") or key == "validation/loss":
             loss_scale(axes, everything)
+        elif key.endswith(FROM_ZERO):
+            axes.set_ylim(bottom=min(0, *axes.get_ylim()))
     for axes in list(grid.flat)[len(panels):]:
         axes.set_visible(False)
     # Labels are outside the axes, so the layout has to be known before they are placed and made once more after.
@@ -228,7 +243,50 @@ def draw_loss_terms(results: Results, runs: list[Run]) -> Figure | None:
 
 def draw_validation_metrics(results: Results, runs: list[Run]) -> Figure | None:
     keys = list(dict.fromkeys(key for run in runs for key in run.series if key.startswith("validation/")))
-    return draw_lines(runs, [(key, key.removeprefix("validation/").replace("_", " ")) for key in keys if key != "validation/loss"])
+    shown = {"validation/loss"} | {panel[0] for panel in HELD_OUT}
+    return draw_lines(runs, [(key, key.removeprefix("validation/").replace("_", " ")) for key in keys if key not in shown])
+
+
+def lines_of(panels: list[tuple[str, ...]]):
+    return lambda results, runs: draw_lines(runs, panels)
+
+
+def budget_bins(run: Run) -> tuple[list[float], list[list[float]], list[str]]:
+    """Steps, shares of rollouts a bin, and the bins' names, from the fewest tokens to the most."""
+    shares = []
+    while run.get(f"ppo/budget_share_{len(shares)}")[0]:
+        shares.append(dict(zip(*run.get(f"ppo/budget_share_{len(shares)}"))))
+    steps = [step for step in (shares[0] if shares else []) if all(math.isfinite(bin.get(step, math.nan)) for bin in shares)]
+    names = []
+    for index in range(len(shares)):
+        tokens = [value for value in run.get(f"ppo/budget_tokens_{index}")[1] if math.isfinite(value)]
+        names.append(f"{tokens[-1]:,.0f} tokens" if tokens else f"bin {index}")
+    return steps, [smoothed([bin[step] for step in steps]) for bin in shares], names
+
+
+def draw_budget(results: Results, runs: list[Run]) -> Figure | None:
+    panels = [(run.name, *budget_bins(run)) for run in runs]
+    panels = [panel for panel in panels if len(panel[1]) > 1]
+    if not panels:
+        return None
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, grid = plt.subplots(lines, columns, figsize=(max(7.5, 6.2 * columns), 1 + 3.2 * lines), squeeze=False, sharey=True,
+                                layout="constrained")
+    for axes, (name, steps, shares, names) in zip(grid.flat, panels):
+        # Light to dark with the number of tokens: an order that greyscale keeps.
+        colors = [plt.get_cmap("viridis_r")(0.05 + 0.85 * i / max(1, len(shares) - 1)) for i in range(len(shares))]
+        layers = axes.stackplot(steps, shares, colors=colors, labels=names, edgecolor="white", linewidth=0.6)
+        axes.legend(handles=layers[::-1], loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=10, handlelength=1.2)
+        axes.set_title(name, fontsize=11)
+        axes.set_xlabel("step (optimiser updates)")
+        axes.set_xlim(steps[0], steps[-1])
+        axes.set_ylim(0, 1)
+        axes.grid(visible=False)
+    for axes in list(grid.flat)[len(panels):]:
+        axes.set_visible(False)
+    grid[0][0].set_ylabel("share of rollouts")
+    return figure
 
 
 def draw_loss_by_run(results: Results, runs: list[Run]) -> Figure | None:
@@ -348,6 +406,11 @@ FIGURES = [
     ("loss_by_run", "Training and validation loss", "The answers' cross-entropy on training batches and on the held-out split, a panel a run.",
      draw_loss_by_run),
     ("validation_metrics", "Evaluation during training", "Metrics of the validation split over steps.", draw_validation_metrics),
+    ("reward", "Training by reward", "Reward and what it is made of, of the rollouts of each step; faint lines are not smoothed.", lines_of(REWARD)),
+    ("policy", "The policy", "How far each update went, how sure the policy is, and what its picks hold; faint lines are not smoothed.",
+     lines_of(POLICY)),
+    ("budget", "Budgets that the policy chose", "Share of rollouts that chose each bin of the budget, the fewest tokens at the bottom.", draw_budget),
+    ("held_out", "Held-out questions during training", "Greedy choice of tokens on the validation split.", lines_of(HELD_OUT)),
     ("quality", "Exact match and F1", "Share of questions, with 95 % bootstrap intervals.",
      panels_of(("em", "exact match (share of questions)", None), ("f1", "token F1 (mean over questions)", None))),
     ("ablation", "What each part buys", "Exact match against what a method holds and reads; vertical lines are 95 % intervals.", draw_ablation),

@@ -86,6 +86,16 @@ def read_results(paths: list[str]) -> Results:
     return results
 
 
+def trace_pages(results: Results) -> list[tuple[str, list[str]]]:
+    """Folders that dsrsq-eval --trace wrote beside a results.json, and their pages of single questions in order."""
+    found = []
+    for path, _ in results.provenance:
+        folder = os.path.join(os.path.dirname(path), "trace")
+        if os.path.isfile(os.path.join(folder, "index.html")):
+            found.append((folder, sorted(name for name in os.listdir(folder) if name.endswith(".html") and name != "index.html")))
+    return found
+
+
 def read_run(argument: str) -> Run:
     name, equals, folder = argument.partition("=")
     if not equals or not name or not folder:

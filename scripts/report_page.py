@@ -1,11 +1,14 @@
-"""report.html: one file with the table, the figures and where the numbers come from; it loads nothing from elsewhere."""
+"""report.html: one file with the table, the figures and where the numbers come from; it loads nothing from elsewhere.
+
+Only the list of trace pages links to other files."""
 
 import base64
 import html
 import os
 import re
+from urllib.parse import quote
 
-from report_data import Results, format_value, read_text
+from report_data import Results, format_value, read_text, trace_pages
 
 COLUMNS = [("em", "EM"), ("f1", "F1"), ("evidence_recall", "evidence recall"), ("tokens_read", "tokens read"),
            ("token_efficiency", "token efficiency"), ("bytes_held", "bytes held"), ("peak_memory", "peak memory"),
@@ -76,6 +79,21 @@ def provenance_table(path: str, provenance: dict) -> str:
     return f"<table class=left>{body}</table><br>\n"
 
 
+def trace_links(folder: str, results: Results) -> str:
+    """Links, relative to the report's folder, to the pages of dsrsq-eval --trace."""
+    items = []
+    for path, pages in trace_pages(results):
+        def link(page: str, text: str) -> str:
+            target = os.path.relpath(os.path.join(path, page), folder).replace(os.sep, "/")
+            return f"<a href='{html.escape(quote(target))}'>{html.escape(text)}</a>"
+        questions = ", ".join(link(page, page.removesuffix(".html")) for page in pages)
+        items.append(f"<li>{link('index.html', f'all questions of {path}')}{': ' if questions else ''}{questions}</li>\n")
+    if not items:
+        return ""
+    return ("<h2>What was read</h2>\n<p>Single questions: the document's text with picked tokens, evidence and answer marked. These "
+            f"pages are files beside results.json.</p>\n<ul>{''.join(items)}</ul>\n")
+
+
 def write_report(folder: str, results: Results, drawn: list[tuple[str, str, str]]) -> None:
     parts = ["<!DOCTYPE html>\n<html lang=en><head><meta charset=utf-8><title>DSRSQ report</title>\n",
              f"<meta name=viewport content='width=device-width'><style>{CSS}</style></head><body>\n<h1>DSRSQ report</h1>\n"]
@@ -87,6 +105,7 @@ def write_report(folder: str, results: Results, drawn: list[tuple[str, str, str]
             data = base64.b64encode(file.read()).decode("ascii")
         parts.append(f"<h2>{html.escape(title)}</h2>\n<figure><img alt='{html.escape(title)}' src='data:image/png;base64,{data}'>"
                      f"<figcaption>{html.escape(caption)}</figcaption></figure>\n")
+    parts.append(trace_links(folder, results))
     parts.append("<h2 id=provenance>Provenance</h2>\n")
     parts += [provenance_table(path, provenance) for path, provenance in results.provenance]
     parts.append("</body></html>\n")

@@ -34,6 +34,10 @@ void add_options(CLI::App& app, Options& options) {
                  "diagnostics of the first run: dense_read, random_routing, latents_masked")
       ->delimiter(',');
   app.add_option("--budget", request.budget, "tokens (512) or a share of the context (5%)");
+  app.add_option("--trace", request.trace,
+                 "questions, the split's first N, that get a page in <output-dir>/trace: the text "
+                 "with what the first run picked, evidence and answer marked")
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--output-dir", options.output_dir,
                  "where results.json and table.md go; default: <first run>/eval");
   app.add_option("--device", request.device, "cpu, cuda, cuda:N");
@@ -54,8 +58,10 @@ void run(Options& options, const std::vector<std::string>& command) {
   write_file_atomic(folder + "/questions.jsonl", outcome.questions);
   auto table = markdown_table(outcome.records, result_columns()) + "\n" + outcome.notes;
   write_file_atomic(folder + "/table.md", table);
+  if (!outcome.trace.empty()) write_trace(folder + "/trace", outcome.trace);
   std::cout << table << "\n";
-  log_info("wrote ", folder, "/results.json, questions.jsonl and table.md");
+  log_info("wrote ", folder, "/results.json, questions.jsonl and table.md",
+           outcome.trace.empty() ? "" : ", trace/index.html");
 }
 
 }  // namespace

@@ -136,6 +136,17 @@ std::string activity(const TrainedRun& run, const EvaluationResult& result) {
       "\n");
 }
 
+// What the run's own method reads where no --budget is given.
+std::string own_budget(const RunConfig& config) {
+  const auto& dsr = config.dsrsq.dsr;
+  if (config.method != "dsrsq") return concat("none asked for: as ", config.method, " reads");
+  if (!dsr.enabled) return "none: dsr.enabled is false, everything is read";
+  bool fixed = dsr.complexity == "none" || (dsr.alpha == 0 && dsr.complexity != "learned");
+  if (fixed) return concat(dsr.budget, " (dsr.budget)");
+  return concat("up to ", int64_t(double(dsr.budget) * (1 + dsr.alpha)), " (dsr.budget ",
+                dsr.budget, ", dsr.alpha ", dsr.alpha, ", dsr.complexity ", dsr.complexity, ")");
+}
+
 const char* place_name(AnswerPlace place) {
   switch (place) {
     case AnswerPlace::kUnknown:
@@ -198,6 +209,12 @@ class Rows {
     outcome.notes += activity(run, result);
   }
 
+  void trace(TrainedRun& run) {
+    TraceRequest trace{run.row, run.config.data.test_split, request_.trace, own_budget(run.config)};
+    outcome.trace =
+        trace_pages(run.model, test_loader(run), *run.tokenizer, run.config.eval, options_, trace);
+  }
+
   EvalOutcome outcome;
 
  private:
@@ -239,6 +256,7 @@ EvalOutcome evaluate_rows(const EvalRequest& request) {
     rows.add(run, run.model, run.row, run.config.method, Probe::kNone, true);
     rows.outcome.seeds.push_back(run.config.train.seed);
     if (i > 0) continue;
+    if (request.trace > 0) rows.trace(run);
     rows.outcome.run_folder = run.folder;
     rows.outcome.device = run.config.train.device;
     auto config = run.config;

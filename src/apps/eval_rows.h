@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "dsrsq/eval/report.h"
+#include "eval_trace.h"
 
 namespace dsrsq {
 
@@ -17,12 +18,14 @@ struct EvalRequest {
   std::string budget;
   std::string device;
   int64_t seed = -1;
+  int64_t trace = 0;  // questions of the first run that get a page
 };
 
 struct EvalOutcome {
   std::vector<ResultRecord> records;
   std::string questions;  // JSON lines: every question of every row, its prediction and scores
   std::string notes;      // which parts were active, in words
+  std::vector<TracePage> trace;
   std::string run_folder;
   std::string device;
   std::vector<int64_t> seeds;

@@ -67,11 +67,15 @@ void run(Options& options, const std::vector<std::string>& command) {
               << " s on " << config.train.device << "\n";
     return;
   }
+  Trainer trainer(config, model, tokenizer,
+                  folder);  // looks at the data before anything is written
   auto from = open_run_folder(folder, config, options.resume, command);
   set_log_file(folder + "/log.txt");
   log_info("run folder ", folder);
-  Trainer trainer(config, model, tokenizer, folder);
-  if (from) trainer.resume(*from);
+  if (from)
+    trainer.resume(*from);
+  else if (!config.train.start_from.empty())
+    trainer.start_from(find_checkpoint(config.train.start_from, true));
   if (trainer.step() >= total_steps(config.stages)) {
     log_info("all ", trainer.step(), " steps are done");
     return;

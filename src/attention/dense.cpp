@@ -14,11 +14,12 @@ at::Tensor expand_heads(const at::Tensor& x, int64_t query_heads) {
 }
 
 PartialAttention masked_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                  const at::Tensor& mask) {
+                                  const at::Tensor& mask, const at::Tensor& bias) {
   auto heads = q.size(1);
   auto type = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   auto scale = 1.0 / std::sqrt(double(q.size(-1)));
   auto logits = at::matmul(q * scale, expand_heads(k, heads).transpose(-1, -2)).to(type);
+  if (bias.defined()) logits = logits + bias;
   logits = logits.masked_fill(mask.logical_not(), kMaskedLogit);
   auto lse = at::logsumexp(logits, {-1});
   auto weights = (logits - lse.unsqueeze(-1)).exp();

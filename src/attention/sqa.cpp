@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "dsrsq/core/error.h"
 #include "dsrsq/ops/autocast.h"
@@ -15,22 +16,36 @@ void SqaConfig::visit_fields(ConfigVisitor& v) {
   v.field(
       "enabled", enabled,
       "Attend inside the top clusters only. Off: the part has no state and attention is dense.");
-  v.field("clusters", clusters, "m: clusters of a key-value head.", at_least(1));
+  v.field("clusters", clusters,
+          "m: clusters of a key-value head (centroids: segment: of each closed segment).",
+          at_least(1));
   v.field("clusters_per_query", clusters_per_query,
-          "k: clusters that a query head attends; at most `clusters`.", at_least(1));
+          "k: clusters that a query head attends (centroids: segment: for each closed segment); at "
+          "most `clusters`.",
+          at_least(1));
   v.field("window", window,
           "Newest tokens, the query itself among them, that it always attends, besides the sinks.",
           at_least(1));
+  v.field("route", route,
+          "Who chooses clusters. head: each query head; the default. group: the query heads of a "
+          "key-value head once, by the mean of their queries; where keys are to be fetched once a "
+          "group, "
+          "at some loss.",
+          one_of({"head", "group"}));
   v.field(
-      "route", route,
-      "Clusters are chosen by each query head, or once for the query heads of a key-value head.",
-      one_of({"head"}, {"group"}));
-  v.field("centroids", centroids,
-          "Where centroids come from: moving averages over training (causal).",
-          one_of({"codebook"}, {"segment", "kmeans"}));
+      "centroids", centroids,
+      "Where clusters come from. codebook: moving averages over training; causal, for training "
+      "on all tokens and for streams. segment: m clusters of each closed segment (rckv.segment) "
+      "of the sequence itself, of which a query chooses k a segment, its own segment being "
+      "attended fully; causal, for text unlike the training text. kmeans: m clusters of the "
+      "sequence's whole prefix; the best fit, only where the loss covers answers alone, since "
+      "prefix tokens see clusters that know what follows them.",
+      one_of({"codebook", "segment", "kmeans"}));
   v.field(
       "kernel", kernel,
-      "Implementation of the attention over clusters; changes rounding only. auto logs its choice.",
+      "Implementation of the attention over clusters; changes rounding only. auto: the fastest "
+      "that "
+      "is built, and logs it. masked_dense: plain tensor operations under a mask; to compare with.",
       one_of({"auto", "masked_dense"}, {"native", "aten"}));
   v.field("dense_below", dense_below, "Query positions below this attend densely.", at_least(0));
   v.field("decay", decay, "Decay of the codebook's moving averages, a step.", between(0, 1));
@@ -42,6 +57,7 @@ void SqaConfig::visit_fields(ConfigVisitor& v) {
 
 SqaImpl::SqaImpl(const SqaConfig& config, const AttentionShape& shape, int64_t seed)
     : config_(config), shape_(shape), seed_(seed) {
+  if (!has_codebook()) return;
   auto l = shape.layers, h = shape.key_value_heads, m = config.clusters, d = shape.head_width;
   direction_sum_ = register_buffer("direction_sum", at::zeros({l, h, m, d}));
   raw_sum_ = register_buffer("raw_sum", at::zeros({l, h, m, d}));
@@ -50,7 +66,7 @@ SqaImpl::SqaImpl(const SqaConfig& config, const AttentionShape& shape, int64_t s
   started_ = register_buffer("started", at::zeros({l}, at::kLong));
 }
 
-bool SqaImpl::started() const { return started_.min().item<int64_t>() > 0; }
+bool SqaImpl::started() const { return !has_codebook() || started_.min().item<int64_t>() > 0; }
 
 int64_t SqaImpl::bytes() const {
   int64_t total = 0;
@@ -135,33 +151,90 @@ at::Tensor SqaImpl::route(int64_t layer, const at::Tensor& q, int64_t k_override
   ops::Fp32Guard fp32(q.device());
   auto k = std::min(k_override > 0 ? k_override : config_.clusters_per_query, config_.clusters);
   auto means = raw_sum_[layer] / count_[layer].clamp_min(1e-6).unsqueeze(-1);  // [H_kv, m, d]
-  if (means.size(0) != q.size(1)) means = means.repeat_interleave(q.size(1) / means.size(0), 0);
-  auto scores = at::matmul(q.detach().to(at::kFloat), means.transpose(-1, -2));  // [B, H, T, m]
-  auto top = std::get<1>(scores.topk(k, -1));
-  return at::zeros(scores.sizes(), scores.options().dtype(at::kBool)).scatter_(-1, top, true);
+  auto score = scores(q, means.unsqueeze(0));
+  auto top = std::get<1>(score.topk(k, -1));
+  return at::zeros(score.sizes(), score.options().dtype(at::kBool)).scatter_(-1, top, true);
+}
+
+// q [B, H, T, d], mean [B or 1, H_kv, m, d] -> [B, H, T, m] fp32.
+at::Tensor SqaImpl::scores(const at::Tensor& q, const at::Tensor& mean) const {
+  auto x = q.detach().to(at::kFloat);
+  auto group = x.size(1) / mean.size(1);
+  if (group > 1 && config_.route == "group") {
+    x = x.reshape({x.size(0), mean.size(1), group, x.size(2), x.size(3)}).mean(2);
+    return at::matmul(x, mean.transpose(-1, -2)).repeat_interleave(group, 1);
+  }
+  auto by_head = group > 1 ? mean.repeat_interleave(group, 1) : mean;
+  return at::matmul(x, by_head.transpose(-1, -2));
+}
+
+namespace {
+// The `limit` best of the available clusters; score [B, H, T, C], available [B, H, C].
+at::Tensor top_available(const at::Tensor& score, const at::Tensor& available,
+                         const at::Tensor& limit, int64_t most) {
+  auto absent = available.logical_not().unsqueeze(2);
+  auto top = std::get<1>(score.masked_fill(absent, -INFINITY).topk(most, -1));
+  auto within = at::arange(most, limit.options()) < limit.view({-1, 1, 1, 1});
+  return at::zeros(score.sizes(), score.options().dtype(at::kBool))
+      .scatter_(-1, top, within.expand_as(top))
+      .logical_and(absent.logical_not());
+}
+}  // namespace
+
+at::Tensor SqaImpl::route_sequence(const at::Tensor& q, const at::Tensor& mean,
+                                   const at::Tensor& available, const at::Tensor& limit,
+                                   int64_t most) const {
+  at::NoGradGuard no_grad;
+  ops::Fp32Guard fp32(q.device());
+  auto by_head = available.repeat_interleave(q.size(1) / available.size(1), 1);
+  return top_available(scores(q, mean), by_head, limit, std::min(most, mean.size(2)));
+}
+
+at::Tensor SqaImpl::route_sequence_randomly(const at::Tensor& order, const at::Tensor& sample_ids,
+                                            int64_t layer, const at::Tensor& available,
+                                            const at::Tensor& limit, int64_t most) const {
+  constexpr uint64_t kStride = uint64_t(1) << 20;  // more clusters than a sequence has
+  auto clusters = available.size(2);
+  auto by_head = available.repeat_interleave(shape_.query_heads / available.size(1), 1);
+  // The place among the available ones, for columns come and go with other sequences of the batch.
+  auto place = (by_head.cumsum(-1) - 1).clamp_min(0).unsqueeze(2);  // [B, H, 1, C]
+  auto drawn = random_scores(order, sample_ids, layer, clusters, kStride);
+  auto score = drawn.gather(-1, place.expand(drawn.sizes()));
+  return top_available(score, by_head, limit, std::min(most, clusters));
 }
 
 at::Tensor SqaImpl::route_randomly(const at::Tensor& positions, const at::Tensor& sample_ids,
                                    int64_t layer, int64_t k_override) const {
   auto k = std::min(k_override > 0 ? k_override : config_.clusters_per_query, config_.clusters);
-  auto m = config_.clusters, heads = shape_.query_heads;
+  auto score =
+      random_scores(positions, sample_ids, layer, config_.clusters, uint64_t(config_.clusters));
+  auto top = std::get<1>(score.topk(k, -1));
+  return at::zeros(score.sizes(), score.options().dtype(at::kBool)).scatter_(-1, top, true);
+}
+
+// [B, H, T, clusters] fp64 by Philox; `stride`: numbers set aside for a query head.
+at::Tensor SqaImpl::random_scores(const at::Tensor& positions, const at::Tensor& sample_ids,
+                                  int64_t layer, int64_t clusters, uint64_t stride) const {
+  auto heads = shape_.query_heads;
+  // Heads that route together draw the numbers of the first of them.
+  auto group = config_.route == "group" ? heads / shape_.key_value_heads : 1;
   auto place = positions.to(at::kCPU).contiguous();
   auto samples = sample_ids.to(at::kCPU).contiguous();
   auto batch = place.size(0), tokens = place.size(1);
-  auto scores = at::empty({batch, tokens, heads, m}, at::kDouble);
-  auto* out = scores.data_ptr<double>();
+  auto drawn = at::empty({batch, tokens, heads, clusters}, at::kDouble);
+  auto* out = drawn.data_ptr<double>();
   for (int64_t b = 0; b < batch; ++b) {
     RandomStream stream(uint64_t(seed_), Purpose::kRouting, uint64_t(layer),
                         uint64_t(samples.data_ptr<int64_t>()[b]));
     for (int64_t t = 0; t < tokens; ++t) {
       auto position = uint64_t(place.data_ptr<int64_t>()[b * tokens + t]);
-      for (int64_t i = 0; i < heads * m; ++i)
-        *out++ = stream.uniform(position * uint64_t(heads * m) + uint64_t(i));
+      for (int64_t h = 0; h < heads; ++h) {
+        auto first = (position * uint64_t(heads) + uint64_t(h / group * group)) * stride;
+        for (int64_t c = 0; c < clusters; ++c) *out++ = stream.uniform(first + uint64_t(c));
+      }
     }
   }
-  auto top = std::get<1>(scores.topk(k, -1));
-  auto routed = at::zeros({batch, tokens, heads, m}, at::kBool).scatter_(-1, top, true);
-  return routed.permute({0, 2, 1, 3}).to(positions.device());
+  return drawn.permute({0, 2, 1, 3}).to(positions.device());
 }
 
 void SqaImpl::after_step(int64_t step) {
@@ -209,12 +282,16 @@ at::Tensor sparse_mask(const at::Tensor& query_order, const at::Tensor& key_orde
   auto key = key_order.unsqueeze(1).unsqueeze(2);       // [B, 1, 1, keys]
   auto always = (query - key < window).logical_or_(key < sinks);
   if (dense_below > 0) always = always.logical_or(query < dense_below);
-  auto heads = routed.size(1), tokens = routed.size(2);
+  auto heads = routed.size(1), tokens = routed.size(2), clusters = routed.size(3);
   auto groups = heads / cluster.size(1);
-  auto place = cluster.clamp_min(0).unsqueeze(2).expand(
-      {cluster.size(0), cluster.size(1), groups * tokens, cluster.size(2)});
+  // One more cluster that every query attends holds the keys of none.
+  auto with_none =
+      at::cat({routed, at::ones({routed.size(0), heads, tokens, 1}, routed.options())}, -1);
+  auto place = at::where(cluster < 0, clusters, cluster)
+                   .unsqueeze(2)
+                   .expand({cluster.size(0), cluster.size(1), groups * tokens, cluster.size(2)});
   auto in_cluster =
-      routed.reshape({routed.size(0), cluster.size(1), groups * tokens, routed.size(3)})
+      with_none.reshape({routed.size(0), cluster.size(1), groups * tokens, clusters + 1})
           .gather(-1, place)
           .reshape({routed.size(0), heads, tokens, cluster.size(2)});
   auto visible = (key <= query).logical_and(key_valid.unsqueeze(1).unsqueeze(2));

@@ -23,6 +23,7 @@ struct Sequence {
   std::vector<std::vector<int32_t>> questions;
   std::vector<int64_t> tail;
   std::vector<int64_t> labels;
+  std::vector<int64_t> label_question;
   std::vector<StoredRecord> records;
 };
 
@@ -63,11 +64,27 @@ int64_t Batch::questions_with_evidence() const { return evidence.any(-1).sum().i
 
 Batch Batch::to(at::Device device) const {
   Batch moved = *this;
-  for (auto* tensor :
-       {&moved.context, &moved.context_valid, &moved.questions, &moved.questions_valid,
-        &moved.evidence, &moved.answer_tokens, &moved.tail, &moved.tail_valid, &moved.labels})
+  for (auto* tensor : {&moved.context, &moved.context_valid, &moved.questions,
+                       &moved.questions_valid, &moved.evidence, &moved.answer_tokens, &moved.tail,
+                       &moved.tail_valid, &moved.labels, &moved.label_question})
     if (tensor->defined()) *tensor = tensor->to(device);
   return moved;
+}
+
+Batch Batch::rows(const std::vector<int64_t>& index) const {
+  Batch chosen = *this;
+  auto on_device = at::tensor(index, at::kLong).to(context.device());
+  for (auto* tensor : {&chosen.context, &chosen.context_valid, &chosen.questions,
+                       &chosen.questions_valid, &chosen.evidence, &chosen.answer_tokens,
+                       &chosen.tail, &chosen.tail_valid, &chosen.labels, &chosen.label_question})
+    if (tensor->defined()) *tensor = tensor->index_select(0, on_device);
+  chosen.sample_ids.clear();
+  chosen.records.clear();
+  for (auto row : index) {
+    chosen.sample_ids.push_back(sample_ids.at(size_t(row)));
+    chosen.records.push_back(records.at(size_t(row)));
+  }
+  return chosen;
 }
 
 Collator::Collator(const Store& store, const Tokenizer& tokenizer, const PromptConfig& prompt,
@@ -90,6 +107,7 @@ Batch Collator::collate(const std::vector<std::vector<int64_t>>& sequences,
       auto question = tokenizer_.encode(filled(prompt_.question, "{question}", record.question));
       row.tail.insert(row.tail.end(), question.begin(), question.end());
       row.labels.resize(row.tail.size(), kNoLabel);
+      row.label_question.resize(row.tail.size(), -1);
       if (with_answers) {
         std::vector<int32_t> answer;
         if (!record.answers.empty())
@@ -97,8 +115,10 @@ Batch Collator::collate(const std::vector<std::vector<int64_t>>& sequences,
         if (prompt_.end_answer) answer.push_back(tokenizer_.end_id());
         for (auto token : answer) {
           row.labels.back() = token;  // the position before predicts it
+          row.label_question.back() = int64_t(row.questions.size());
           row.tail.push_back(token);
           row.labels.push_back(kNoLabel);
+          row.label_question.push_back(-1);
         }
       }
       longest_question = std::max<int64_t>(longest_question, int64_t(question.size()));
@@ -121,6 +141,7 @@ Batch Collator::collate(const std::vector<std::vector<int64_t>>& sequences,
   batch.tail = at::zeros({size, longest_tail}, at::kLong);
   batch.tail_valid = at::zeros({size, longest_tail}, at::kBool);
   batch.labels = at::full({size, longest_tail}, kNoLabel, at::kLong);
+  batch.label_question = at::full({size, longest_tail}, -1, at::kLong);
   for (int64_t b = 0; b < size; ++b) {
     auto& row = rows[size_t(b)];
     auto length = int64_t(row.context.size());
@@ -128,6 +149,7 @@ Batch Collator::collate(const std::vector<std::vector<int64_t>>& sequences,
     batch.context_valid[b].slice(0, 0, length).fill_(true);
     copy_row(batch.tail[b], row.tail);
     copy_row(batch.labels[b], row.labels);
+    copy_row(batch.label_question[b], row.label_question);
     batch.tail_valid[b].slice(0, 0, int64_t(row.tail.size())).fill_(true);
     for (size_t q = 0; q < row.questions.size(); ++q) {
       auto question = int64_t(q);

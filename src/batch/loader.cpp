@@ -52,6 +52,16 @@ Batch Loader::stream_batch(int64_t index) const {
   return collator_->collate(chosen, options_.with_answers);
 }
 
+double Loader::mean_context_tokens() const {
+  double total = 0;
+  for (const auto& sequence : sequences_) {
+    auto length = store_->document_length(store_->document_of(sequence[0]));
+    if (options_.maximum_context > 0) length = std::min(length, options_.maximum_context);
+    total += double(length);
+  }
+  return total / double(sequences());
+}
+
 int64_t Loader::pass_batches() const {
   return (sequences() + options_.batch_size - 1) / options_.batch_size;
 }

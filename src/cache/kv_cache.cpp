@@ -18,18 +18,20 @@ at::Tensor joined(const at::Tensor& old, const at::Tensor& more, int64_t dim) {
 }  // namespace
 
 int64_t LatentBuffer::bytes() const {
-  return tensor_bytes({keys, values, positions, order, priority, valid});
+  return tensor_bytes({keys, values, positions, order, priority, valid, bias});
 }
 
 int64_t LayerState::bytes() const {
-  return tensor_bytes({keys, values, positions, order, valid, cluster, mass, exposure}) +
+  return tensor_bytes({keys, values, positions, order, valid, cluster, mass, exposure, bias,
+                       cluster_direction, cluster_mean}) +
          latents.bytes();
 }
 
 void LayerState::append(const at::Tensor& new_keys, const at::Tensor& new_values,
                         const at::Tensor& new_positions, const at::Tensor& new_order,
-                        const at::Tensor& new_valid, const at::Tensor& new_cluster,
-                        bool keep_mass) {
+                        const at::Tensor& new_valid, const at::Tensor& new_cluster, bool keep_mass,
+                        const at::Tensor& new_bias) {
+  bias = join_bias(bias, entries(), new_bias, new_order.size(1));
   keys = joined(keys, new_keys, 2);
   values = joined(values, new_values, 2);
   positions = joined(positions, new_positions, 1);
@@ -41,6 +43,16 @@ void LayerState::append(const at::Tensor& new_keys, const at::Tensor& new_values
     mass = joined(mass, zeros, 1);
     exposure = joined(exposure, zeros, 1);
   }
+}
+
+at::Tensor join_bias(const at::Tensor& old_bias, int64_t old_entries, const at::Tensor& new_bias,
+                     int64_t new_entries) {
+  if (!old_bias.defined() && !new_bias.defined()) return {};
+  const auto& known = old_bias.defined() ? old_bias : new_bias;
+  auto or_zeros = [&](const at::Tensor& x, int64_t entries) {
+    return x.defined() ? x : at::zeros({known.size(0), entries}, known.options());
+  };
+  return at::cat({or_zeros(old_bias, old_entries), or_zeros(new_bias, new_entries)}, 1);
 }
 
 at::Tensor gather_entries(const at::Tensor& x, const at::Tensor& index, int64_t dim) {
@@ -59,6 +71,7 @@ void LayerState::keep(const at::Tensor& index) {
   order = gather_entries(order, index, 1);
   valid = gather_entries(valid, index, 1);
   if (cluster.defined()) cluster = gather_entries(cluster, index, 2);
+  if (bias.defined()) bias = gather_entries(bias, index, 1);
   if (mass.defined()) {
     mass = gather_entries(mass, index, 1);
     exposure = gather_entries(exposure, index, 1);
@@ -66,7 +79,7 @@ void LayerState::keep(const at::Tensor& index) {
 }
 
 void LayerState::detach() {
-  for (auto* tensor : {&keys, &values, &latents.keys, &latents.values})
+  for (auto* tensor : {&keys, &values, &bias, &latents.keys, &latents.values, &latents.bias})
     if (tensor->defined()) *tensor = tensor->detach();
 }
 

@@ -23,30 +23,48 @@ void RckvConfig::visit_fields(ConfigVisitor& v) {
   v.field("window", window, "Exact tokens before the current segment.", at_least(0));
   v.field("segment", segment,
           "S: context tokens of a segment; the reader reads segment by segment.", at_least(1));
-  v.field("source", source,
-          "stream: the retriever picks inside each segment's candidates. selected: it picks from "
-          "the whole "
-          "context and the reader reads the selected tokens in segments of S.",
-          one_of({"stream", "selected"}));
-  v.field("position", position, "rope_reconstruct: keys are rebuilt and rotated at each read.",
-          one_of({"rope_reconstruct"}, {"age_bias"}));
-  v.field("weight", weight,
-          "w of the reservoir: attention_rate (squared attention a query while in the window, "
-          "times the norm of "
-          "the value) or uniform.",
-          one_of({"attention_rate", "uniform"}, {"gate"}));
-  v.field("noise", noise, "gumbel: a weighted reservoir. none: the L of largest weight.",
+  v.field(
+      "source", source,
+      "stream: the retriever picks inside each segment's candidates; for text that arrives bit "
+      "by bit. selected: it picks from the whole context and the reader reads the selected tokens "
+      "in segments of S; for documents that are at hand.",
+      one_of({"stream", "selected"}));
+  v.field(
+      "position", position,
+      "How latents carry positions. rope_reconstruct: keys are rebuilt and rotated at each read; "
+      "for backbones with RoPE, pretrained ones above all. age_bias: queries are projected "
+      "once and meet the latents unrotated, with a learned bias by head and age; for speed with a "
+      "long buffer, with a model grown with it or without RoPE.",
+      one_of({"rope_reconstruct", "age_bias"}));
+  v.field(
+      "weight", weight,
+      "w of the reservoir. attention_rate: squared attention a query while in the window, times "
+      "the norm of the value; the one to start with. uniform: every token alike; a control. "
+      "gate: a learned weight; grow it from scratch, switched on over a trained model it "
+      "collapses (tried). recency: the newest L (noise and decay have no effect); a control, and "
+      "for text where only the recent counts.",
+      one_of({"attention_rate", "uniform", "gate", "recency"}));
+  v.field("noise", noise,
+          "gumbel: a weighted reservoir, so that light tokens have a chance; for training and long "
+          "streams. none: the L of largest weight; where weights are known to be good.",
           one_of({"gumbel", "none"}));
-  v.field("decay", decay, "Added to the priority per token of age: the rotation. 0: none.",
+  v.field("decay", decay,
+          "The rotation: how much the priority of a token grows with its rank; ln 2 / decay tokens "
+          "of age halve a weight. Above 0 for streams whose facts change; 0: age does not count.",
           at_least(0));
   v.field("prior_mass", prior_mass, "Squared attention that every token is credited with at first.",
           more_than(0));
   v.field("prior_exposure", prior_exposure, "Queries that every token is credited with at first.",
           more_than(0));
-  v.field("back_propagation", back_propagation, "full, or truncated at the end of each segment.",
+  v.field("back_propagation", back_propagation,
+          "full: through all segments; the one to start with. truncated: cut at the end of each "
+          "segment; where memory does not allow full, never from a cold start (tried).",
           one_of({"full", "truncated"}));
-  v.field("store", store, "Keep all history on disk for the retriever.",
-          one_of({"none"}, {"disk"}));
+  v.field(
+      "store", store,
+      "none: the retriever searches what the sequence holds. disk: it searches all history, kept "
+      "on disk; for streams.",
+      one_of({"none"}, {"disk"}));
   v.field("calibration_sequences", calibration_sequences,
           "Sequences whose keys and values give the projections' principal "
           "components when the part is switched on.",
@@ -54,6 +72,8 @@ void RckvConfig::visit_fields(ConfigVisitor& v) {
 }
 
 namespace {
+
+constexpr int64_t kAgeBuckets = 32;  // ages up to 2^32 apart, the last open-ended
 
 // Rows orthonormal, sign fixed by a positive diagonal of R.
 at::Tensor orthonormal_rows(const at::Tensor& p) {
@@ -79,6 +99,15 @@ at::Tensor rebuild(const at::Tensor& latents, const at::Tensor& projection, int6
   auto joint = at::matmul(latents, projection.to(latents.scalar_type()));
   return joint.reshape({joint.size(0), joint.size(1), heads, joint.size(2) / heads})
       .transpose(1, 2);
+}
+
+// A head's columns of a projection [c, H_kv d] -> [H, c, d], by query head.
+at::Tensor head_projections(const at::Tensor& projection, const AttentionShape& shape,
+                            int64_t query_heads) {
+  auto heads = projection.reshape({projection.size(0), shape.key_value_heads, shape.head_width})
+                   .transpose(0, 1);
+  if (query_heads == shape.key_value_heads) return heads;
+  return heads.repeat_interleave(query_heads / shape.key_value_heads, 0);
 }
 
 at::Tensor relative_error(const at::Tensor& x, const at::Tensor& projection,
@@ -115,6 +144,19 @@ RckvImpl::RckvImpl(const RckvConfig& config, const AttentionShape& shape, int64_
                                        uint64_t(seed));
       list->push_back(register_parameter(full, orthonormal_rows(start)));
     }
+    if (config.position == "age_bias")
+      age_bias_.push_back(register_parameter(concat("age_bias_", layer),
+                                             at::zeros({shape.query_heads, kAgeBuckets})));
+    if (config.weight == "gate") {
+      // The gate starts nearly open: at log .9 a latent's logits are almost what they were.
+      constexpr double kOpen = 0.9, kDeviation = 0.02;
+      auto name = concat("gate_weight_", layer);
+      auto start = ops::initial_normal(concat("rckv.", name), {2 * config.latent_width}, kDeviation,
+                                       uint64_t(seed));
+      gate_weight_.push_back(register_parameter(name, start));
+      gate_bias_.push_back(register_parameter(concat("gate_bias_", layer),
+                                              at::full({1}, std::log(kOpen / (1 - kOpen)))));
+    }
   }
 }
 
@@ -134,68 +176,101 @@ at::Tensor RckvImpl::rebuild_values(int64_t layer, const at::Tensor& latents) co
 at::Tensor RckvImpl::expand_values(int64_t layer, const at::Tensor& mixed,
                                    int64_t query_heads) const {
   ops::Fp32Guard fp32(mixed.device());
-  auto heads = value_projection_[layer]
-                   .reshape({config_.latent_width, shape_.key_value_heads, shape_.head_width})
-                   .transpose(0, 1);
-  if (query_heads != shape_.key_value_heads)
-    heads = heads.repeat_interleave(query_heads / shape_.key_value_heads, 0);
+  auto heads = head_projections(value_projection_[layer], shape_, query_heads);
   return at::matmul(mixed, heads.to(mixed.scalar_type()));  // [B, H, T, c] x [H, c, d]
 }
 
-void RckvImpl::insert(int64_t layer, LatentBuffer& buffer, const at::Tensor& keys,
-                      const at::Tensor& values, const at::Tensor& positions,
-                      const at::Tensor& order, const at::Tensor& valid, const at::Tensor& mass,
-                      const at::Tensor& exposure, const std::vector<int64_t>& sample_ids,
-                      uint64_t step) const {
-  auto log_weight = at::zeros(order.sizes(), order.options().dtype(at::kDouble));
-  if (config_.weight == "attention_rate") {
-    auto rate = (mass + config_.prior_mass) / (exposure + config_.prior_exposure);
-    auto norm = joint_heads(values.detach()).norm(2, -1);
-    log_weight = (rate * norm.clamp_min(1e-12)).to(at::kDouble).log();
-  }
-  auto priority = log_weight + order.to(at::kDouble) * config_.decay;
-  if (config_.noise == "gumbel") {
-    // By rank in the sequence and layer: the same token draws the same number, whatever segment or
-    // batch it came with.
-    auto noise = at::empty(order.sizes(), at::kDouble);
-    auto ranks = order.to(at::kCPU).contiguous();
-    for (int64_t b = 0; b < order.size(0); ++b) {
-      RandomStream stream(uint64_t(seed_), Purpose::kReservoir, step,
-                          uint64_t(sample_ids[size_t(b)]));
-      for (int64_t i = 0; i < order.size(1); ++i) {
-        auto rank = uint64_t(ranks.data_ptr<int64_t>()[b * order.size(1) + i]);
-        noise.data_ptr<double>()[b * order.size(1) + i] =
-            stream.gumbel(rank * uint64_t(shape_.layers) + uint64_t(layer));
-      }
-    }
-    priority = priority + noise.to(order.device());
-  }
-  priority = priority.masked_fill(valid.logical_not(), -std::numeric_limits<double>::infinity());
+at::Tensor RckvImpl::absorb_queries(int64_t layer, const at::Tensor& q) const {
+  ops::Fp32Guard fp32(q.device());
+  auto heads = head_projections(key_projection_[layer], shape_, q.size(1));  // [H, c, d]
+  auto type = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  return at::matmul(q.to(type), heads.transpose(-1, -2).to(type));
+}
 
-  LatentBuffer offered{compress_keys(layer, keys),
-                       compress_values(layer, values),
-                       positions,
-                       order,
-                       priority,
-                       valid};
-  if (!buffer.empty()) {
+at::Tensor RckvImpl::age_bias(int64_t layer, const at::Tensor& query_order,
+                              const at::Tensor& key_order) const {
+  auto age = (query_order.unsqueeze(-1) - key_order.unsqueeze(1)).clamp_min(1);  // [B, T, L]
+  // Integer bounds 2, 4, 8, ...: a floating logarithm may fall on either side of a power of two.
+  auto bounds = at::ones({kAgeBuckets - 1}, age.options())
+                    .bitwise_left_shift(at::arange(1, kAgeBuckets, age.options()));
+  auto bucket = at::bucketize(age, bounds, /*out_int32=*/false, /*right=*/true);
+  return at::embedding(age_bias_[layer].t(), bucket).permute({0, 3, 1, 2});
+}
+
+at::Tensor RckvImpl::log_gate(int64_t layer, const at::Tensor& key_latents,
+                              const at::Tensor& value_latents) const {
+  ops::Fp32Guard fp32(key_latents.device());
+  auto latents = at::cat({key_latents, value_latents}, -1);
+  auto type = latents.scalar_type();
+  auto logit = at::matmul(latents, gate_weight_[layer].to(type)) + gate_bias_[layer].to(type);
+  return at::log_sigmoid(logit);
+}
+
+// log w of each entry [B, E] fp64, without gradient.
+at::Tensor RckvImpl::log_weight(int64_t layer, const LeavingEntries& leaving,
+                                const LatentBuffer& offered) const {
+  if (config_.weight == "attention_rate") {
+    auto rate = (leaving.mass + config_.prior_mass) / (leaving.exposure + config_.prior_exposure);
+    auto norm = joint_heads(leaving.values.detach()).norm(2, -1);
+    return (rate * norm.clamp_min(1e-12)).to(at::kDouble).log();
+  }
+  if (config_.weight == "gate")
+    return log_gate(layer, offered.keys, offered.values).detach().to(at::kDouble);
+  return at::zeros(leaving.order.sizes(), leaving.order.options().dtype(at::kDouble));
+}
+
+at::Tensor RckvImpl::priority(int64_t layer, const LeavingEntries& leaving,
+                              const LatentBuffer& offered, const std::vector<int64_t>& sample_ids,
+                              uint64_t step) const {
+  const auto& order = leaving.order;
+  auto of_padding = [&](const at::Tensor& x) {
+    return x.masked_fill(leaving.valid.logical_not(), -std::numeric_limits<double>::infinity());
+  };
+  auto rank = order.to(at::kDouble);
+  if (config_.weight == "recency") return of_padding(rank);
+  auto priority = log_weight(layer, leaving, offered) + rank * config_.decay;
+  if (config_.noise != "gumbel") return of_padding(priority);
+  // By rank in the sequence and layer: the same token draws the same number, whatever segment or
+  // batch it came with.
+  auto noise = at::empty(order.sizes(), at::kDouble);
+  auto ranks = order.to(at::kCPU).contiguous();
+  for (int64_t b = 0; b < order.size(0); ++b) {
+    RandomStream stream(uint64_t(seed_), Purpose::kReservoir, step,
+                        uint64_t(sample_ids[size_t(b)]));
+    for (int64_t i = 0; i < order.size(1); ++i) {
+      auto place = uint64_t(ranks.data_ptr<int64_t>()[b * order.size(1) + i]);
+      noise.data_ptr<double>()[b * order.size(1) + i] =
+          stream.gumbel(place * uint64_t(shape_.layers) + uint64_t(layer));
+    }
+  }
+  return of_padding(priority + noise.to(order.device()));
+}
+
+void RckvImpl::insert(int64_t layer, LatentBuffer& buffer, const LeavingEntries& leaving,
+                      const std::vector<int64_t>& sample_ids, uint64_t step) const {
+  LatentBuffer offered;
+  offered.keys = compress_keys(layer, leaving.keys);
+  offered.values = compress_values(layer, leaving.values);
+  offered.positions = leaving.positions;
+  offered.order = leaving.order;
+  offered.priority = priority(layer, leaving, offered, sample_ids, step);
+  offered.valid = leaving.valid;
+  auto held = buffer.empty() ? 0 : buffer.order.size(1), fresh = leaving.order.size(1);
+  offered.bias = join_bias(buffer.bias, held, leaving.bias, fresh);
+  if (held > 0) {
     offered.keys = at::cat({buffer.keys, offered.keys}, 1);
     offered.values = at::cat({buffer.values, offered.values}, 1);
-    offered.positions = at::cat({buffer.positions, positions}, 1);
-    offered.order = at::cat({buffer.order, order}, 1);
-    offered.priority = at::cat({buffer.priority, priority}, 1);
-    offered.valid = at::cat({buffer.valid, valid}, 1);
+    offered.positions = at::cat({buffer.positions, offered.positions}, 1);
+    offered.order = at::cat({buffer.order, offered.order}, 1);
+    offered.priority = at::cat({buffer.priority, offered.priority}, 1);
+    offered.valid = at::cat({buffer.valid, offered.valid}, 1);
   }
-  auto total = offered.order.size(1);
-  if (total > config_.buffer_length) {
+  if (held + fresh > config_.buffer_length) {
     auto kept = std::get<1>(offered.priority.topk(config_.buffer_length, 1));
     kept = std::get<0>(kept.sort(1));  // entries stand oldest first
-    offered.keys = gather_entries(offered.keys, kept, 1);
-    offered.values = gather_entries(offered.values, kept, 1);
-    offered.positions = gather_entries(offered.positions, kept, 1);
-    offered.order = gather_entries(offered.order, kept, 1);
-    offered.priority = gather_entries(offered.priority, kept, 1);
-    offered.valid = gather_entries(offered.valid, kept, 1);
+    for (auto* tensor : {&offered.keys, &offered.values, &offered.positions, &offered.order,
+                         &offered.priority, &offered.valid, &offered.bias})
+      if (tensor->defined()) *tensor = gather_entries(*tensor, kept, 1);
   }
   buffer = std::move(offered);
 }

@@ -17,7 +17,8 @@ std::string allowed_text(const FieldRule& rule) {
   std::string out;
   if (rule.minimum) out = (rule.minimum_excluded ? "> " : ">= ") + number_text(*rule.minimum);
   if (rule.maximum) out += (out.empty() ? "<= " : ", <= ") + number_text(*rule.maximum);
-  for (const std::string& choice : rule.choices) out += (out.empty() ? "`" : ", `") + choice + "`";
+  for (const std::string& choice : rule.choices)
+    out += (out.empty() ? "`" : ", `") + (choice.empty() ? "\"\"" : choice) + "`";
   if (!rule.unbuilt.empty()) {
     out += out.empty() ? "not built yet: " : "; not built yet: ";
     out += join_names(rule.unbuilt);

@@ -11,6 +11,9 @@ namespace {
 
 constexpr int64_t kFactTokens = 8;      // the ATTRIBUTE of NAME is V1 V2 .
 constexpr int64_t kKeyValueTokens = 5;  // KEY : V1 V2 ;
+// Where a document's draws about two-fact questions begin in its stream: far behind all others, so
+// that the share changes no document.
+constexpr uint64_t kTwoFactPosition = uint64_t{1} << 40;
 constexpr int64_t kMaximumWords =
     7800;  // consonant-vowel-consonant-vowel words, some of which are English ones
 
@@ -63,16 +66,18 @@ struct Words {
   std::vector<std::string> names, values, filler;
 };
 
-// Numbers of one document, in the order of use.
+// Numbers of one document, in the order of use from `position` on.
 class Draw {
  public:
-  Draw(const SyntheticConfig& config, uint64_t split, int64_t index)
+  Draw(const SyntheticConfig& config, uint64_t split, int64_t index, uint64_t position)
       : stream_(static_cast<uint64_t>(config.seed), Purpose::kSynthetic, split,
-                static_cast<uint64_t>(index)) {}
+                static_cast<uint64_t>(index)),
+        position_(position) {}
   int64_t below(int64_t bound) {
     return static_cast<int64_t>(stream_.below(position_++, static_cast<uint64_t>(bound)));
   }
   bool coin() { return below(2) == 1; }
+  bool chance(double probability) { return stream_.uniform(position_++) < probability; }
   template <typename T>
   void shuffle(std::vector<T>& values) {
     for (int64_t i = static_cast<int64_t>(values.size()) - 1; i > 0; --i)
@@ -81,7 +86,7 @@ class Draw {
 
  private:
   RandomStream stream_;
-  uint64_t position_ = 0;
+  uint64_t position_;
 };
 
 // One fact or record; key_value uses the name alone.
@@ -105,7 +110,8 @@ class DocumentMaker {
         split_(split),
         train_(split == "train"),
         index_(index),
-        draw_(config, split_number, index) {}
+        draw_(config, split_number, index, 0),
+        two_fact_draw_(config, split_number, index, kTwoFactPosition) {}
 
   DocumentExample make() {
     if (config_.task == "key_value") {
@@ -225,17 +231,44 @@ class DocumentMaker {
     }
   }
 
-  void ask(size_t index) {
-    const Fact& fact = facts_[index];
-    Question question;
-    question.id = concat(split_, "-", index_, "-", example_.questions.size());
+  // "ATTRIBUTE of NAME", or the key.
+  std::string asked_words(const Fact& fact) const {
     const std::string& name = words_.names[fact.name];
-    question.text = config_.task == "key_value"
-                        ? " ask " + name + " ?"
-                        : " ask " + kAttributes[fact.attribute] + " of " + name + " ?";
-    question.answers = {words_.values[fact.first] + " " + words_.values[fact.second]};
-    question.evidence = {fact.text};
-    question.answer_spans = {fact.answer};
+    return config_.task == "key_value" ? name : kAttributes[fact.attribute] + " of " + name;
+  }
+
+  // A fact of another name than the first's, to be asked beside it; outside training a test pair,
+  // where the document has one.
+  size_t draw_second(const Fact& first) {
+    std::vector<size_t> candidates;
+    std::vector<size_t> held_out;
+    for (size_t i = 0; i < facts_.size(); ++i) {
+      if (facts_[i].name == first.name) continue;
+      candidates.push_back(i);
+      if (is_test_pair(facts_[i].name, facts_[i].attribute)) held_out.push_back(i);
+    }
+    const std::vector<size_t>& chosen = held_out.empty() ? candidates : held_out;
+    return chosen[two_fact_draw_.below(static_cast<int64_t>(chosen.size()))];
+  }
+
+  void ask(size_t index) {
+    std::vector<size_t> asked = {index};
+    if (config_.two_fact_share > 0 && two_fact_draw_.chance(config_.two_fact_share))
+      asked.push_back(draw_second(facts_[index]));
+    Question question;
+    question.id = concat(split_, "-", index_, "-", example_.questions.size(),
+                         asked.size() == 2 ? "-two" : "");
+    std::string answer;
+    for (const size_t i : asked) {
+      const Fact& fact = facts_[i];
+      question.text += (question.text.empty() ? " ask " : " and ") + asked_words(fact);
+      answer += (answer.empty() ? "" : " ") + words_.values[fact.first] + " " +
+                words_.values[fact.second];
+      question.evidence.push_back(fact.text);
+      question.answer_spans.push_back(fact.answer);
+    }
+    question.text += " ?";
+    question.answers = {answer};
     question.source_line = index_ + 1;
     example_.questions.push_back(std::move(question));
   }
@@ -277,6 +310,7 @@ class DocumentMaker {
   bool train_;
   int64_t index_;
   Draw draw_;
+  Draw two_fact_draw_;
   std::vector<Fact> facts_;
   DocumentExample example_;
 };
@@ -302,6 +336,9 @@ void SyntheticConfig::visit_fields(ConfigVisitor& v) {
           between(1, kMaximumWords));
   v.field("question_pairs", question_pairs,
           "Pairs of partner questions a training document; 0: one question.", between(0, 1 << 20));
+  v.field("two_fact_share", two_fact_share,
+          "Share of questions that ask for two facts of different names; only facts.",
+          between(0, 1));
   v.field("train_documents", train_documents, "Documents of the split train.", between(1, 1e9));
   v.field("validation_documents", validation_documents,
           "Documents of the split validation, one question each.", between(1, 1e9));
@@ -315,6 +352,9 @@ void SyntheticConfig::validate() const {
                  kMaximumWords));
   require(question_pairs <= facts,
           concat("question_pairs (", question_pairs, ") must be at most facts (", facts, ")"));
+  require(two_fact_share == 0 || task == "facts",
+          concat("two_fact_share is for the task facts: set two_fact_share=0 for ", task, ", got ",
+                 two_fact_share));
   if (task == "key_value") {
     require(facts * kKeyValueTokens == context_tokens,
             concat("key_value has no filler: context_tokens must be ", kKeyValueTokens,
@@ -347,6 +387,8 @@ std::vector<std::string> synthetic_words(const SyntheticConfig& config) {
       made_up_words(config.names + config.values + config.filler_words);
   words.insert(words.end(), kAttributes.begin(), kAttributes.begin() + config.attributes);
   words.insert(words.end(), kFunctionWords.begin(), kFunctionWords.end());
+  // Last and only where it is needed, so that no other word's token changes.
+  if (config.two_fact_share > 0) words.push_back("and");
   return words;
 }
 

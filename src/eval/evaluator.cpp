@@ -281,20 +281,57 @@ std::vector<ResultRecord> result_records(const EvaluationResult& result,
   return records;
 }
 
-double held_out_loss(LanguageModel& model, const Loader& loader, int64_t batches,
-                     const PassOptions& options) {
+HeldOut held_out(LanguageModel& model, const Loader& loader, int64_t batches,
+                 const PassOptions& options) {
   at::NoGradGuard no_grad;
-  double sum = 0, count = 0;
+  double sum = 0, count = 0, selected = 0, available = 0;
+  double answers = 0, found_answers = 0, evidence = 0, found_evidence = 0;
+  auto number = [](const at::Tensor& x) { return double(x.sum().item<int64_t>()); };
   for (int64_t i = 0; i < std::min(batches, loader.pass_batches()); ++i) {
     auto batch = loader.pass_batch(i).to(model->device());
     auto state = model->method().make_state(batch, options);
     auto term = task_loss(model->backbone(), model->read(batch, state), batch);
     sum += term.sum.item<double>();
     count += term.count;
+    selected += number(state.selected.mask);
+    available += number(batch.context_valid);
+    for (auto [wanted, all, found] : {std::tuple{&batch.answer_tokens, &answers, &found_answers},
+                                      {&batch.evidence, &evidence, &found_evidence}}) {
+      auto any = wanted->any(1);
+      *all += number(any);
+      if (state.selected.slots() > 0)
+        *found += number(any.gather(1, state.selected.index).logical_and(state.selected.mask));
+    }
   }
   if (count == 0)
     throw DataError("held-out loss: the split holds no answer to predict; see dsrsq-data inspect");
-  return sum / count;
+  HeldOut result;
+  result.loss = sum / count;
+  if (answers > 0) result.answer_recall = found_answers / answers;
+  if (evidence > 0) result.evidence_recall = found_evidence / evidence;
+  result.token_share = available > 0 ? selected / available : 0;
+  return result;
+}
+
+HeldOutAnswers held_out_answers(LanguageModel& model, const Loader& loader,
+                                const Tokenizer& tokenizer, int64_t batches,
+                                const PassOptions& options, int64_t maximum_tokens) {
+  HeldOutAnswers result;
+  double questions = 0;
+  for (int64_t i = 0; i < std::min(batches, loader.pass_batches()); ++i) {
+    auto batch = loader.pass_batch(i).to(model->device());
+    auto generated = generate(model, batch, options, {maximum_tokens, tokenizer.end_id()});
+    for (int64_t b = 0; b < batch.size(); ++b) {
+      auto prediction = tokenizer.decode(generated.tokens[size_t(b)]);
+      const auto& answers = batch.records[size_t(b)][0].answers;
+      result.exact_match += exact_match(prediction, answers);
+      result.f1 += token_f1(prediction, answers);
+      ++questions;
+    }
+  }
+  result.exact_match /= std::max(1.0, questions);
+  result.f1 /= std::max(1.0, questions);
+  return result;
 }
 
 }  // namespace dsrsq

@@ -7,6 +7,8 @@
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/logging.h"
 #include "dsrsq/ops/noise.h"
+#include "dsrsq/retriever/retrieval_loss.h"
+#include "dsrsq/retriever/subset.h"
 
 namespace dsrsq {
 
@@ -30,9 +32,22 @@ void DsrsqConfig::validate(const TransformerConfig& model, const ConfigLocations
                              "expected less than key_value_heads x head_width = ", joint, ", got ",
                              rckv.latent_width,
                              ", which compresses nothing; lower it or set rckv.enabled: false"));
+  if (rckv.enabled && rckv.weight == "uniform" && rckv.noise == "none" && rckv.decay == 0)
+    throw ConfigError(concat(where("rckv.noise"),
+                             "expected gumbel with rckv.weight: uniform, got none, which gives all "
+                             "tokens the same priority; for the newest ones set rckv.weight: "
+                             "recency"));
   if (dsr.span > dsr.budget)
     throw ConfigError(concat(where("dsr.span"), "expected at most dsr.budget = ", dsr.budget,
                              ", got ", dsr.span));
+  if (dsr.enabled && rckv.source == "stream" && rckv.segment % dsr.span != 0)
+    throw ConfigError(concat(where("dsr.span"), "expected a divisor of rckv.segment = ",
+                             rckv.segment, ", got ", dsr.span, "; a run may not cross segments"));
+  if (dsr.complexity == "learned" &&
+      double(dsr.budget_minimum) > double(dsr.budget) * (1 + dsr.alpha))
+    throw ConfigError(concat(where("dsr.budget_minimum"),
+                             "expected at most dsr.budget (1 + dsr.alpha) = ",
+                             double(dsr.budget) * (1 + dsr.alpha), ", got ", dsr.budget_minimum));
   if (dsr.enabled && dsr.input == "embedding_conv" && dsr.conv_width < 2)
     throw ConfigError(concat(where("dsr.conv_width"),
                              "expected at least 2 for dsr.input: embedding_conv, got ",
@@ -41,42 +56,99 @@ void DsrsqConfig::validate(const TransformerConfig& model, const ConfigLocations
 
 DsrsqMethod::DsrsqMethod(const DsrsqConfig& config, const TransformerConfig& model, int64_t seed)
     : Method(model.attention_shape()), config_(config), model_(model), seed_(seed) {
-  if (config.dsr.enabled) dsr_ = register_module("dsr", Dsr(config.dsr, model.width, seed));
+  if (config.dsr.enabled) {
+    dsr_ = register_module("dsr", Dsr(config.dsr, model.width, seed));
+    policy_ = std::make_unique<DsrPolicy>(dsr_, config.rckv.segment, seed);
+  }
   if (config.sqa.enabled) sqa_ = register_module("sqa", Sqa(config.sqa, shape_, seed));
   if (config.rckv.enabled) rckv_ = register_module("rckv", Rckv(config.rckv, shape_, seed));
 }
 
 // ---- choosing tokens ----
 
-void DsrsqMethod::prepare(const Batch& batch, const LanguageModelView& model, MethodState& state) {
-  if (dsr_.is_empty()) return;
-  auto mean = model.table_mean();
-  state.context_inputs = dsr_->context_inputs(model.embed(batch.context), mean);
-  // Without input_gradient the reader alone trains what both read.
-  auto scored = [&](const at::Tensor& x) { return config_.dsr.input_gradient ? x : x.detach(); };
-  auto context = dsr_->encode_context(scored(state.context_inputs), mean);
-  auto weights = question_weights(config_.dsr.pool, batch.questions, batch.questions_valid,
-                                  batch.context, batch.context_valid);
-  auto questions = dsr_->encode_questions(scored(model.embed(batch.questions)), weights, mean);
-  state.scores = dsr_->scores(questions, context, batch.context_valid);
-}
+// Which runs a selection took, in rows of candidates (subset.h).
+struct DsrsqMethod::Choice {
+  at::Tensor tokens;  // [B, N] bool
+  at::Tensor count;   // [B S] int64 runs picked
+  int64_t runs_per_segment = 0;
+};
 
 namespace {
-// phi of a sequence: the larger of its questions' scores.
+// phi of a sequence [B, N]: the larger of its questions' scores.
 at::Tensor best_score(const at::Tensor& phi, const at::Tensor& questions_valid) {
   auto absent = questions_valid.any(-1).logical_not().unsqueeze(-1);  // [B, Q, 1]
-  return phi.detach().masked_fill(absent, -INFINITY).amax(1);
+  return phi.masked_fill(absent, -INFINITY).amax(1);
 }
+
+// The draw whose noise a pass over the reader takes; rollouts have 0, 1, ... of the same step.
+constexpr int64_t kReadingDraw = int64_t(1) << 13;
 }  // namespace
+
+void DsrsqMethod::prepare(const Batch& batch, const LanguageModelView& model, MethodState& state) {
+  if (dsr_.is_empty()) return;
+  const auto& options = state.options;
+  auto mean = model.table_mean();
+  state.context_inputs = dsr_->context_inputs(model.embed(batch.context), mean);
+  // Without input_gradient the reader alone trains what both read; nor may a loss that follows the
+  // reader's attention move what the reader reads.
+  auto trains_inputs = config_.dsr.input_gradient && options.retrieval.target == "evidence";
+  auto scored = [&](const at::Tensor& x) { return trains_inputs ? x : x.detach(); };
+  auto context_inputs = scored(state.context_inputs);
+  auto question_inputs = scored(model.embed(batch.questions));
+  auto context = dsr_->encode_context(context_inputs, mean);
+  auto weights = question_weights(config_.dsr.pool, batch.questions, batch.questions_valid,
+                                  batch.context, batch.context_valid);
+  auto questions = dsr_->encode_questions(question_inputs, weights, mean);
+  state.scores = dsr_->scores(questions, context, batch.context_valid);
+  if (options.training && options.retrieval.negatives == "batch") {
+    auto size = questions.size(0), count = questions.size(1), tokens = context.size(1);
+    state.batch_scores = dsr_->scores(questions.reshape({1, size * count, -1}),
+                                      context.reshape({1, size * tokens, -1}),
+                                      batch.context_valid.reshape({1, size * tokens}))
+                             .view({size, count, size * tokens});
+  }
+  auto phi = best_score(state.scores.detach(), batch.questions_valid);
+  auto lengths = batch.questions_valid.sum(-1).amax(1);
+  if (dsr_->has_budget_action()) {
+    auto logits =
+        dsr_->budget_logits(questions.detach(), batch.questions_valid.any(-1), phi, lengths);
+    state.budget_probability = at::softmax(logits, -1);
+    // The mean of the policy: the share of tokens that training settles at is the share that is
+    // used.
+    auto bins = at::tensor(dsr_->budget_bins(), at::kLong).to(phi.device(), at::kFloat);
+    state.token_budget = (state.budget_probability.detach() * bins).sum(-1).round().to(at::kLong);
+  } else {
+    auto complexity = question_complexity(config_.dsr.complexity, phi, lengths);
+    state.token_budget = token_budget(config_.dsr.budget, config_.dsr.alpha, complexity);
+  }
+  if (options.observe)
+    state.policy_input = {state.context_inputs.detach(),
+                          batch.context_valid,
+                          question_inputs.detach(),
+                          weights,
+                          batch.questions_valid,
+                          mean,
+                          state.sample_ids,
+                          requested_budget(options, batch.context_valid),
+                          config_.rckv.source == "stream" && options.select_per_segment};
+}
 
 SelectedTokens DsrsqMethod::select(const Batch& batch, const LanguageModelView& model,
                                    MethodState& state) {
-  if (dsr_.is_empty()) return select_all(batch.context_valid, config_.rckv.segment);
-  at::NoGradGuard no_grad;
   const auto& options = state.options;
-  auto score = best_score(state.scores, batch.questions_valid);
+  if (dsr_.is_empty() || options.read_everything)
+    return select_all(batch.context_valid, config_.rckv.segment);
+  auto phi = best_score(state.scores, batch.questions_valid);
+  auto span = config_.dsr.span;
+  auto score = phi.detach();
+  auto device = score.device();
+  if (options.training && options.sample) {
+    auto runs = (score.size(1) + span - 1) / span;
+    state.selection_noise =
+        policy_noise(seed_, options.step, kReadingDraw, state.sample_ids, runs, device);
+    score = score + state.selection_noise.repeat_interleave(span, 1).narrow(1, 0, score.size(1));
+  }
   if (options.training && options.random_rest > 0) {
-    auto device = score.device();
     auto random = ops::noise(ops::Noise::kUniform, uint64_t(seed_), Purpose::kCurriculum,
                              uint64_t(options.step), state.sample_ids, score.size(1) + 1, device)
                       .to(at::kFloat);
@@ -89,7 +161,12 @@ SelectedTokens DsrsqMethod::select(const Batch& batch, const LanguageModelView& 
     constexpr double kFirst = 1e6;  // above any cosine over the lowest temperature
     score = at::where(batch.evidence.any(1), score + kFirst, score);
   }
-  return choose(span_score(score, config_.dsr.span), batch, state);
+  auto selected = choose(span_score(score, span), batch, state);
+  if (config_.dsr.reader_gradient == "bias") {
+    auto log_p = log_inclusion(phi, state, choice_of(state, selected));  // [B, N]
+    state.key_bias = log_p.gather(1, selected.index).masked_fill(selected.mask.logical_not(), 0);
+  }
+  return selected;
 }
 
 SelectedTokens DsrsqMethod::choose(const at::Tensor& score, const Batch& batch,
@@ -97,192 +174,123 @@ SelectedTokens DsrsqMethod::choose(const at::Tensor& score, const Batch& batch,
   at::NoGradGuard no_grad;
   auto masked = score.masked_fill(batch.context_valid.logical_not(), -INFINITY);
   auto budget = requested_budget(state.options, batch.context_valid);
-  if (!budget.defined() && dsr_.is_empty())
-    budget = at::full({batch.size()}, config_.dsr.budget, batch.context.options());
-  if (!budget.defined()) {
-    auto lengths = batch.questions_valid.sum(-1).amax(1);
-    auto complexity = question_complexity(config_.dsr.complexity,
-                                          best_score(state.scores, batch.questions_valid), lengths);
-    budget = token_budget(config_.dsr.budget, config_.dsr.alpha, complexity);
-  }
+  if (!budget.defined())
+    budget = state.token_budget.defined()
+                 ? state.token_budget
+                 : at::full({batch.size()}, config_.dsr.budget, batch.context.options());
   auto per_segment = config_.rckv.source == "stream" && state.options.select_per_segment;
   return select_top(masked, budget, config_.rckv.segment, per_segment);
 }
 
-// ---- attention ----
+// ---- how probable the choice was ----
 
-struct DsrsqMethod::Routing {
-  at::Tensor cluster;  // [B, H_kv, T] of the chunk's keys; undefined where SQA is off
-  at::Tensor routed;   // [B, H, T, m]
-};
-
-at::Tensor DsrsqMethod::attend(const AttentionInput& input, MethodState& state) {
-  const auto& options = state.options;
-  if (options.calibrating) {
-    if (!rckv_.is_empty() && rckv_->calibrating())
-      rckv_->collect(input.layer, input.k, input.v, input.valid);
-    if (start_codebook_) sqa_->start_from(input.layer, input.k, input.valid, options.step);
-  }
-  if (!sqa_on(options) && !rckv_on(options))
-    return dense_attend(input, state.layers[size_t(input.layer)],
-                        options.collect_stats ? &state.stats : nullptr);
-
-  if (rckv_on(options) && options.training) {
-    auto error = rckv_->compression_error(input.layer, input.k, input.v, input.valid);
-    auto& term = state.losses["compression"];
-    term.sum = term.sum.defined() ? term.sum + error : error;
-    term.count += 1;
-  }
-  Routing routing;
-  if (sqa_on(options)) {
-    routing.cluster = sqa_->assign(input.layer, input.k, input.valid, options.training);
-    if (options.probe == Probe::kRandomRouting) {
-      auto samples = at::tensor(state.sample_ids, at::kLong);
-      routing.routed =
-          sqa_->route_randomly(input.order, samples, input.layer, options.clusters_per_query);
-    } else {
-      routing.routed = sqa_->route(input.layer, input.q, options.clusters_per_query);
-    }
-  }
-  auto segments = rckv_on(options) ? input.segments : std::vector<int64_t>{input.q.size(2)};
-  std::vector<at::Tensor> outputs;
-  int64_t begin = 0;
-  for (size_t s = 0; s < segments.size(); ++s) {
-    auto length = segments[s];
-    auto tokens = [&](const at::Tensor& x, int64_t dim) {
-      return x.defined() ? x.narrow(dim, begin, length) : x;
-    };
-    AttentionInput segment = input;
-    segment.q = tokens(input.q, 2);
-    segment.k = tokens(input.k, 2);
-    segment.v = tokens(input.v, 2);
-    segment.valid = tokens(input.valid, 1);
-    segment.positions = tokens(input.positions, 1);
-    segment.order = tokens(input.order, 1);
-    if (input.rope)
-      segment.rope = ops::RotaryTable{tokens(input.rope->cosine, 2), tokens(input.rope->sine, 2)};
-    Routing part{tokens(routing.cluster, 2), tokens(routing.routed, 2)};
-    if (length > 0) outputs.push_back(attend_segment(segment, part, state));
-    if (s + 1 < segments.size()) close_segment(segment, state);
-    begin += length;
-  }
-  return outputs.size() == 1 ? outputs[0] : at::cat(outputs, 2);
-}
-
-at::Tensor DsrsqMethod::exact_mask(const AttentionInput& segment, const Routing& routing,
-                                   const LayerState& layer, const at::Tensor& causal) const {
-  if (!routing.routed.defined()) return causal;
-  return sparse_mask(segment.order, layer.order, layer.valid, routing.routed, layer.cluster,
-                     config_.sqa.window, model_.sinks, config_.sqa.dense_below);
-}
-
-at::Tensor DsrsqMethod::attend_segment(const AttentionInput& segment, const Routing& routing,
-                                       MethodState& state) {
-  auto& layer = state.layers[size_t(segment.layer)];
-  const auto& options = state.options;
-  bool keep_mass = rckv_on(options) && config_.rckv.weight == "attention_rate";
-  auto q = segment.rotated(segment.q);
-  layer.append(segment.rotated(segment.k), segment.v, segment.positions, segment.order,
-               segment.valid, routing.cluster, keep_mass);
-
-  auto causal = (layer.order.unsqueeze(1).unsqueeze(2) <= segment.order.unsqueeze(1).unsqueeze(-1))
-                    .logical_and(layer.valid.unsqueeze(1).unsqueeze(2));  // [B, 1, T, keys]
-  auto mask =
-      options.probe == Probe::kDenseRead ? causal : exact_mask(segment, routing, layer, causal);
-  std::vector<PartialAttention> parts{masked_attention(q, layer.keys, layer.values, mask)};
-  bool read = !layer.latents.empty() && options.probe != Probe::kLatentsMasked;
-  if (read) parts.push_back(read_latents(q, segment.layer, layer.latents));
-  auto joined = join_attention(parts);
-
+DsrsqMethod::Choice DsrsqMethod::choice_of(const MethodState& state,
+                                           const SelectedTokens& selected) const {
   at::NoGradGuard no_grad;
-  if (keep_mass) {
-    auto weight = segment.valid.unsqueeze(1).unsqueeze(-1);  // padding asks nothing
-    auto probability = (parts[0].logits.detach() - joined.lse.detach().unsqueeze(-1)).exp();
-    layer.mass = layer.mass + (probability.square() * weight).sum({1, 2}).to(at::kFloat);
-    layer.exposure = layer.exposure + causal.logical_and(weight).sum({1, 2}).to(at::kFloat) *
-                                          double(segment.q.size(1));
-  }
-  if (options.collect_stats) {
-    count(segment, mask, causal, state.stats);
-    if (read) {
-      auto rows = segment.valid.logical_and(layer.latents.valid.any(1, true));  // [B, T]
-      auto mass = (parts[1].lse - joined.lse).exp().sum(1) * rows;
-      state.stats.add(state.stats.latent_rows, rows.sum() * segment.q.size(1));
-      state.stats.add(state.stats.latent_mass, mass.sum());
-      state.stats.add(state.stats.rebuilt_latents, layer.latents.valid.sum());
-      auto pairs = segment.valid.sum(1) * layer.latents.valid.sum(1);
-      state.stats.add(state.stats.latent_pairs, pairs.sum() * segment.q.size(1));
-    }
-  }
-  return joined.out;
+  Choice choice;
+  auto tokens = state.scores.size(2), span = config_.dsr.span;
+  auto count_into = [&](const at::Tensor& place, int64_t size) {  // masked slots point at 0
+    return at::zeros({place.size(0), size}, place.options())
+               .scatter_add_(1, place, selected.mask.to(at::kLong)) > 0;
+  };
+  choice.tokens = count_into(selected.index, tokens);
+  auto runs = count_into(selected.index.floor_divide(span), (tokens + span - 1) / span);
+  bool per_segment = config_.rckv.source == "stream" && state.options.select_per_segment;
+  choice.runs_per_segment = per_segment ? config_.rckv.segment / span : 0;
+  choice.count =
+      candidate_rows(runs.to(at::kDouble), choice.runs_per_segment, 0).sum(1).to(at::kLong);
+  return choice;
 }
 
-PartialAttention DsrsqMethod::read_latents(const at::Tensor& q, int64_t layer,
-                                           const LatentBuffer& latents) const {
-  auto keys = rckv_->rebuild_keys(layer, latents.keys);
-  if (model_.position_embedding == "rope")
-    keys = ops::rotate(keys,
-                       ops::rotary_table(latents.positions, shape_.head_width, model_.rope_base));
-  auto mask = latents.valid.unsqueeze(1).unsqueeze(2);
-  auto part = masked_attention(q, keys.to(q.scalar_type()), latents.values.unsqueeze(1), mask);
-  part.out = rckv_->expand_values(layer, part.out, q.size(1)).to(q.scalar_type());
-  return part;
-}
-
-// What is older than `rckv.window` tokens leaves the exact set and is offered to the buffer.
-// Windows count tokens, not slots: padding is moved to the front first, so that a sequence's result
-// does not depend on the batch that it is in.
-void DsrsqMethod::close_segment(const AttentionInput& segment, MethodState& state) const {
-  auto& layer = state.layers[size_t(segment.layer)];
-  auto sinks = model_.sinks, entries = layer.entries();
-  auto leaving = entries - sinks - config_.rckv.window;
-  if (leaving > 0) {
-    auto index = at::arange(entries, layer.order.options())
-                     .unsqueeze(0)
-                     .expand({layer.order.size(0), entries});
-    if (segment.padded) {
-      auto body = layer.valid.narrow(1, sinks, entries - sinks)
-                      .to(at::kInt)
-                      .argsort(/*stable=*/true, /*dim=*/1, /*descending=*/false) +
-                  sinks;
-      index = at::cat({index.narrow(1, 0, sinks), body}, 1);
-    }
-    auto gone = index.narrow(1, sinks, leaving);
-    auto keys = gather_entries(layer.keys, gone, 2);
-    auto positions = gather_entries(layer.positions, gone, 1);
-    if (model_.position_embedding == "rope")
-      keys = ops::rotate(keys, ops::rotary_table(positions, shape_.head_width, model_.rope_base),
-                         true);
-    auto maybe = [&](const at::Tensor& x) { return x.defined() ? gather_entries(x, gone, 1) : x; };
-    rckv_->insert(segment.layer, layer.latents, keys, gather_entries(layer.values, gone, 2),
-                  positions, gather_entries(layer.order, gone, 1),
-                  gather_entries(layer.valid, gone, 1), maybe(layer.mass), maybe(layer.exposure),
-                  state.sample_ids, uint64_t(state.options.training ? state.options.step : 0));
-    layer.keep(at::cat(
-        {index.narrow(1, 0, sinks), index.narrow(1, sinks + leaving, config_.rckv.window)}, 1));
-  }
-  if (config_.rckv.back_propagation == "truncated") layer.detach();
-}
-
-void DsrsqMethod::count(const AttentionInput& segment, const at::Tensor& mask,
-                        const at::Tensor& causal, AttentionStats& stats) const {
-  auto heads = segment.q.size(1);
-  auto valid = segment.valid.unsqueeze(1);                                        // [B, 1, T]
-  auto attended = mask.sum(-1).expand({mask.size(0), heads, segment.q.size(2)});  // [B, H, T]
-  auto visible = causal.sum(-1).expand_as(attended);
-  stats.add(stats.rows, valid.sum() * heads);
-  stats.add(stats.sparse_rows, (attended * 2 < visible).logical_and(valid).sum());
-  stats.add(stats.attended_pairs, (attended * valid).sum());
-  stats.add(stats.visible_pairs, (visible * valid).sum());
+// log p(token is selected) [B, N] under scores phi [B, N], the noise of the pass and as many picks
+// as were made.
+at::Tensor DsrsqMethod::log_inclusion(const at::Tensor& phi, const MethodState& state,
+                                      const Choice& choice) const {
+  auto span = config_.dsr.span;
+  auto runs = run_scores(phi, span);
+  auto perturbed = runs.detach().to(at::kDouble);
+  if (state.selection_noise.defined()) perturbed = perturbed + state.selection_noise;
+  constexpr double kNever = -INFINITY;
+  auto log_p = log_inclusion_probability(candidate_rows(runs, choice.runs_per_segment, kNever),
+                                         candidate_rows(perturbed, choice.runs_per_segment, kNever),
+                                         choice.count);
+  return log_p.reshape({phi.size(0), -1}).repeat_interleave(span, 1).narrow(1, 0, phi.size(1));
 }
 
 // ---- training ----
 
+namespace {
+// Attention of a question's answer rows over the context tokens that were read [B, Q, N] fp32: the
+// mass of the sinks, the question and the answer itself is left out.
+at::Tensor attention_target(const MethodState& state, int64_t sinks) {
+  const auto& selected = state.selected;
+  auto size = state.scores.size(0), questions = state.scores.size(1);
+  auto rank = (selected.mask.cumsum(1) - 1 + sinks).clamp_min(0);
+  auto place = [&](const at::Tensor& x) {
+    return x.unsqueeze(1).expand({size, questions, selected.slots()});
+  };
+  auto mass = state.read_mass.gather(2, place(rank)) * place(selected.mask);
+  return at::zeros(state.scores.sizes(), mass.options())
+      .scatter_add_(2, place(selected.index), mass);
+}
+}  // namespace
+
+LossTerm DsrsqMethod::retrieval_term(const Batch& batch, const MethodState& state) const {
+  const auto& options = state.options.retrieval;
+  auto choice = choice_of(state, state.selected);
+  auto chosen = choice.tokens.unsqueeze(1);  // [B, 1, N]
+  auto phi = state.scores;
+  auto target = target_distribution(batch.evidence);
+  if (options.target != "evidence") {
+    TORCH_CHECK(state.read_mass.defined(), "retrieval loss: the pass recorded no attention");
+    auto attention = target_distribution(attention_target(state, model_.sinks));
+    auto labelled = target.sum(-1, true) > 0;
+    target = options.target == "attention" ? attention : at::where(labelled, target, attention);
+  }
+  auto asked = batch.questions_valid.any(-1).unsqueeze(-1);  // [B, Q, 1]
+  if (options.form == "printed") target = target_distribution(chosen.logical_and(asked));
+  RetrievalLoss loss;
+  if (options.form == "softmax") {
+    // A teacher says nothing of tokens that it did not read; labels speak of all.
+    auto speaks_of_all = batch.evidence.any(-1, true).logical_and(
+        at::full({}, options.target != "attention", chosen.options()));
+    auto takes_part = options.target == "evidence"
+                          ? batch.context_valid.unsqueeze(1)
+                          : batch.context_valid.unsqueeze(1).logical_and(
+                                speaks_of_all.logical_or(chosen));  // [B, Q or 1, N]
+    auto own = phi.masked_fill(takes_part.logical_not(), -INFINITY);
+    if (options.negatives == "batch") {
+      auto size = phi.size(0), questions = phi.size(1), tokens = phi.size(2);
+      auto all = state.batch_scores.masked_fill(
+          takes_part.any(1).reshape({1, 1, size * tokens}).logical_not(), -INFINITY);
+      auto blocks = at::eye(size, target.options()).view({size, 1, size, 1}) * target.unsqueeze(2);
+      loss = softmax_retrieval_loss(all, blocks.reshape({size, questions, size * tokens}));
+    } else {
+      loss = softmax_retrieval_loss(own, target);
+    }
+  } else {
+    std::vector<at::Tensor> of_questions;
+    for (int64_t q = 0; q < phi.size(1); ++q)
+      of_questions.push_back(log_inclusion(phi.select(1, q), state, choice));
+    loss = inclusion_retrieval_loss(at::stack(of_questions, 1), target);
+  }
+  return {loss.sum, 0};
+}
+
 LossTerms DsrsqMethod::losses(const Batch& batch, MethodState& state) {
   auto terms = state.losses;
+  auto counts = loss_counts(batch, state.options);
   if (!dsr_.is_empty()) {
-    auto loss = retrieval_loss(state.scores, batch.evidence);
-    terms["retrieval"] = {loss.sum, double(batch.questions_with_evidence())};
+    terms["retrieval"] = retrieval_term(batch, state);
+    terms["retrieval"].count = counts.at("retrieval");
+  }
+  if (state.budget_probability.defined() && state.options.budget_learns) {
+    // D15: the expected share of the context under the budget action.
+    auto bins = at::tensor(dsr_->budget_bins(), at::kLong)
+                    .to(state.budget_probability.device(), at::kFloat);
+    auto tokens = batch.context_valid.sum(1, true).to(at::kFloat).clamp_min(1);
+    auto share = (state.budget_probability * (bins / tokens).clamp_max(1)).sum(-1);
+    terms["compute"] = {share.sum(), counts.at("compute")};
   }
   return terms;
 }
@@ -290,7 +298,14 @@ LossTerms DsrsqMethod::losses(const Batch& batch, MethodState& state) {
 std::map<std::string, double> DsrsqMethod::loss_counts(const Batch& batch,
                                                        const PassOptions& options) const {
   std::map<std::string, double> counts;
-  if (!dsr_.is_empty()) counts["retrieval"] = double(batch.questions_with_evidence());
+  if (!dsr_.is_empty()) {
+    // A question has a target by its evidence; a teacher or the picks give one to every question.
+    bool labelled = options.retrieval.target == "evidence" && options.retrieval.form != "printed";
+    counts["retrieval"] = double(labelled ? batch.questions_with_evidence()
+                                          : batch.questions_valid.any(-1).sum().item<int64_t>());
+    if (dsr_->has_budget_action() && options.budget_learns)
+      counts["compute"] = double(batch.size());
+  }
   if (rckv_on(options)) counts["compression"] = double(shape_.layers);
   return counts;
 }
@@ -327,7 +342,7 @@ int64_t DsrsqMethod::shared_bytes() const { return sqa_.is_empty() ? 0 : sqa_->b
 std::map<std::string, double> DsrsqMethod::scalars() const {
   std::map<std::string, double> values;
   if (!dsr_.is_empty()) values["dsr/temperature"] = dsr_->temperature();
-  if (!sqa_.is_empty() && sqa_->started()) {
+  if (!sqa_.is_empty() && sqa_->has_codebook() && sqa_->started()) {
     double balance = 0;  // entropy of the load over log m: 1 is perfectly balanced
     for (int64_t layer = 0; layer < shape_.layers; ++layer) {
       auto load = sqa_->load(layer);

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "dsrsq/attention/dense.h"
+#include "dsrsq/attention/read_mass.h"
 
 namespace dsrsq {
 
@@ -37,9 +38,35 @@ SelectedTokens Method::choose(const at::Tensor& score, const Batch& batch, Metho
                     false);
 }
 
+namespace {
+
+// A bias of entries [B, K] as masked_attention takes it.
+at::Tensor entry_bias(const LayerState& layer) {
+  return layer.bias.defined() ? layer.bias.unsqueeze(1).unsqueeze(2) : layer.bias;
+}
+
+// The probabilities of the flagged rows alone, over what the layer holds, so that the attention of
+// all others keeps its fast path.
+void record_rows(const AttentionInput& input, const LayerState& layer, at::Tensor& read_mass) {
+  at::NoGradGuard no_grad;
+  auto rows = flagged_rows(input.record_rows.masked_fill(input.valid.logical_not(), -1));
+  if (rows.count() == 0) return;
+  auto query_order = input.order.gather(1, rows.index).unsqueeze(1).unsqueeze(-1);
+  auto mask = (layer.order.unsqueeze(1).unsqueeze(2) <= query_order)
+                  .logical_and(layer.valid.unsqueeze(1).unsqueeze(2));
+  auto part = masked_attention(take_rows(input.rotated(input.q), rows), layer.keys, layer.values,
+                               mask, entry_bias(layer));
+  add_read_mass(read_mass, part.logits, part.lse, rows.question, input.record_questions,
+                layer.order);
+}
+
+}  // namespace
+
 at::Tensor Method::attend(const AttentionInput& input, MethodState& state) {
-  return dense_attend(input, state.layers[size_t(input.layer)],
-                      state.options.collect_stats ? &state.stats : nullptr);
+  auto& layer = state.layers[size_t(input.layer)];
+  auto out = dense_attend(input, layer, state.options.collect_stats ? &state.stats : nullptr);
+  if (input.record_rows.defined()) record_rows(input, layer, state.read_mass);
+  return out;
 }
 
 int64_t Method::state_bytes(const MethodState& state) const {
@@ -55,8 +82,8 @@ at::Tensor dense_attend(const AttentionInput& input, LayerState& layer, Attentio
   auto fresh = layer.entries() == 0;
   auto q = input.rotated(input.q);
   layer.append(input.rotated(input.k), input.v, input.positions, input.order, input.valid, {},
-               false);
-  if (fresh && !input.padded && stats == nullptr)
+               false, input.key_bias);
+  if (fresh && !input.padded && stats == nullptr && !layer.bias.defined())
     return causal_attention(q, layer.keys, layer.values);
   auto key_order = layer.order.unsqueeze(1).unsqueeze(2);
   auto query_order = input.order.unsqueeze(1).unsqueeze(-1);
@@ -70,7 +97,7 @@ at::Tensor dense_attend(const AttentionInput& input, LayerState& layer, Attentio
     stats->add(stats->attended_pairs, pairs);
     stats->add(stats->visible_pairs, pairs);
   }
-  return masked_attention(q, layer.keys, layer.values, mask).out;
+  return masked_attention(q, layer.keys, layer.values, mask, entry_bias(layer)).out;
 }
 
 }  // namespace dsrsq

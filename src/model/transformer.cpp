@@ -118,6 +118,9 @@ at::Tensor TransformerImpl::read_chunk(const ReaderInput& input, Method& method,
   attention.padded = input.padded;
   attention.positions = input.positions;
   attention.order = input.order;
+  attention.key_bias = input.key_bias;
+  attention.record_rows = input.record_rows;
+  attention.record_questions = input.record_questions;
   attention.segments = input.segments;
 
   auto x = input.inputs;
@@ -161,9 +164,12 @@ at::Tensor TransformerImpl::forward(const ReaderInput& input, Method& method, Me
   int64_t begin = 0;
   for (size_t i = 0; i < input.segments.size(); ++i) {
     auto length = input.segments[i];
-    auto part = [&](const at::Tensor& x) { return x.narrow(1, begin, length); };
-    ReaderInput segment{part(input.inputs),    part(input.valid), input.padded,
-                        part(input.positions), part(input.order), {length}};
+    auto part = [&](const at::Tensor& x) { return x.defined() ? x.narrow(1, begin, length) : x; };
+    ReaderInput segment = input;
+    for (auto* tensor : {&segment.inputs, &segment.valid, &segment.positions, &segment.order,
+                         &segment.key_bias, &segment.record_rows})
+      *tensor = part(*tensor);
+    segment.segments = {length};
     // A chunk's last segment stays open, so an empty one behind it closes it.
     if (i + 1 < input.segments.size()) segment.segments.push_back(0);
     hidden.push_back(read_chunk(segment, method, state));
@@ -220,7 +226,8 @@ at::Tensor LanguageModelImpl::read_selected(const Batch& batch, MethodState& sta
     reader.segments.push_back(sinks);
   }
   if (slots > 0) {
-    auto gathered = state.context_inputs.defined()
+    auto gathered = state.selected_inputs.defined() ? state.selected_inputs
+                    : state.context_inputs.defined()
                         ? gather_entries(state.context_inputs, selected.index, 1)
                         : backbone_->embed(batch.context.gather(1, selected.index));
     inputs.push_back(gathered);
@@ -235,7 +242,7 @@ at::Tensor LanguageModelImpl::read_selected(const Batch& batch, MethodState& sta
   inputs.push_back(backbone_->embed(batch.tail));
   valid.push_back(batch.tail_valid);
   reader.segments.push_back(tail);
-  state.context_inputs =
+  state.context_inputs = state.selected_inputs =
       at::Tensor();  // the whole context's vectors are not part of what a method keeps
 
   reader.inputs = at::cat(inputs, 1);
@@ -249,12 +256,23 @@ at::Tensor LanguageModelImpl::read_selected(const Batch& batch, MethodState& sta
     positions.push_back((batch.tail_valid.cumsum(1) - 1).clamp_min(0) + after);
     reader.positions = at::cat(positions, 1);
   }
+  if (state.key_bias.defined()) {
+    auto before = at::zeros({size, sinks}, state.key_bias.options());
+    auto after = at::zeros({size, tail}, state.key_bias.options());
+    reader.key_bias = at::cat({before, state.key_bias, after}, 1);
+  }
+  if (state.options.training && state.options.retrieval.target != "evidence") {
+    auto none = at::full({size, sinks + slots}, -1, longs);
+    reader.record_rows = at::cat({none, batch.label_question}, 1);
+    reader.record_questions = batch.questions.size(1);
+  }
   state.next_order = reader.valid.sum(1);
   state.next_position = reader.positions.narrow(1, reader.positions.size(1) - tail, tail)
                             .masked_fill(batch.tail_valid.logical_not(), 0)
                             .amax(1) +
                         1;
   auto hidden = backbone_->forward(reader, *method_, state);
+  if (state.options.keep_context_hidden) state.context_hidden = hidden.narrow(1, sinks, slots);
   return hidden.narrow(1, hidden.size(1) - tail, tail);
 }
 

@@ -10,6 +10,7 @@
 #include "dsrsq/ops/autocast.h"
 #include "dsrsq/ops/causal_conv.h"
 #include "dsrsq/ops/noise.h"
+#include "dsrsq/retriever/selection.h"
 
 namespace dsrsq {
 
@@ -22,9 +23,15 @@ void DsrConfig::visit_fields(ConfigVisitor& v) {
           at_least(1));
   v.field("alpha", alpha, "Budget = b0 (1 + alpha complexity).", at_least(0));
   v.field("complexity", complexity,
-          "complexity(q) in [0, 1]: none (0), entropy of the scores over log N, or length of the "
-          "question over 64 tokens. learned is an action of the policy and comes with PPO.",
-          one_of({"none", "entropy", "length"}, {"learned"}));
+          "complexity(q) in [0, 1]. none: 0, every question gets the budget. entropy of the scores "
+          "over "
+          "log N: free, more tokens where the retriever is unsure. length: of the question over 64 "
+          "tokens, for a fixed rule. learned: an action of the policy, for stages with ppo.",
+          one_of({"none", "entropy", "length", "learned"}));
+  v.field("budget_minimum", budget_minimum,
+          "learned: tokens of the smallest bin; the largest has budget (1 + alpha). 0: budget.",
+          at_least(0));
+  v.field("budget_actions", budget_actions, "learned: bins, evenly spaced.", between(2, 64));
   v.field("temperature", temperature, "Start of the learned temperature of the cosine.",
           between(0.02, 1));
   v.field("input", input,
@@ -49,8 +56,13 @@ void DsrConfig::visit_fields(ConfigVisitor& v) {
           "Tokens picked together: runs of this length, by the log-sum-exp of their scores. 1: the "
           "paper.",
           at_least(1));
-  v.field("reader_gradient", reader_gradient, "Gradient of the reader into the scores.",
-          one_of({"none"}, {"bias"}));
+  v.field(
+      "reader_gradient", reader_gradient,
+      "Gradient of the reader into the scores. none: they learn from L_retrieval and reward alone. "
+      "bias: a token's log inclusion probability is added to its keys' logits, for training "
+      "without "
+      "evidence or reward; the reader then depends on the scores.",
+      one_of({"none", "bias"}));
 }
 
 namespace {
@@ -76,6 +88,42 @@ DsrImpl::DsrImpl(const DsrConfig& config, int64_t model_width, int64_t seed) : c
     taps.select(1, config.conv_width - 1) += 1;  // identity tap
     conv_ = register_parameter("conv", taps);
   }
+  if (config.complexity == "learned") {
+    constexpr int64_t kHidden = 32;
+    auto features = config.width + 2;
+    budget_hidden_ = register_parameter(
+        "budget_hidden",
+        normal("budget_hidden", {kHidden, features}, 1.0 / std::sqrt(double(features))));
+    budget_hidden_bias_ = register_parameter("budget_hidden_bias", at::zeros({kHidden}));
+    // At 0 all bins are equally likely.
+    budget_output_ =
+        register_parameter("budget_output", at::zeros({config.budget_actions, kHidden + 1}));
+  }
+}
+
+std::vector<int64_t> DsrImpl::budget_bins() const {
+  std::vector<int64_t> bins;
+  if (!has_budget_action()) return bins;
+  auto least = config_.budget_minimum > 0 ? config_.budget_minimum : config_.budget;
+  auto most = std::round(double(config_.budget) * (1 + config_.alpha));
+  for (int64_t i = 0; i < config_.budget_actions; ++i)
+    bins.push_back(int64_t(std::round(double(least) + (most - double(least)) * double(i) /
+                                                          double(config_.budget_actions - 1))));
+  return bins;
+}
+
+at::Tensor DsrImpl::budget_logits(const at::Tensor& questions, const at::Tensor& valid,
+                                  const at::Tensor& phi, const at::Tensor& question_tokens) const {
+  ops::Fp32Guard fp32(budget_output_.device());
+  auto present = valid.to(at::kFloat).unsqueeze(-1);
+  auto question = (questions * present).sum(1) / present.sum(1).clamp_min(1);
+  auto length = (question_tokens.to(at::kFloat) + 1).log2() / 6;
+  auto features = at::cat({question, length.unsqueeze(1),
+                           question_complexity("entropy", phi, question_tokens).unsqueeze(1)},
+                          1);
+  auto hidden = at::tanh(at::linear(features, budget_hidden_, budget_hidden_bias_));
+  return at::linear(hidden, budget_output_.narrow(1, 0, hidden.size(1)),
+                    budget_output_.select(1, hidden.size(1)));
 }
 
 at::Tensor DsrImpl::context_inputs(const at::Tensor& embeddings,

@@ -7,6 +7,8 @@
 #include <limits>
 #include <numeric>
 
+#include "dsrsq/retriever/subset.h"
+
 namespace dsrsq {
 
 namespace {
@@ -92,19 +94,8 @@ SelectedTokens select_top(const at::Tensor& score, const at::Tensor& budget, int
 }
 
 at::Tensor span_score(const at::Tensor& score, int64_t span) {
-  if (span == 1) return score;
   at::NoGradGuard no_grad;
-  auto tokens = score.size(1), runs = (tokens + span - 1) / span;
-  auto padded =
-      at::constant_pad_nd(score.detach().to(at::kDouble), {0, runs * span - tokens}, kNever);
-  auto best = padded.view({score.size(0), runs, span}).logsumexp(-1);
-  auto rank = best.argsort(/*stable=*/true, /*dim=*/1, /*descending=*/true)
-                  .argsort(/*dim=*/int64_t{1}, /*descending=*/false);
-  auto offset = at::arange(span, rank.options()).view({1, 1, span});
-  auto order = -(rank.unsqueeze(-1) * span + offset)
-                    .reshape({score.size(0), runs * span})
-                    .narrow(1, 0, tokens);
-  return order.to(at::kDouble).masked_fill(score == kNever, kNever);
+  return token_order_of_runs(run_scores(score.detach(), span), score, span);
 }
 
 SelectedTokens select_all(const at::Tensor& valid, int64_t segment) {
@@ -117,14 +108,6 @@ SelectedTokens select_all(const at::Tensor& valid, int64_t segment) {
   for (int64_t left = tokens; left > 0; left -= segment)
     selected.lengths.push_back(std::min(left, segment));
   return selected;
-}
-
-RetrievalLoss retrieval_loss(const at::Tensor& phi, const at::Tensor& evidence) {
-  auto log_p = at::log_softmax(phi, -1).masked_fill(evidence.logical_not(), 0);
-  auto members = evidence.sum(-1).to(at::kFloat);  // [B, Q]
-  auto loss = -log_p.sum(-1) / members.clamp_min(1);
-  auto has_evidence = (members > 0).to(at::kFloat);
-  return {(loss * has_evidence).sum(), has_evidence.sum()};
 }
 
 }  // namespace dsrsq

@@ -1,6 +1,9 @@
 #include "dsrsq/train/run_config.h"
 
+#include <algorithm>
+
 #include "dsrsq/core/error.h"
+#include "dsrsq/core/logging.h"
 
 namespace dsrsq {
 
@@ -26,6 +29,15 @@ void GroupRates::visit_fields(ConfigVisitor& v) {
 
 void TrainConfig::visit_fields(ConfigVisitor& v) {
   v.field("seed", seed, "Seed of weights, data order and noise.", at_least(0));
+  v.field("start_from", start_from,
+          "Run folder or checkpoint whose weights a new run starts from, so that several runs "
+          "share what "
+          "was trained once; empty: seeded weights.");
+  v.field(
+      "start_groups", start_groups,
+      "Parameter groups that are taken from there; the others start anew. backbone brings what the "
+      "reader reads through (the retriever's convolution) and the codebooks along.",
+      one_of({"backbone", "retriever", "projections"}));
   v.field("device", device, "cpu, cuda or cuda:N; never changed silently.");
   v.field(
       "precision", precision,
@@ -40,6 +52,9 @@ void TrainConfig::visit_fields(ConfigVisitor& v) {
   v.field("evaluate_every", evaluate_every, "Steps between held-out losses; 0: never.",
           at_least(0));
   v.field("evaluation_batches", evaluation_batches, "Batches of a held-out loss.", at_least(1));
+  v.field("evaluate_answers", evaluate_answers,
+          "Held-out evaluations also decode the answers (validation/em, validation/f1); it costs a "
+          "second pass.");
   v.field("checkpoint_every", checkpoint_every,
           "Steps between checkpoints; the last step is always kept.", at_least(1));
   v.field("keep_checkpoints", keep_checkpoints, "Newest checkpoints that stay, beside the best.",
@@ -57,6 +72,7 @@ void RunConfig::visit_fields(ConfigVisitor& v) {
   v.group("selectors", selectors, "The controls of dsrsq-eval.");
   v.group("loss", loss, "The hybrid loss.");
   v.group("optimizer", optimizer, "AdamW and its learning rate.");
+  v.group("ppo", ppo, "Training the choice of tokens by reward, in stages with ppo: true.");
   v.group("train", train, "The training loop.");
   v.list("stages", stages,
          "The curriculum, in order; empty: one stage of 1000 steps with everything on.");
@@ -67,16 +83,75 @@ void RunConfig::validate(const ConfigLocations& locations) const {
   model.validate(locations);
   prompt.validate(locations);
   if (method == "dsrsq") dsrsq.validate(model, locations);
+  if (method == "dsrsq" && dsrsq.sqa.enabled && dsrsq.sqa.centroids == "kmeans" &&
+      loss.task_tokens == "all")
+    throw ConfigError(
+        concat(locations.of("sqa.centroids"),
+               ": sqa.centroids: expected codebook or segment with loss.task_tokens: all, "
+               "got kmeans, whose clusters know the tokens to be predicted"));
   for (size_t i = 0; i < stages.size(); ++i) {
     auto key = concat("stages.", i, ".clusters_per_query");
     if (stages[i].clusters_per_query > dsrsq.sqa.clusters)
       throw ConfigError(concat(locations.of(key), ": ", key, ": expected at most sqa.clusters = ",
                                dsrsq.sqa.clusters, ", got ", stages[i].clusters_per_query));
   }
+  validate_policy(locations);
   if (train.device != "cpu" && train.device.rfind("cuda", 0) != 0)
     throw ConfigError(concat(locations.of("train.device"),
                              ": train.device: expected cpu, cuda or cuda:N, got '", train.device,
                              "'"));
+}
+
+void RunConfig::validate_policy(const ConfigLocations& locations) const {
+  auto error = [&](const std::string& key, const std::string& message) {
+    return ConfigError(concat(locations.of(key), ": ", key, ": ", message));
+  };
+  bool selects = method == "dsrsq" && dsrsq.dsr.enabled;
+  bool learned = selects && dsrsq.dsr.complexity == "learned";
+  bool any_ppo = false;
+  for (size_t i = 0; i < stages.size(); ++i) {
+    const auto& stage = stages[i];
+    auto key = [&](const char* name) { return concat("stages.", i, ".", name); };
+    auto form = stage.retrieval_form.empty() ? loss.retrieval_form : stage.retrieval_form;
+    auto negatives =
+        stage.retrieval_negatives.empty() ? loss.retrieval_negatives : stage.retrieval_negatives;
+    if (negatives == "batch" && form != "softmax")
+      throw error(key("retrieval_negatives"), concat("expected sequence with retrieval_form: ",
+                                                     form, ", got batch, which only softmax has"));
+    if (!stage.ppo) continue;
+    any_ppo = true;
+    if (!selects)
+      throw error(key("ppo"),
+                  "expected method: dsrsq with dsr.enabled: true, got a model without a "
+                  "retriever; there is no policy to train");
+    if (std::count(stage.frozen.begin(), stage.frozen.end(), "retriever") > 0)
+      throw error(key("frozen"),
+                  "expected no retriever in a stage with ppo: true, which trains it");
+    if (stage.selection == "all")
+      throw error(key("selection"), "expected config or global in a stage with ppo: true, got all");
+    if (learned && stage.budget > 0)
+      throw error(key("budget"),
+                  concat("expected 0 with ppo and dsr.complexity: learned, whose budget "
+                         "is an action, got ",
+                         stage.budget));
+  }
+  if (learned && !any_ppo)
+    log_warning(
+        "dsr.complexity: learned, but no stage has ppo: true: nothing trains the budget, which "
+        "stays at the mean of its bins");
+  if (!any_ppo) return;
+  if (dsrsq.dsr.reader_gradient == "bias")
+    throw error(
+        "dsr.reader_gradient",
+        "expected none in a run with a stage of ppo: true, got bias: rollouts are read without "
+        "the scores' bias, so reward would be of another reader");
+  if (ppo.rollouts < 2 && ppo.baseline == "rloo" && ppo.credit == "shared")
+    throw error("ppo.rollouts", concat("expected at least 2 with ppo.baseline: rloo, got ",
+                                       ppo.rollouts, "; a draw is compared with the others"));
+  if (ppo.reward.target_share > 0 && !learned)
+    throw error(
+        "ppo.reward.target_share",
+        "expected 0 unless dsr.complexity is learned: a fixed budget cannot be driven to a share");
 }
 
 void RunConfig::require_data() const {

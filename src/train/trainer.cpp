@@ -12,6 +12,7 @@
 #include "dsrsq/objective/hybrid.h"
 #include "dsrsq/objective/task_loss.h"
 #include "dsrsq/ops/autocast.h"
+#include "dsrsq/train/reader_reward.h"
 
 namespace dsrsq {
 
@@ -21,7 +22,30 @@ std::string parameter_group(const std::string& name) {
   return "backbone";
 }
 
+bool is_frozen(const std::string& name, const std::vector<std::string>& frozen) {
+  auto stands = [&](const std::string& group) {
+    return std::find(frozen.begin(), frozen.end(), group) != frozen.end();
+  };
+  return stands(parameter_group(name)) || (name == "method.dsr.conv" && stands("backbone"));
+}
+
 namespace {
+
+// In a checkpoint's optimiser file, what PPO keeps stands under this.
+constexpr const char* kPpoPrefix = "ppo/";
+
+// The policy's own: all of the retriever but what the reader reads through.
+std::vector<NamedParameter> policy_parameters(LanguageModel& model) {
+  std::vector<NamedParameter> parameters;
+  for (const auto& item : model->named_parameters())
+    if (parameter_group(item.key()) == "retriever" && !is_frozen(item.key(), {"backbone"})) {
+      NamedParameter parameter;
+      parameter.name = item.key();
+      parameter.tensor = item.value();
+      parameters.push_back(std::move(parameter));
+    }
+  return parameters;
+}
 
 std::vector<NamedParameter> named_parameters(const RunConfig& config, LanguageModel& model) {
   std::vector<NamedParameter> parameters;
@@ -64,26 +88,88 @@ Trainer::Trainer(const RunConfig& config, LanguageModel model, const Tokenizer& 
       run_folder_(std::move(run_folder)),
       optimizer_(config.optimizer, named_parameters(config, model_)),
       checkpoints_(run_folder_),
-      device_(model_->device()) {}
+      device_(model_->device()) {
+  if (std::none_of(config.stages.begin(), config.stages.end(),
+                   [](const StageConfig& stage) { return stage.ppo; }))
+    return;
+  ppo_ = std::make_unique<Ppo>(config.ppo, *model_->method().policy(), policy_parameters(model_),
+                               config.train.seed, device_);
+  check_target_share();
+}
+
+// Dual ascent towards a share that no bin can reach would push the cost to its limit and stay
+// there.
+void Trainer::check_target_share() {
+  auto target = config_.ppo.reward.target_share;
+  auto bins = model_->method().policy()->budget_bins();
+  if (target <= 0 || bins.empty()) return;
+  for (const auto& stage : config_.stages) {
+    if (!stage.ppo) continue;
+    auto tokens = stage_loader(stage, true).mean_context_tokens();
+    auto low = double(bins.front()) / tokens, high = std::min(1.0, double(bins.back()) / tokens);
+    if (target < low || target > high)
+      throw ConfigError(
+          concat("ppo.reward.target_share: expected a share within the budget's bins, ", low,
+                 " to ", high, " of ", tokens, " tokens in stage ", stage.name, ", got ", target,
+                 "; change it, dsr.budget_minimum, dsr.budget or dsr.alpha"));
+  }
+}
 
 void Trainer::resume(const Checkpoint& checkpoint) {
   load_module_tensors(*model_, CheckpointFolder::read_model(checkpoint), checkpoint.folder);
-  optimizer_.load_state(CheckpointFolder::read_optimizer(checkpoint));
+  NamedTensors hybrid, policy;
+  const std::string prefix = kPpoPrefix;
+  for (const auto& [name, tensor] : CheckpointFolder::read_optimizer(checkpoint)) {
+    if (name.rfind(prefix, 0) == 0)
+      policy[name.substr(prefix.size())] = tensor;
+    else
+      hybrid[name] = tensor;
+  }
+  optimizer_.load_state(hybrid);
+  if (ppo_) ppo_->load_state(policy);
   auto state = CheckpointFolder::read_state(checkpoint);
   step_ = checkpoint.step;
   has_best_ = state.value("has_best", false);
   best_ = state.value("best", 0.0);
   core_seconds_before_ = state.value("core_seconds", 0.0);
+  reader_calls_ = state.value("reader_calls", int64_t{0});
   log_info("resumed from ", checkpoint.folder, " at step ", step_);
 }
 
-const Loader& Trainer::stage_loader(const StageConfig& stage) {
+void Trainer::start_from(const Checkpoint& checkpoint) {
+  at::NoGradGuard no_grad;
+  auto stored = CheckpointFolder::read_model(checkpoint);
+  int64_t taken = 0, own = 0;
+  for (auto& [name, tensor] : module_tensors(*model_)) {
+    if (!is_frozen(name, config_.train.start_groups)) {
+      ++own;
+      continue;
+    }
+    auto found = stored.find(name);
+    if (found == stored.end() || found->second.sizes() != tensor.sizes())
+      throw CheckpointError(
+          concat("train.start_from: ", checkpoint.folder, ": expected ", name, " of shape ",
+                 tensor.sizes(), ", got ",
+                 found == stored.end() ? "nothing" : concat("shape ", found->second.sizes()),
+                 "; take fewer train.start_groups or train with the model that it is from"));
+    auto target = tensor;
+    target.copy_(found->second);
+    ++taken;
+  }
+  log_info("weights of ", checkpoint.folder, ": ", taken, " tensors taken, ", own,
+           " start anew");
+}
+
+const Loader& Trainer::stage_loader(const StageConfig& stage, bool single_questions) {
   auto path = stage.data.empty() ? config_.data.train : stage.data;
-  auto& loader = loaders_[path];
+  auto options = loader_options(config_, config_.data.train_split, true);
+  // A reward belongs to one question and its choice.
+  if (single_questions) options.questions_per_sequence = 1;
+  auto& loader = loaders_[concat(path, "\n", options.questions_per_sequence)];
   if (!loader) {
-    loader = std::make_unique<Loader>(path, tokenizer_, config_.prompt,
-                                      loader_options(config_, config_.data.train_split, true));
-    log_info("training data ", path, ": ", loader->sequences(), " sequences");
+    loader = std::make_unique<Loader>(path, tokenizer_, config_.prompt, options);
+    log_info("training data ", path, ": ", loader->sequences(), " sequences of at most ",
+             options.questions_per_sequence, " question(s)");
   }
   return *loader;
 }
@@ -96,21 +182,28 @@ void Trainer::enter_stage() {
   log_info("stage ", stage.name, ": steps ", position.first_step, " to ",
            position.first_step + stage.steps);
   for (auto& parameter : optimizer_.parameters()) {
-    auto group = parameter_group(parameter.name);
-    parameter.frozen =
-        std::find(stage.frozen.begin(), stage.frozen.end(), group) != stage.frozen.end();
+    parameter.frozen = is_frozen(parameter.name, stage.frozen);
     parameter.tensor.set_requires_grad(
         !parameter.frozen);  // no gradient is computed, and after_step leaves it alone
   }
   // A resumed run finds the calibrated projections in its checkpoint; only the stage's first step
   // makes them.
-  if (step_ == position.first_step) calibrate(stage_options(stage, step_));
+  if (step_ == position.first_step) calibrate(options_now());
+}
+
+PassOptions Trainer::options_now() const {
+  auto position = stage_at(config_.stages, step_);
+  return stage_options(config_.stages[position.index], position.first_step, step_, config_.loss,
+                       config_.train.seed);
 }
 
 void Trainer::calibrate(const PassOptions& now) {
   PassOptions before;
   before.sqa = before.rckv = false;
-  if (stage_index_ > 0) before = stage_options(config_.stages[stage_index_ - 1], step_);
+  if (stage_index_ > 0) {
+    before.sqa = config_.stages[stage_index_ - 1].sqa;
+    before.rckv = config_.stages[stage_index_ - 1].rckv;
+  }
   auto wanted = model_->method().calibration_sequences(before, now);
   if (wanted == 0) return;
   at::NoGradGuard no_grad;
@@ -131,11 +224,15 @@ void Trainer::calibrate(const PassOptions& now) {
 std::map<std::string, double> Trainer::accumulate(const std::vector<Batch>& batches,
                                                   const PassOptions& options) {
   auto weights = loss_weights(config_.loss, step_);
+  bool all_tokens = config_.loss.task_tokens == "all";
+  if (all_tokens) weights["language"] = weights["task"];
   std::map<std::string, double> totals;
   for (const auto& batch : batches) {
     totals["task"] += double(batch.label_tokens());
     for (const auto& [name, count] : model_->method().loss_counts(batch, options))
       totals[name] += count;
+    if (all_tokens) totals["language"] += 1;
+    reader_calls_ += batch.size();
   }
   double selected = 0, available = 0, answers = 0, hits = 0;
   at::Tensor loss_sum;
@@ -148,6 +245,12 @@ std::map<std::string, double> Trainer::accumulate(const std::vector<Batch>& batc
       auto hidden = model_->read(batch, state);
       auto terms = model_->method().losses(batch, state);
       terms["task"] = task_loss(model_->backbone(), hidden, batch);
+      if (all_tokens) {
+        // How many tokens it covers is known only now, so it is averaged in its micro-batch.
+        auto term =
+            language_loss(model_->backbone(), state.context_hidden, hidden, state.selected, batch);
+        terms["language"] = LossTerm{term.sum / std::max(1.0, term.count), 1};
+      }
       loss = hybrid_loss(terms, weights, totals);
       for (const auto& [name, term] : terms) {
         auto value = term.sum.detach();
@@ -177,24 +280,28 @@ std::map<std::string, double> Trainer::accumulate(const std::vector<Batch>& batc
   auto clusters = options.clusters_per_query > 0 ? options.clusters_per_query
                                                  : config_.dsrsq.sqa.clusters_per_query;
   bool sparse = config_.method == "dsrsq" && config_.dsrsq.sqa.enabled && options.sqa;
-  // D15: budget and clusters are fixed, so the term is a constant: reported, without gradient.
+  // D15: the part of a fixed budget, and of clusters, is a constant: reported, without gradient.
+  auto share = kept.count("compute") > 0 ? values["train/compute"] : values["train/token_share"];
   values["train/compute"] =
-      config_.loss.compute_tokens * values["train/token_share"] +
+      config_.loss.compute_tokens * share +
       config_.loss.compute_clusters *
           (sparse ? double(clusters) / double(config_.dsrsq.sqa.clusters) : 1.0);
   return values;
 }
 
-std::map<std::string, double> Trainer::train_step() {
-  enter_stage();
+// Update `update` of the step: several of a step read other data.
+std::map<std::string, double> Trainer::hybrid_update(int64_t update) {
   Timer timer;
   const auto& stage = config_.stages[stage_index_];
-  auto options = stage_options(stage, step_);
+  auto options = options_now();
+  options.keep_context_hidden = config_.loss.task_tokens == "all";
   const auto& loader = stage_loader(stage);
   std::vector<Batch> batches;
   double tokens = 0;
+  auto updates = stage.ppo ? config_.ppo.lm_steps : 1;
   for (int64_t i = 0; i < config_.train.accumulation; ++i) {
-    batches.push_back(loader.stream_batch(step_ * config_.train.accumulation + i).to(device_));
+    auto index = (step_ * updates + update) * config_.train.accumulation + i;
+    batches.push_back(loader.stream_batch(index).to(device_));
     tokens += double(batches.back().context_valid.sum().item<int64_t>());
   }
   optimizer_.zero_gradients();
@@ -210,35 +317,81 @@ std::map<std::string, double> Trainer::train_step() {
   auto share = learning_rate_share(config_.optimizer, step_, total_steps(config_.stages));
   optimizer_.step(share);
   model_->method().after_step(step_);
-  ++step_;
   values["train/gradient_norm"] = norm_value;
   values["train/learning_rate"] = config_.optimizer.learning_rate * share;
-  values["train/stage"] = double(stage_index_);
-  values["train/seconds"] = timer.seconds();
   values["train/context_tokens_per_second"] = tokens / std::max(1e-9, timer.seconds());
   return values;
 }
 
+std::map<std::string, double> Trainer::policy_update() {
+  auto batch = stage_loader(config_.stages[stage_index_], true).stream_batch(step_).to(device_);
+  auto options = options_now();
+  options.observe = true;
+  auto state = model_->method().make_state(batch, options);
+  {
+    at::NoGradGuard no_grad;
+    model_->choose_tokens(batch, state);
+  }
+  ReaderReward reward(model_, tokenizer_, batch, state, config_.ppo);
+  auto values = ppo_->step(state.policy_input, reward, step_);
+  for (const auto& [name, value] : reward.metrics()) values[name] = value;
+  reader_calls_ += reward.reader_calls();
+  return values;
+}
+
+std::map<std::string, double> Trainer::train_step() {
+  enter_stage();
+  Timer timer;
+  const auto& stage = config_.stages[stage_index_];
+  std::map<std::string, double> values;
+  if (stage.ppo) values = policy_update();
+  auto updates = stage.ppo ? config_.ppo.lm_steps : 1;
+  for (int64_t update = 0; update < updates; ++update)
+    for (const auto& [name, value] : hybrid_update(update)) values[name] = value;
+  ++step_;
+  values["train/stage"] = double(stage_index_);
+  values["train/reader_calls"] = double(reader_calls_);
+  values["train/seconds"] = timer.seconds();
+  return values;
+}
+
 void Trainer::evaluate() {
+  auto options = loader_options(config_, config_.data.validation_split, false);
   if (!validation_)
-    validation_ =
-        std::make_unique<Loader>(config_.data.train, tokenizer_, config_.prompt,
-                                 loader_options(config_, config_.data.validation_split, false));
-  auto options = stage_options(
-      config_.stages[stage_at(config_.stages, std::max<int64_t>(0, step_ - 1)).index], step_);
-  options.training = false;
-  options.budget = 0;  // held-out loss always asks the model as it will be used
-  auto loss = held_out_loss(model_, *validation_, config_.train.evaluation_batches, options);
-  log_->write(step_, {{"validation/loss", loss}});
-  log_info("step ", step_, ": held-out loss ", loss);
+    validation_ = std::make_unique<Loader>(config_.data.train, tokenizer_, config_.prompt, options);
+  auto stage = stage_at(config_.stages, std::max<int64_t>(0, step_ - 1));
+  PassOptions pass;
+  pass.sqa = config_.stages[stage.index].sqa;
+  pass.rckv = config_.stages[stage.index].rckv;
+  pass.select_per_segment = config_.stages[stage.index].selection == "config";
+  pass.clusters_per_query = config_.stages[stage.index].clusters_per_query;
+  pass.step = step_;  // the budget is the model's own: it is asked as it will be used
+  auto batches = config_.train.evaluation_batches;
+  auto found = held_out(model_, *validation_, batches, pass);
+  std::map<std::string, double> values{{"validation/loss", found.loss},
+                                       {"validation/token_share", found.token_share},
+                                       {"validation/reader_calls", double(reader_calls_)}};
+  if (found.answer_recall >= 0) values["validation/answer_recall"] = found.answer_recall;
+  if (found.evidence_recall >= 0) values["validation/evidence_recall"] = found.evidence_recall;
+  if (config_.train.evaluate_answers) {
+    options.with_answers = false;
+    if (!validation_answers_)
+      validation_answers_ =
+          std::make_unique<Loader>(config_.data.train, tokenizer_, config_.prompt, options);
+    auto answers = held_out_answers(model_, *validation_answers_, tokenizer_, batches, pass,
+                                    config_.eval.maximum_tokens);
+    values["validation/em"] = answers.exact_match;
+    values["validation/f1"] = answers.f1;
+  }
+  log_->write(step_, values);
+  log_info("step ", step_, ": held-out loss ", found.loss);
   // The best of the last stage only: earlier ones run with parts switched off.
-  bool last_stage =
-      step_ > 0 && stage_at(config_.stages, step_ - 1).index + 1 == config_.stages.size();
-  if (last_stage && (!has_best_ || loss < best_)) {
+  bool last_stage = step_ > 0 && stage.index + 1 == config_.stages.size();
+  if (last_stage && (!has_best_ || found.loss < best_)) {
     has_best_ = true;
-    best_ = loss;
+    best_ = found.loss;
     save();
-    checkpoints_.mark_best(step_, loss, "validation/loss");
+    checkpoints_.mark_best(step_, found.loss, "validation/loss");
   }
 }
 
@@ -247,11 +400,28 @@ void Trainer::save() {
   nlohmann::json state{{"has_best", has_best_},
                        {"best", best_},
                        {"method", config_.method},
+                       {"reader_calls", reader_calls_},
                        {"core_seconds", core_seconds_before_ + process_core_seconds()}};
-  checkpoints_.save(step_, module_tensors(*model_), optimizer_.state(), state,
+  auto optimizers = optimizer_.state();
+  if (ppo_)
+    for (const auto& [name, tensor] : ppo_->state()) optimizers[kPpoPrefix + name] = tensor;
+  checkpoints_.save(step_, module_tensors(*model_), optimizers, state,
                     config_.train.keep_checkpoints);
   saved_step_ = step_;
 }
+
+namespace {
+std::string progress_text(const std::map<std::string, double>& values) {
+  std::string text;
+  if (auto loss = values.find("train/loss"); loss != values.end())
+    text = concat("loss ", loss->second, " | ",
+                  int64_t(values.at("train/context_tokens_per_second")), " tokens/s");
+  if (auto score = values.find("ppo/task_score"); score != values.end())
+    text += concat(text.empty() ? "" : " | ", "task score ", score->second, ", tokens read ",
+                   values.at("ppo/token_share"));
+  return text;
+}
+}  // namespace
 
 void Trainer::run() {
   auto total = total_steps(config_.stages);
@@ -268,16 +438,16 @@ void Trainer::run() {
   int64_t loss_steps = 0;
   while (step_ < total) {
     auto values = train_step();
-    loss_sum += values["train/loss"];
-    ++loss_steps;
+    if (values.count("train/loss") > 0) {
+      loss_sum += values["train/loss"];
+      ++loss_steps;
+    }
     if (step_ % config_.train.log_every == 0 || step_ == total) {
-      values["train/loss"] =
-          loss_sum / double(loss_steps);  // the mean since the last line, not one step's luck
+      // The mean since the last line, not one step's luck.
+      if (loss_steps > 0) values["train/loss"] = loss_sum / double(loss_steps);
       for (const auto& [name, value] : model_->method().scalars()) values[name] = value;
       log_->write(step_, values);
-      progress.update(step_,
-                      concat("loss ", values["train/loss"], " | ",
-                             int64_t(values["train/context_tokens_per_second"]), " tokens/s"));
+      progress.update(step_, progress_text(values));
       loss_sum = 0;
       loss_steps = 0;
     } else {

@@ -89,9 +89,21 @@ TEST(ConfigErrors, ALatentWidthThatCompressesNothing) {
                       {"rckv.latent_width", "16", "compresses nothing"});
 }
 
+TEST(ConfigErrors, APolicyThatCannotBeTrained) {
+  expect_config_error("kmeans_all",
+                      {"--set", "sqa.centroids=kmeans", "--set", "loss.task_tokens=all"},
+                      {"sqa.centroids", "kmeans", "loss.task_tokens"});
+  expect_config_error("ppo_without_dsr",
+                      {"--set", "dsr.enabled=false", "--set", "stages.0.ppo=true"},
+                      {"stages.0.ppo", "dsr.enabled"});
+  expect_config_error("target_share",
+                      {"--set", "stages.0.ppo=true", "--set", "dsr.complexity=learned", "--set",
+                       "dsr.budget_minimum=4", "--set", "ppo.reward.target_share=0.9"},
+                      {"ppo.reward.target_share", "0.9", "dsr.budget"});
+}
+
 TEST(ConfigErrors, ASwitchThatIsNotBuiltYetSaysSo) {
-  expect_config_error("kmeans", {"--set", "sqa.centroids=kmeans"},
-                      {"sqa.centroids", "not built yet"});
+  expect_config_error("kernel", {"--set", "sqa.kernel=native"}, {"sqa.kernel", "not built yet"});
   expect_config_error("profile", {"--profile"}, {"--profile", "not built yet"});
   expect_config_error("launch", {"--launch", "2"}, {"--launch", "not built yet"});
 }
@@ -140,6 +152,18 @@ TEST(DataErrors, AMissingAndADamagedDataSet) {
   EXPECT_EQ(damaged.code, 3) << damaged.err;
   ASSERT_EQ(damaged.errors().size(), 1u) << damaged.err;
   EXPECT_THAT(damaged.errors()[0], HasSubstr("half.h5"));
+}
+
+// One step makes weights with which the reader's losses are not numbers: the policy is not updated.
+TEST(Diverged, ARewardThatIsNotFiniteStopsBeforeTheUpdate) {
+  auto result =
+      train("reward", {"--set", "optimizer.learning_rate=1e30", "--set", "optimizer.clip=1e30",
+                       "--set", "optimizer.warmup_steps=0", "--set", "train.evaluate_every=0",
+                       "--set", "stages.0.steps=1", "--set", "stages.1.ppo=true", "--set",
+                       "stages.1.sqa=false", "--set", "stages.1.rckv=false"});
+  EXPECT_EQ(result.code, 5) << result.err;
+  ASSERT_EQ(result.errors().size(), 1u) << result.err;
+  EXPECT_THAT(result.errors()[0], AllOf(HasSubstr("rewards"), HasSubstr("nothing was updated")));
 }
 
 TEST(Diverged, StopsWithItsOwnCodeAndKeepsTheCheckpoints) {

@@ -86,6 +86,30 @@ TEST(MaskedAttention, IsTheSoftmaxOverVisibleKeys) {
   EXPECT_EQ(weights.masked_select(set.mask.logical_not()).abs().max().item<double>(), 0);
 }
 
+// A bias multiplies each key's weight by its exponential; per key, and per query head and query.
+TEST(MaskedAttention, BiasIsAddedToTheLogits) {
+  auto set = key_set("one", 9, 0.8);
+  set.mask.select(-1, 0).fill_(true);
+  for (auto shape : {std::vector<int64_t>{kBatch, 1, 1, 9}, {kBatch, kHeads, kTokens, 9}}) {
+    auto bias = normal("bias", shape).to(at::kDouble) * 3;
+    auto full = bias.expand({kBatch, kHeads, kTokens, 9});
+    auto logits = at::empty({kBatch, kHeads, kTokens, 9}, at::kDouble);
+    for (int64_t h = 0; h < kHeads; ++h)
+      logits.select(1, h).copy_(
+          at::einsum("btd,bjd->btj", {queries().select(1, h), set.k.select(1, h / 2)}) /
+          std::sqrt(double(kWidth)));
+    auto weight = (logits + full).exp() * set.mask;
+    weight = weight / weight.sum(-1, true);
+    auto part = masked_attention(queries(), set.k, set.v, set.mask, bias);
+    EXPECT_TENSOR_NEAR((part.logits - part.lse.unsqueeze(-1)).exp(), weight, kDouble);
+    EXPECT_TENSOR_NEAR(part.out, at::matmul(weight, set.v.repeat_interleave(2, 1)), kDouble);
+    auto function = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
+      return {masked_attention(queries(), set.k, set.v, set.mask, in[0]).out};
+    };
+    EXPECT_TRUE(testing::gradcheck(function, {bias}, {0}));
+  }
+}
+
 TEST(MaskedAttention, InFloatStaysNearTheOracle) {
   auto set = key_set("one", 9, 0.8);
   set.mask.select(-1, 0).fill_(true);

@@ -86,6 +86,22 @@ TEST(SparseMask, MatchesATripleLoop) {
   }
 }
 
+// A key without a cluster (its segment is open) is seen by every query at or after it.
+TEST(SparseMask, KeysWithoutAClusterAreSeen) {
+  auto order = at::arange(8).unsqueeze(0);
+  auto cluster = at::tensor({0, 1, -1, 0, 1, -1, 0, -1}, at::kLong).view({1, 1, 8});
+  auto routed = at::zeros({1, 2, 8, 2}, at::kBool);
+  auto valid = at::ones({1, 8}, at::kBool);
+  valid[0][5] = false;
+  auto mask = sparse_mask(order, order, valid, routed, cluster, 1, 0, 0);
+  for (int64_t t = 0; t < 8; ++t)
+    for (int64_t j = 0; j < 8; ++j) {
+      bool expected = (j == t && j != 5) || (j <= t && (j == 2 || j == 7));
+      EXPECT_EQ(mask[0][0][t][j].item<bool>(), expected) << t << " " << j;
+      EXPECT_EQ(mask[0][1][t][j].item<bool>(), expected) << t << " " << j;
+    }
+}
+
 // k = m: what routing gives is everything causal, whatever the clusters.
 TEST(SparseMask, AllClustersGiveTheCausalMask) {
   auto all = config();
@@ -299,6 +315,88 @@ TEST(Sqa, RoutesEachQueryHeadByItsKeyValueHead) {
             EXPECT_EQ(routed[b][h][t][scores[size_t(c)].second].item<bool>(), c < k);
         }
   }
+}
+
+TEST(Sqa, AGroupRoutesByTheMeanOfItsQueries) {
+  auto settings = config();
+  settings.route = "group";
+  auto sqa = started_sqa(settings);
+  auto buffers = snapshot(sqa);
+  auto q = normal("q", {2, 4, 9, 6});
+  auto routed = sqa->route(1, q);
+  for (int64_t b = 0; b < 2; ++b)
+    for (int64_t group = 0; group < 2; ++group)
+      for (int64_t t = 0; t < 9; ++t) {
+        auto query = (q[b][2 * group][t] + q[b][2 * group + 1][t]).to(at::kDouble) / 2;
+        std::vector<std::pair<double, int64_t>> scores;
+        for (int64_t c = 0; c < 5; ++c)
+          scores.emplace_back(
+              -(buffers.at("raw_sum")[1][group][c].to(at::kDouble) * query).sum().item<double>() /
+                  buffers.at("count")[1][group][c].item<double>(),
+              c);
+        std::sort(scores.begin(), scores.end());
+        for (int64_t c = 0; c < 5; ++c)
+          for (int64_t h : {2 * group, 2 * group + 1})
+            EXPECT_EQ(routed[b][h][t][scores[size_t(c)].second].item<bool>(), c < 2);
+      }
+  EXPECT_FALSE(at::equal(routed, started_sqa()->route(1, q)));
+  auto order = at::arange(9).unsqueeze(0).expand({2, 9});
+  auto random = sqa->route_randomly(order, at::tensor({4, 9}, at::kLong), 0);
+  EXPECT_TENSOR_EQUAL(random.select(1, 0), random.select(1, 1));
+  EXPECT_FALSE(at::equal(random.select(1, 1), random.select(1, 2)));
+}
+
+// Centroids of a sequence's own: only available clusters, as many as each sequence may choose.
+TEST(Sqa, RoutesOverASequencesOwnClusters) {
+  auto settings = config();
+  settings.centroids = "segment";
+  Sqa sqa(settings, kShape, 3);
+  EXPECT_TRUE(sqa->buffers().empty());  // no codebook
+  EXPECT_TRUE(sqa->parameters().empty());
+  EXPECT_TRUE(sqa->started());
+  EXPECT_EQ(sqa->bytes(), 0);
+  sqa->after_step(1);
+  auto q = normal("q", {2, 4, 9, 6}), mean = normal("mean", {2, 2, 10, 6});
+  auto available = normal("available", {2, 2, 10}) > -0.5;
+  auto limit = at::tensor({2, 4}, at::kLong);
+  auto routed = sqa->route_sequence(q, mean, available, limit, 4);
+  for (int64_t b = 0; b < 2; ++b)
+    for (int64_t h = 0; h < 4; ++h)
+      for (int64_t t = 0; t < 9; ++t) {
+        std::vector<std::pair<double, int64_t>> scores;
+        for (int64_t c = 0; c < 10; ++c)
+          if (available[b][h / 2][c].item<bool>())
+            scores.emplace_back(-(q[b][h][t] * mean[b][h / 2][c]).sum().item<double>(), c);
+        std::sort(scores.begin(), scores.end());
+        ASSERT_GT(scores.size(), 4u);
+        std::set<int64_t> expected, actual;
+        for (int64_t i = 0; i < (b == 0 ? 2 : 4); ++i) expected.insert(scores[size_t(i)].second);
+        for (int64_t c = 0; c < 10; ++c)
+          if (routed[b][h][t][c].item<bool>()) actual.insert(c);
+        EXPECT_EQ(actual, expected);
+      }
+  // Fewer available than asked for: all of them and nothing else.
+  auto all = sqa->route_sequence(q, mean, available, at::tensor({10, 10}, at::kLong), 10);
+  EXPECT_TENSOR_EQUAL(all, available.repeat_interleave(2, 1).unsqueeze(2).expand_as(all));
+}
+
+// The probe draws by place among the available clusters: columns that other sequences of the batch
+// bring do not matter.
+TEST(Sqa, RandomRoutingOverOwnClustersIgnoresOtherColumns) {
+  auto settings = config();
+  settings.centroids = "segment";
+  Sqa sqa(settings, kShape, 3);
+  auto order = at::arange(9).unsqueeze(0), sample = at::tensor({4}, at::kLong),
+       limit = at::tensor({3}, at::kLong);
+  auto narrow =
+      sqa->route_sequence_randomly(order, sample, 0, at::ones({1, 2, 6}, at::kBool), limit, 3);
+  auto available = at::zeros({1, 2, 11}, at::kBool);
+  auto columns = at::tensor({1, 2, 4, 7, 8, 10}, at::kLong);
+  available.index_fill_(2, columns, true);
+  auto wide = sqa->route_sequence_randomly(order, sample, 0, available, limit, 3);
+  EXPECT_TENSOR_EQUAL(wide.index_select(-1, columns), narrow);
+  EXPECT_TRUE((wide.sum(-1) == 3).all().item<bool>());
+  EXPECT_FALSE(at::equal(narrow.select(2, 0), narrow.select(2, 1)));
 }
 
 TEST(Sqa, RandomRoutingDependsOnSamplePositionLayerAndHead) {

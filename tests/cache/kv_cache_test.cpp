@@ -61,6 +61,30 @@ TEST(LayerState, AppendsAndKeeps) {
     }
 }
 
+// A bias goes where its entry goes; entries without one beside some with one have 0.
+TEST(LayerState, BiasFollowsItsEntry) {
+  LayerState layer;
+  append(layer, "bare", 2, false, false);
+  EXPECT_FALSE(layer.bias.defined());
+  auto before = layer.bytes();
+  auto order = (at::arange(3) + 2).unsqueeze(0).expand({2, 3});
+  auto bias = normal("bias", {2, 3}).requires_grad_();
+  layer.append(normal("k", {2, 3, 3, 4}), normal("v", {2, 3, 3, 4}), order, order,
+               at::ones({2, 3}, at::kBool), {}, false, bias);
+  append(layer, "after", 1, false, false);
+  EXPECT_TENSOR_EQUAL(layer.bias.detach(),
+                      at::cat({at::zeros({2, 2}), bias.detach(), at::zeros({2, 1})}, 1));
+  EXPECT_EQ(layer.bytes(), 3 * before + 2 * 6 * 4);  // six entries, each with its bias
+  layer.keep(at::tensor({3, 0, 5, 4}, at::kLong).view({2, 2}));
+  EXPECT_EQ(layer.bias[0][0].item<float>(), bias[0][1].item<float>());
+  EXPECT_EQ(layer.bias[0][1].item<float>(), 0);
+  EXPECT_EQ(layer.bias[1][1].item<float>(), bias[1][2].item<float>());
+  layer.bias.sum().backward();
+  EXPECT_TENSOR_EQUAL(bias.grad(), at::tensor({0.f, 1.f, 0.f, 0.f, 0.f, 1.f}).view({2, 3}));
+  layer.detach();
+  EXPECT_FALSE(layer.bias.requires_grad());
+}
+
 // D24: everything that is held is counted, and nothing that is not.
 TEST(LayerState, CountsEveryByte) {
   LayerState layer;
@@ -73,11 +97,19 @@ TEST(LayerState, CountsEveryByte) {
   LayerState full;
   append(full, "full", 3, true, true);
   EXPECT_EQ(full.bytes(), 3 * (entry + 2 * (3 * 8 + 4 + 4)));
-  full.latents = {at::zeros({2, 5, 6}),           at::zeros({2, 5, 6}),
-                  at::zeros({2, 5}, at::kLong),   at::zeros({2, 5}, at::kLong),
-                  at::zeros({2, 5}, at::kDouble), at::zeros({2, 5}, at::kBool)};
+  full.latents = {at::zeros({2, 5, 6}),
+                  at::zeros({2, 5, 6}),
+                  at::zeros({2, 5}, at::kLong),
+                  at::zeros({2, 5}, at::kLong),
+                  at::zeros({2, 5}, at::kDouble),
+                  at::zeros({2, 5}, at::kBool),
+                  {}};
   EXPECT_EQ(full.latents.bytes(), 2 * 5 * (2 * 6 * 4 + 8 + 8 + 8 + 1));
   EXPECT_EQ(full.bytes(), 3 * (entry + 2 * (3 * 8 + 4 + 4)) + full.latents.bytes());
+  auto so_far = full.bytes();
+  full.latents.bias = at::zeros({2, 5});
+  full.cluster_direction = full.cluster_mean = at::zeros({2, 3, 7, 4});
+  EXPECT_EQ(full.bytes(), so_far + 2 * 5 * 4 + 2 * (2 * 3 * 7 * 4 * 4));
 }
 
 TEST(LayerState, DetachCutsTheGraph) {

@@ -28,11 +28,7 @@ RckvConfig settings(int64_t length) {
 
 // Tokens of rank [begin, end) of `samples` sequences. Token t's key is a function of t; ||value||
 // is 1.
-struct Offer {
-  at::Tensor keys, values, positions, order, valid, mass, exposure;
-};
-
-Offer offer(int64_t begin, int64_t end, int64_t samples) {
+LeavingEntries offer(int64_t begin, int64_t end, int64_t samples) {
   auto place = at::arange(begin, end).unsqueeze(0).expand({samples, end - begin});
   auto keys = normal("stream", {2, 1000, 4})
                   .slice(1, begin, end)
@@ -42,7 +38,7 @@ Offer offer(int64_t begin, int64_t end, int64_t samples) {
   values.select(1, 0).select(-1, 0).fill_(1);
   auto zeros = at::zeros({samples, end - begin});
   return {keys,  values, place + 7, place, at::ones({samples, end - begin}, at::kBool),
-          zeros, zeros};
+          zeros, zeros,  {}};
 }
 
 std::vector<int64_t> ids(int64_t samples) {
@@ -51,14 +47,14 @@ std::vector<int64_t> ids(int64_t samples) {
   return list;
 }
 
-void insert(const Rckv& rckv, LatentBuffer& buffer, const Offer& o,
+void insert(const Rckv& rckv, LatentBuffer& buffer, const LeavingEntries& o,
             const std::vector<int64_t>& samples, uint64_t step = 0) {
-  rckv->insert(0, buffer, o.keys, o.values, o.positions, o.order, o.valid, o.mass, o.exposure,
-               samples, step);
+  rckv->insert(0, buffer, o, samples, step);
 }
 
 // How often each of `tokens` tokens is among the kept ones.
-std::vector<double> inclusion(const Rckv& rckv, const Offer& o, int64_t tokens, int64_t samples) {
+std::vector<double> inclusion(const Rckv& rckv, const LeavingEntries& o, int64_t tokens,
+                              int64_t samples) {
   LatentBuffer buffer;
   insert(rckv, buffer, o, ids(samples));
   auto counts = at::bincount(buffer.order.masked_select(buffer.valid), {}, tokens).to(at::kDouble);
@@ -227,6 +223,116 @@ TEST(Reservoir, GradientsFlowThroughKeptLatents) {
   auto touched = o.keys.grad().abs().sum({0, 1, 3}) > 0;
   for (int64_t t = 0; t < 8; ++t)
     EXPECT_EQ(touched[t].item<bool>(), (buffer.order[0] == t).any().item<bool>()) << t;
+}
+
+// recency: a ring of the newest L, whatever noise, decay and weights say.
+TEST(Reservoir, RecencyIsARing) {
+  constexpr int64_t kLength = 6;
+  for (const char* noise : {"gumbel", "none"}) {
+    auto config = settings(kLength);
+    config.weight = "recency";
+    config.noise = noise;
+    Rckv rckv(config, kShape, 5);
+    LatentBuffer buffer;
+    for (int64_t begin = 0; begin < 50; begin += 7) {
+      auto o = offer(begin, begin + 7, 2);
+      o.valid[1].select(0, 3).fill_(false);  // padding does not push real tokens out
+      o.mass = normal("mass", {2, 7}).abs() * 100;
+      insert(rckv, buffer, o, {0, 1});
+    }
+    EXPECT_TENSOR_EQUAL(buffer.order[0], at::arange(50, 56));
+    EXPECT_TENSOR_EQUAL(buffer.order[1], at::tensor({49, 50, 51, 53, 54, 55}, at::kLong));
+    EXPECT_TRUE(buffer.valid.all().item<bool>());
+  }
+}
+
+// Without noise the L largest of log w + decay t of the whole stream stay, also where t is so large
+// that fp32 could not tell the weights apart: compared with a sort of rebased priorities.
+TEST(Reservoir, DecayKeepsPrecisionInLongStreams) {
+  constexpr int64_t kLength = 8, kTokens = 200, kFirst = 4'000'000'000;
+  auto config = settings(kLength);
+  config.noise = "none";
+  config.decay = 0.05;
+  Rckv rckv(config, kShape, 5);
+  auto mass = normal("mass", {kTokens}).abs() * 5;
+  LatentBuffer buffer;
+  for (int64_t begin = 0; begin < kTokens; begin += 20) {
+    auto o = offer(begin, begin + 20, 1);
+    o.mass = mass.slice(0, begin, begin + 20).unsqueeze(0);
+    o.order = o.order + kFirst;
+    insert(rckv, buffer, o, {0});
+  }
+  std::vector<std::pair<double, int64_t>> ranked;
+  for (int64_t t = 0; t < kTokens; ++t) {
+    auto rate = (mass[t].item<double>() + config.prior_mass) / config.prior_exposure;
+    ranked.emplace_back(-(std::log(rate) + config.decay * double(t)), t);  // ||v|| is 1
+  }
+  std::sort(ranked.begin(), ranked.end());
+  std::set<int64_t> expected, kept;
+  for (int64_t i = 0; i < kLength; ++i) expected.insert(ranked[size_t(i)].second);
+  for (int64_t i = 0; i < kLength; ++i) kept.insert(buffer.order[0][i].item<int64_t>() - kFirst);
+  EXPECT_EQ(kept, expected);
+  EXPECT_LT(*expected.begin(), kTokens - kLength);  // not simply the newest
+}
+
+TEST(Reservoir, BiasEntersAndStaysWithItsEntry) {
+  auto config = settings(4);
+  config.weight = "uniform";
+  Rckv rckv(config, kShape, 5);
+  LatentBuffer buffer;
+  insert(rckv, buffer, offer(0, 6, 2), {0, 1});
+  EXPECT_FALSE(buffer.bias.defined());
+  auto bias = normal("bias", {2, 12}).requires_grad_();
+  auto o = offer(6, 18, 2);
+  o.bias = bias;
+  insert(rckv, buffer, o, {0, 1});
+  ASSERT_EQ(buffer.bias.sizes(), buffer.order.sizes());
+  at::Tensor expected = at::zeros({2, 4}), touched = at::zeros({2, 12});
+  for (int64_t b = 0; b < 2; ++b)
+    for (int64_t i = 0; i < 4; ++i) {
+      auto rank = buffer.order[b][i].item<int64_t>();
+      if (rank < 6) continue;
+      expected[b][i] = bias[b][rank - 6].detach();
+      touched[b][rank - 6] = 1;
+    }
+  EXPECT_TENSOR_EQUAL(buffer.bias.detach(), expected);
+  EXPECT_GT(touched.sum().item<double>(), 2);
+  buffer.bias.sum().backward();
+  EXPECT_TENSOR_EQUAL(bias.grad(), touched);
+}
+
+// gate: log w is the gate of the latents, and no gradient passes through who is kept.
+TEST(Reservoir, GateWeighsByItsLatents) {
+  auto config = settings(3);
+  config.weight = "gate";
+  config.noise = "none";
+  Rckv rckv(config, kShape, 5);
+  auto parameters = rckv->named_parameters();
+  {
+    at::NoGradGuard no_grad;
+    parameters["gate_weight_0"].copy_(at::tensor({1.f, -2.f, .5f, 3.f, 0.f, 1.f}));
+  }
+  auto o = offer(0, 9, 2);
+  o.values = normal("values", {2, 2, 9, 4});
+  LatentBuffer buffer;
+  insert(rckv, buffer, o, {0, 1});
+  EXPECT_FALSE(buffer.priority.requires_grad());
+  EXPECT_FALSE(buffer.bias.defined());  // it is computed where the latent is read
+  auto joint = [](const at::Tensor& x) {
+    return x.transpose(1, 2).reshape({2, 9, 8}).to(at::kDouble);
+  };
+  auto z =
+      at::cat({at::matmul(joint(o.keys), parameters["key_projection_0"].to(at::kDouble).t()),
+               at::matmul(joint(o.values), parameters["value_projection_0"].to(at::kDouble).t())},
+              -1);
+  auto logit = (z * parameters["gate_weight_0"].to(at::kDouble)).sum(-1) +
+               parameters["gate_bias_0"].to(at::kDouble);
+  auto weight = (1 / (1 + (-logit).exp())).detach();  // [2, 9]
+  auto best = std::get<0>(std::get<1>(weight.topk(3, 1)).sort(1));
+  EXPECT_TENSOR_EQUAL(buffer.order, best);
+  EXPECT_TENSOR_NEAR(buffer.priority, weight.gather(1, best).log(), (Tolerance{1e-5, 1e-5}));
+  EXPECT_TENSOR_NEAR(rckv->log_gate(0, buffer.keys, buffer.values), weight.gather(1, best).log(),
+                     (Tolerance{1e-5, 1e-5}));
 }
 
 }  // namespace

@@ -241,5 +241,68 @@ TEST(Rckv, CalibrationReachesTheTailEnergy) {
   }
 }
 
+Rckv make_rckv_with(const std::string& position, const std::string& weight) {
+  RckvConfig config;
+  config.latent_width = 5;
+  config.position = position;
+  config.weight = weight;
+  return Rckv(config, kShape, 5);
+}
+
+// q . (P^T z) of each head's slice, without rebuilding: grouped heads, 2 query heads a key-value
+// head.
+TEST(Rckv, AbsorbedQueriesMeetLatentsAsRebuiltKeys) {
+  auto rckv = make_rckv_with("age_bias", "uniform");
+  auto q = normal("q", {2, 4, 3, kWidth});
+  auto latents = rckv->compress_keys(1, normal("k", {2, kKv, 7, kWidth}));
+  auto absorbed = at::matmul(rckv->absorb_queries(1, q), latents.unsqueeze(1).transpose(-1, -2));
+  auto rebuilt = rckv->rebuild_keys(1, latents);
+  for (int64_t h = 0; h < 4; ++h)
+    EXPECT_TENSOR_NEAR(absorbed.select(1, h),
+                       at::matmul(q.select(1, h), rebuilt.select(1, h / 2).transpose(-1, -2)),
+                       (Tolerance{1e-5, 1e-5}));
+}
+
+TEST(Rckv, AgeBiasIsByHeadAndPowerOfTwo) {
+  auto rckv = make_rckv_with("age_bias", "uniform");
+  auto table = rckv->named_parameters()["age_bias_1"];
+  EXPECT_EQ(table.abs().max().item<double>(), 0);  // starts as no bias
+  {
+    at::NoGradGuard no_grad;
+    table.copy_(normal("table", table.sizes()));
+  }
+  auto query = at::tensor({2000000000, 2000000001}, at::kLong).unsqueeze(0);
+  std::vector<int64_t> ages{1, 2, 3, 4, 7, 8, 1023, 1024, 1025, 1 << 20, 1999999999};
+  auto key = 2000000000 - at::tensor(ages, at::kLong).unsqueeze(0);
+  auto bias = rckv->age_bias(1, query, key);
+  ASSERT_EQ(bias.sizes(), (std::vector<int64_t>{1, 4, 2, int64_t(ages.size())}));
+  for (int64_t h = 0; h < 4; ++h)
+    for (int64_t t = 0; t < 2; ++t)
+      for (size_t i = 0; i < ages.size(); ++i) {
+        int64_t bucket = 0;
+        for (auto age = ages[i] + t; age > 1; age /= 2) ++bucket;
+        EXPECT_EQ(bias[0][h][t][int64_t(i)].item<float>(), table[h][bucket].item<float>())
+            << ages[i] + t;
+      }
+  bias.sum().backward();
+  EXPECT_GT(table.grad().abs().sum().item<double>(), 0);
+}
+
+// Parameters exist only where they are chosen (D23), and the gate starts nearly open.
+TEST(Rckv, GateAndAgeBiasExistOnlyWhereChosen) {
+  EXPECT_EQ(make_rckv_with("rope_reconstruct", "attention_rate")->parameters().size(), 4u);
+  EXPECT_EQ(make_rckv_with("age_bias", "recency")->parameters().size(), 6u);
+  auto rckv = make_rckv_with("rope_reconstruct", "gate");
+  EXPECT_EQ(rckv->parameters().size(), 8u);
+  auto k = rckv->compress_keys(0, normal("k", {2, kKv, 40, kWidth})),
+       v = rckv->compress_values(0, normal("v", {2, kKv, 40, kWidth}));
+  auto open = rckv->log_gate(0, k, v).exp();
+  EXPECT_NEAR(open.mean().item<double>(), 0.9, 0.01);
+  EXPECT_GT(open.std().item<double>(), 1e-4);  // no ties, so that a run without noise is defined
+  rckv->log_gate(0, k, v).sum().backward();
+  EXPECT_GT(rckv->named_parameters()["gate_weight_0"].grad().norm().item<double>(), 0);
+  EXPECT_GT(rckv->named_parameters()["gate_bias_0"].grad().norm().item<double>(), 0);
+}
+
 }  // namespace
 }  // namespace dsrsq

@@ -3,12 +3,15 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <map>
 #include <set>
 #include <sstream>
 
+#include "dsrsq/core/config.h"
 #include "dsrsq/core/error.h"
+#include "dsrsq/core/random.h"
 #include "dsrsq/text/tokenizer.h"
 
 namespace dsrsq {
@@ -277,6 +280,180 @@ TEST(SyntheticTest, Needle) {
   EXPECT_GT(places.size(), 30u);
 }
 
+// Everything of an example, as one text.
+std::string serialised(const DocumentExample& example) {
+  std::string text = example.document + "|" + example.title;
+  for (const Question& question : example.questions) {
+    text += concat("|", question.id, "|", question.text, "|", question.timestamp, "|",
+                   question.source_line);
+    for (const std::string& answer : question.answers) text += "|" + answer;
+    for (const ByteSpan& span : question.evidence) text += concat("|", span.begin, ",", span.end);
+    for (const ByteSpan& span : question.answer_spans)
+      text += concat("|", span.begin, ",", span.end);
+  }
+  return text;
+}
+
+uint64_t hash_of_documents(const SyntheticConfig& config) {
+  std::string all;
+  for (const char* split : {"train", "validation", "test"}) {
+    for (int64_t i = 0; i < 50; ++i) all += serialised(synthetic_document(config, split, i));
+  }
+  return stable_hash(all);
+}
+
+SyntheticConfig with_share(double share) {
+  SyntheticConfig config;
+  config.two_fact_share = share;
+  config.validate();
+  return config;
+}
+
+bool ends_in_two(const std::string& id) {
+  return id.size() > 4 && id.compare(id.size() - 4, 4, "-two") == 0;
+}
+
+// Hashes of the generator before it knew two-fact questions: data sets can be made anew.
+TEST(SyntheticTest, DocumentsAndWordsAreThoseOfEarlierVersions) {
+  SyntheticConfig small;
+  small.facts = 4;
+  small.context_tokens = 64;
+  small.question_pairs = 1;
+  small.seed = 3;
+  SyntheticConfig key_value;
+  key_value.task = "key_value";
+  key_value.context_tokens = 120;
+  SyntheticConfig needle;
+  needle.task = "needle";
+  needle.facts = 1;
+  needle.question_pairs = 0;
+  needle.context_tokens = 256;
+  EXPECT_EQ(hash_of_documents(SyntheticConfig{}), 0x560efedc7609fa5eu);
+  EXPECT_EQ(hash_of_documents(small), 0xd56199622dc47cafu);
+  EXPECT_EQ(hash_of_documents(key_value), 0xf84ef2124d93a576u);
+  EXPECT_EQ(hash_of_documents(needle), 0x15802c5069f344cbu);
+  std::string words;
+  for (const std::string& word : synthetic_words(SyntheticConfig{})) words += word + " ";
+  EXPECT_EQ(stable_hash(words), 0x727d1c8ba35e097au);
+}
+
+TEST(SyntheticTest, TwoFactShareIsKeptWithinSamplingError) {
+  for (const double share : {0.0, 0.3, 1.0}) {
+    const SyntheticConfig config = with_share(share);
+    for (const auto& [split, documents] : {std::pair{"train", 400}, {"test", 1000}}) {
+      int64_t questions = 0;
+      int64_t two = 0;
+      for (int64_t i = 0; i < documents; ++i) {
+        for (const Question& question : synthetic_document(config, split, i).questions) {
+          ++questions;
+          two += ends_in_two(question.id);
+          EXPECT_EQ(ends_in_two(question.id), question.evidence.size() == 2);
+        }
+      }
+      const double deviation = std::sqrt(share * (1 - share) / static_cast<double>(questions));
+      EXPECT_NEAR(static_cast<double>(two) / static_cast<double>(questions), share, 4 * deviation)
+          << split << " " << share;
+    }
+  }
+}
+
+TEST(SyntheticTest, TwoFactQuestionsAreAnsweredByTheirTwoSpans) {
+  const SyntheticConfig config = with_share(1);
+  const Tokenizer tokenizer = make_tokenizer(config);
+  for (const char* split : {"train", "validation", "test"}) {
+    for (int64_t i = 0; i < 50; ++i) {
+      const DocumentExample example = synthetic_document(config, split, i);
+      EXPECT_EQ(static_cast<int64_t>(tokenizer.encode(example.document).size()),
+                config.context_tokens);
+      for (const Question& question : example.questions) {
+        ASSERT_EQ(question.evidence.size(), 2u);
+        ASSERT_EQ(question.answer_spans.size(), 2u);
+        const Strings first = split_words(text_at(example, question.evidence[0]));
+        const Strings second = split_words(text_at(example, question.evidence[1]));
+        ASSERT_EQ(first.size(), 8u);
+        ASSERT_EQ(second.size(), 8u);
+        EXPECT_EQ(question.text, " ask " + first[1] + " of " + first[3] + " and " + second[1] +
+                                     " of " + second[3] + " ?");
+        EXPECT_NE(first[3], second[3]);
+        EXPECT_EQ(question.answers,
+                  Strings{first[5] + " " + first[6] + " " + second[5] + " " + second[6]});
+        EXPECT_EQ(
+            text_at(example, question.answer_spans[0]) + text_at(example, question.answer_spans[1]),
+            " " + question.answers[0]);
+        EXPECT_EQ(tokenizer.encode(question.text).size(), 9u);
+        EXPECT_EQ(tokenizer.encode(" " + question.answers[0]).size(), 4u);
+      }
+    }
+  }
+}
+
+TEST(SyntheticTest, TheShareOfTwoFactQuestionsChangesNoDocument) {
+  const SyntheticConfig one = with_share(0);
+  int64_t kinds[2] = {0, 0};
+  for (const double share : {0.5, 1.0}) {
+    for (const char* split : {"train", "test"}) {
+      for (int64_t i = 0; i < 50; ++i) {
+        const DocumentExample expected = synthetic_document(one, split, i);
+        const DocumentExample example = synthetic_document(with_share(share), split, i);
+        EXPECT_EQ(example.document, expected.document);
+        ASSERT_EQ(example.questions.size(), expected.questions.size());
+        for (size_t q = 0; q < example.questions.size(); ++q) {
+          const Question& question = example.questions[q];
+          const bool two = ends_in_two(question.id);
+          ++kinds[two];
+          EXPECT_EQ(question.id, expected.questions[q].id + (two ? "-two" : ""));
+          EXPECT_EQ(text_at(example, question.evidence[0]),
+                    text_at(expected, expected.questions[q].evidence[0]));
+          if (!two) {
+            EXPECT_EQ(question.text, expected.questions[q].text);
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GT(kinds[false], 50);
+  EXPECT_GT(kinds[true], 300);
+}
+
+TEST(SyntheticTest, TheSecondFactIsAHeldOutPairWhereTheDocumentHasOne) {
+  SyntheticConfig small = with_share(1);
+  small.facts = 4;
+  small.context_tokens = 64;
+  int64_t without = 0;
+  for (const SyntheticConfig& config : {with_share(1), small}) {
+    for (int64_t i = 0; i < 100; ++i) {
+      const DocumentExample example =
+          synthetic_document(config, i % 2 == 0 ? "validation" : "test", i);
+      const Strings asked = split_words(example.questions.at(0).text);
+      const std::vector<ParsedFact> facts = parse_facts(example.document);
+      const bool there_is_one = std::any_of(facts.begin(), facts.end(), [&](const auto& fact) {
+        return fact.name != asked.at(3) && is_held_out(config, fact.name, fact.attribute);
+      });
+      EXPECT_TRUE(is_held_out(config, asked.at(3), asked.at(1)));
+      EXPECT_EQ(is_held_out(config, asked.at(7), asked.at(5)), there_is_one);
+      without += !there_is_one;
+    }
+    for (int64_t i = 0; i < 50; ++i) {
+      for (const ParsedFact& fact : parse_facts(synthetic_document(config, "train", i).document))
+        EXPECT_FALSE(is_held_out(config, fact.name, fact.attribute));
+    }
+  }
+  EXPECT_GT(without, 10);  // of the small documents: both cases were met
+  EXPECT_LT(without, 100);
+}
+
+TEST(SyntheticTest, TwoFactQuestionsAddOneWordThatMovesNoOther) {
+  const Strings one = synthetic_words(with_share(0));
+  Strings expected = one;
+  expected.push_back("and");
+  EXPECT_EQ(synthetic_words(with_share(0.1)), expected);
+  const Tokenizer before = make_tokenizer(with_share(0));
+  const Tokenizer after = make_tokenizer(with_share(0.1));
+  EXPECT_EQ(after.vocabulary_size(), before.vocabulary_size() + 1);
+  for (const std::string& word : one)
+    EXPECT_EQ(before.encode(" " + word), after.encode(" " + word)) << word;
+}
+
 TEST(SyntheticTest, ImpossibleSettingsAreConfigErrors) {
   const auto expect_error = [](const std::function<void(SyntheticConfig&)>& change) {
     SyntheticConfig config;
@@ -293,6 +470,25 @@ TEST(SyntheticTest, ImpossibleSettingsAreConfigErrors) {
   expect_error([](auto& c) { c.task = "key_value"; });
   expect_error([](auto& c) { c.task = "needle"; });
   expect_error([](auto& c) { c.task = "poems"; });
+  const auto two_facts_of = [&](const std::string& task, int64_t facts, int64_t context_tokens) {
+    SyntheticConfig config;
+    config.task = task;
+    config.facts = facts;
+    config.question_pairs = 0;
+    config.context_tokens = context_tokens;
+    EXPECT_NO_THROW(config.validate());
+    config.two_fact_share = 0.5;
+    EXPECT_THROW(config.validate(), ConfigError);
+  };
+  two_facts_of("key_value", 24, 120);
+  two_facts_of("needle", 1, 256);
+  for (const char* share : {"-0.1", "1.5", "half"}) {
+    SyntheticConfig config;
+    EXPECT_THROW(load_config({"", {concat("two_fact_share=", share)}, {}},
+                             [&config](ConfigVisitor& v) { config.visit_fields(v); }),
+                 ConfigError)
+        << share;
+  }
   EXPECT_THROW(synthetic_document(SyntheticConfig{}, "dev", 0), ConfigError);
 }
 

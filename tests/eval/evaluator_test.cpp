@@ -117,8 +117,8 @@ TEST_F(EvaluatorTest, TheOutputHeadIsPartOfTheWork) {
 
 TEST_F(EvaluatorTest, HeldOutLossIsTheMeanOverAnswerTokens) {
   auto model = make_model(config_, facts_.tokenizer());
-  auto whole = held_out_loss(model, loader(true, 8), 1, {});
-  auto parts = held_out_loss(model, loader(true, 3), 3, {});
+  auto whole = held_out(model, loader(true, 8), 1, {}).loss;
+  auto parts = held_out(model, loader(true, 3), 3, {}).loss;
   EXPECT_NEAR(whole, parts, 1e-5);
   EXPECT_NEAR(whole, std::log(double(facts_.tokenizer().vocabulary_size())), 0.5)
       << "untrained: about uniform";

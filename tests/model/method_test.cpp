@@ -82,8 +82,12 @@ TEST(DenseAttend, PaddingFlagDoesNotChangeTheResult) {
   auto ids = testing::token_ids("sequence", {1, 20});
   auto run = [&](bool padded) {
     auto state = model->method().make_state(tiny_batch({{.context = 1, .sample = 1}}), {});
-    ReaderInput input{
-        model->backbone()->embed(ids), at::ones({1, 20}, at::kBool), padded, order, order, {20}};
+    ReaderInput input;
+    input.inputs = model->backbone()->embed(ids);
+    input.valid = at::ones({1, 20}, at::kBool);
+    input.padded = padded;
+    input.positions = input.order = order;
+    input.segments = {20};
     return model->backbone()->forward(input, model->method(), state);
   };
   EXPECT_TENSOR_NEAR(run(true), run(false), (Tolerance{0, 1e-5}));

@@ -45,8 +45,11 @@ at::Tensor read_all(LanguageModel& model, const at::Tensor& ids,
   auto batch = tiny_batch({{.context = 1, .sample = 1}});
   auto state = model->method().make_state(batch, {});
   auto order = at::arange(ids.size(1)).unsqueeze(0);
-  ReaderInput input{
-      model->backbone()->embed(ids), at::ones_like(ids, at::kBool), false, order, order, segments};
+  ReaderInput input;
+  input.inputs = model->backbone()->embed(ids);
+  input.valid = at::ones_like(ids, at::kBool);
+  input.positions = input.order = order;
+  input.segments = segments;
   return model->backbone()->forward(input, model->method(), state);
 }
 

@@ -8,7 +8,6 @@
 #include <limits>
 
 #include "support/expect_tensor.h"
-#include "support/gradcheck.h"
 #include "support/tiny.h"
 
 namespace dsrsq {
@@ -157,63 +156,6 @@ TEST(Complexity, LengthAndNone) {
   EXPECT_TENSOR_NEAR(question_complexity("length", phi, questions), at::tensor({0.25f, 1.f}),
                      testing::kExact);
   EXPECT_TENSOR_NEAR(question_complexity("none", phi, questions), at::zeros({2}), testing::kExact);
-}
-
-at::Tensor evidence() {
-  auto marks = at::zeros({2, 2, 9}, at::kBool);
-  marks[0][0].slice(0, 2, 5).fill_(true);
-  marks[0][1][7] = true;
-  marks[1][0][0] = true;  // [1][1] has none
-  return marks;
-}
-
-TEST(RetrievalLoss, IsTheMeanLogSoftmaxOverEvidence) {
-  auto phi = normal("phi", {2, 2, 9}) * 3;
-  phi[1].slice(1, 6).fill_(kNever);
-  auto loss = retrieval_loss(phi, evidence());
-  double expected = 0;
-  for (int64_t b = 0; b < 2; ++b)
-    for (int64_t q = 0; q < 2; ++q) {
-      double total = 0, sum = 0, members = 0;
-      for (int64_t i = 0; i < 9; ++i) total += std::exp(phi[b][q][i].item<double>());
-      for (int64_t i = 0; i < 9; ++i)
-        if (evidence()[b][q][i].item<bool>())
-          sum += phi[b][q][i].item<double>() - std::log(total), members += 1;
-      if (members > 0) expected -= sum / members;
-    }
-  EXPECT_NEAR(loss.sum.item<double>(), expected, 1e-4);
-  EXPECT_EQ(loss.count.item<double>(), 3);
-}
-
-TEST(RetrievalLoss, GradientRaisesEvidenceAndLowersTheRest) {
-  auto phi = normal("phi", {2, 2, 9}).to(at::kDouble);
-  auto function = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
-    return {retrieval_loss(in[0], evidence()).sum};
-  };
-  EXPECT_TRUE(testing::gradcheck(function, {phi}, {0}));
-  auto flat = at::zeros({2, 2, 9}).requires_grad_();
-  retrieval_loss(flat, evidence()).sum.backward();
-  auto has = evidence().any(-1, true).expand_as(flat);
-  EXPECT_TRUE((flat.grad().masked_select(evidence()) < 0).all().item<bool>());
-  EXPECT_TRUE((flat.grad().masked_select(evidence().logical_not().logical_and(has)) > 0)
-                  .all()
-                  .item<bool>());
-  EXPECT_EQ(flat.grad().masked_select(has.logical_not()).abs().sum().item<double>(), 0);
-}
-
-TEST(RetrievalLoss, PaddingGivesNoNaN) {
-  auto phi = normal("phi", {2, 2, 9});
-  phi.slice(2, 6).fill_(kNever);
-  phi[1].fill_(kNever);  // a document without tokens
-  auto marks = evidence();
-  marks.slice(2, 6).fill_(false);
-  marks[1].fill_(false);
-  auto leaf = phi.clone().requires_grad_();
-  // As the retriever makes it: -inf by masking, so that padding's own gradient is cut there.
-  auto loss = retrieval_loss(leaf.nan_to_num().masked_fill(phi == kNever, kNever), marks);
-  EXPECT_TRUE(loss.sum.isfinite().item<bool>());
-  loss.sum.backward();
-  EXPECT_TRUE(leaf.grad().isfinite().all().item<bool>());
 }
 
 }  // namespace

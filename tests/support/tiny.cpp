@@ -102,6 +102,7 @@ Batch tiny_batch(const std::vector<TinySequence>& sequences) {
   batch.tail = at::zeros({size, tail}, at::kLong);
   batch.tail_valid = at::zeros({size, tail}, at::kBool);
   batch.labels = at::full({size, tail}, -100, at::kLong);
+  batch.label_question = at::full({size, tail}, -1, at::kLong);
   for (int64_t b = 0; b < size; ++b) {
     const auto& s = sequences[size_t(b)];
     batch.context[b]
@@ -121,6 +122,8 @@ Batch tiny_batch(const std::vector<TinySequence>& sequences) {
     batch.tail[b].narrow(0, 0, s.tail).copy_(token_ids(concat("tail ", s.sample), {s.tail}));
     batch.tail_valid[b].narrow(0, 0, s.tail).fill_(true);
     batch.labels[b].narrow(0, 0, s.tail).copy_(token_ids(concat("label ", s.sample), {s.tail}));
+    for (int64_t t = 0; t < s.tail; ++t)
+      batch.label_question[b][t] = t * std::max<int64_t>(1, s.questions) / s.tail;
     batch.sample_ids.push_back(s.sample);
     batch.records.emplace_back(size_t(s.questions));
   }

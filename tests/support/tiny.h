@@ -46,7 +46,7 @@ struct TinySequence {
 };
 
 // Padded at the end. Evidence of question q is four tokens, its answer the last two of them. Every
-// tail position has a label.
+// tail position has a label; the questions share them evenly, in order.
 Batch tiny_batch(const std::vector<TinySequence>& sequences);
 
 // Reads the batch; the state is left in *state where it is given. -> hidden of the tail [B, T, D].

@@ -101,10 +101,74 @@ TEST(RunConfig, CrossFieldErrorsNameTheKeyTheBoundAndWhereItWasSet) {
 }
 
 TEST(RunConfig, SwitchesOfTheDesignThatAreNotBuiltYetSaySo) {
+  for (const std::string set : {"sqa.kernel=native", "dsr.input=layer_1"})
+    EXPECT_THAT(error_of({set}), HasSubstr("not built yet")) << set;
+}
+
+const std::string kNoError = "no ConfigError was thrown";
+
+TEST(RunConfig, SwitchesOfTheRetrieverLoad) {
   for (const std::string set :
        {"dsr.complexity=learned", "dsr.reader_gradient=bias", "sqa.centroids=kmeans",
-        "sqa.kernel=native", "loss.retrieval_form=inclusion", "loss.ramp=cosine"})
-    EXPECT_THAT(error_of({set}), HasSubstr("not built yet")) << set;
+        "sqa.centroids=segment", "loss.retrieval_form=inclusion", "loss.retrieval_form=printed",
+        "loss.retrieval_target=attention", "loss.retrieval_negatives=batch", "loss.ramp=cosine",
+        "stages.0.ppo=true", "stages.0.buffer_from=0.5", "stages.0.sample=true",
+        "stages.0.selection=all"})
+    EXPECT_EQ(error_of({set}), kNoError) << set;
+}
+
+TEST(RunConfig, AStageWithPpoNeedsAPolicyThatMayLearn) {
+  const std::string ppo = "stages.0.ppo=true";
+  EXPECT_THAT(error_of({"dsr.enabled=false", ppo}),
+              AllOf(HasSubstr("stages.0.ppo"), HasSubstr("dsr.enabled")));
+  EXPECT_THAT(error_of({"method=standard", ppo}),
+              AllOf(HasSubstr("stages.0.ppo"), HasSubstr("method")));
+  EXPECT_THAT(error_of({ppo, "stages.0.frozen=[backbone, retriever]"}),
+              AllOf(HasSubstr("stages.0.frozen"), HasSubstr("retriever")));
+  EXPECT_EQ(error_of({ppo, "stages.0.frozen=[backbone]"}), kNoError);
+  EXPECT_THAT(error_of({ppo, "stages.0.selection=all"}),
+              AllOf(HasSubstr("stages.0.selection"), HasSubstr("all")));
+  EXPECT_THAT(error_of({ppo, "dsr.complexity=learned", "stages.0.budget=32"}),
+              AllOf(HasSubstr("stages.0.budget"), HasSubstr("32"), HasSubstr("learned")));
+}
+
+TEST(RunConfig, PpoNeedsSomethingToCompareADrawWith) {
+  const std::string ppo = "stages.0.ppo=true", one = "ppo.rollouts=1";
+  EXPECT_THAT(error_of({ppo, one}),
+              AllOf(HasSubstr("ppo.rollouts"), HasSubstr("rloo"), HasSubstr("at least 2")));
+  for (const std::string other :
+       {"ppo.baseline=value", "ppo.baseline=greedy", "ppo.credit=span_loo"})
+    EXPECT_EQ(error_of({ppo, one, other}), kNoError) << other;
+  EXPECT_EQ(error_of({one}), kNoError) << "no stage trains by reward";
+}
+
+TEST(RunConfig, ATargetShareNeedsTheLearnedBudget) {
+  const std::string ppo = "stages.0.ppo=true", share = "ppo.reward.target_share=0.1";
+  EXPECT_THAT(error_of({ppo, share}),
+              AllOf(HasSubstr("ppo.reward.target_share"), HasSubstr("learned")));
+  EXPECT_EQ(error_of({ppo, share, "dsr.complexity=learned", "stages.0.budget=0"}), kNoError);
+  EXPECT_THAT(error_of({"dsr.complexity=learned", "dsr.budget_minimum=1000"}),
+              AllOf(HasSubstr("dsr.budget_minimum"), HasSubstr("1000")));
+}
+
+// Clusters of the prefix know what an all-token loss is to predict.
+TEST(RunConfig, KmeansNeedsALossOverTheAnswerAlone) {
+  EXPECT_THAT(
+      error_of({"sqa.centroids=kmeans", "loss.task_tokens=all"}),
+      AllOf(HasSubstr("sqa.centroids"), HasSubstr("loss.task_tokens"), HasSubstr("kmeans")));
+  EXPECT_EQ(error_of({"sqa.centroids=segment", "loss.task_tokens=all"}), kNoError);
+}
+
+TEST(RunConfig, OnlySoftmaxHasNegativesOfTheBatch) {
+  for (const std::string form : {"inclusion", "printed"}) {
+    EXPECT_THAT(error_of({"loss.retrieval_form=" + form, "loss.retrieval_negatives=batch"}),
+                AllOf(HasSubstr("retrieval_negatives"), HasSubstr(form)));
+    EXPECT_THAT(error_of({"stages.1.retrieval_form=" + form, "loss.retrieval_negatives=batch"}),
+                AllOf(HasSubstr("stages.1.retrieval_negatives"), HasSubstr(form)));
+    EXPECT_EQ(error_of({"stages.1.retrieval_form=" + form, "loss.retrieval_negatives=batch",
+                        "stages.1.retrieval_negatives=sequence"}),
+              kNoError);
+  }
 }
 
 TEST(RunConfig, WithoutStagesThereIsOneWithEverythingOn) {

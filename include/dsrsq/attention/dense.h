@@ -25,9 +25,10 @@ struct PartialAttention {
 at::Tensor expand_heads(const at::Tensor& x, int64_t query_heads);
 
 // q [B, H, T, d], k and v [B, H_kv, keys, d] (already rotated), mask bool broadcastable to [B, H,
-// T, keys] (true = attend). Logits, softmax and lse in fp32 (D22). Differentiable in q, k, v.
+// T, keys] (true = attend), bias fp32 broadcastable to it and added to the logits; undefined: 0.
+// Logits, softmax and lse in fp32 (D22). Differentiable in q, k, v and bias.
 PartialAttention masked_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                  const at::Tensor& mask);
+                                  const at::Tensor& mask, const at::Tensor& bias = {});
 
 struct JoinedAttention {
   at::Tensor out;  // [B, H, T, d]

@@ -2,11 +2,12 @@
 // query head attends inside its top clusters, a local window and the sinks, by an exact softmax
 // over the keys at or before it.
 //
-// Centroids are a codebook per layer and key-value head, moving averages that only the training
-// forward feeds and that change after the step, never during it: so no key's cluster depends on a
-// later token (causal), and training, prefill and decode assign alike. Assignment is by direction
-// (cosine plus a balance bias); routing is by q . mean of the raw member keys: the norm of keys
-// matters to attention, so it must matter to routing.
+// Centroids (`sqa.centroids`): by default a codebook per layer and key-value head, moving averages
+// that only the training forward feeds and that change after the step, never during it: so no key's
+// cluster depends on a later token (causal), and training, prefill and decode assign alike.
+// Assignment is by direction (cosine plus a balance bias); routing is by q . mean of the raw member
+// keys: the norm of keys matters to attention, so it must matter to routing. `segment` and `kmeans`
+// cluster each sequence's own keys instead (attention/sequence_clusters.h); they have no codebook.
 #pragma once
 
 #include <torch/nn/module.h>
@@ -34,7 +35,8 @@ struct SqaConfig {
   void visit_fields(ConfigVisitor& v);
 };
 
-// The codebooks of all layers. Buffers (saved in checkpoints), no parameters.
+// Assignment and routing; the codebooks of all layers where centroids are `codebook`. Buffers
+// (saved in checkpoints), no parameters.
 class SqaImpl : public torch::nn::Module {
  public:
   SqaImpl(const SqaConfig& config, const AttentionShape& shape, int64_t seed);
@@ -56,18 +58,35 @@ class SqaImpl : public torch::nn::Module {
   at::Tensor route_randomly(const at::Tensor& positions, const at::Tensor& sample_ids,
                             int64_t layer, int64_t k_override = 0) const;
 
+  // Routing over a sequence's own clusters. mean [B, H_kv, C, d]; available [B, H_kv, C] bool: the
+  // clusters that can be chosen; limit [B] int64: how many a query chooses, at most `most`. ->
+  // bool [B, H, T, C], by q . mean as above.
+  at::Tensor route_sequence(const at::Tensor& q, const at::Tensor& mean,
+                            const at::Tensor& available, const at::Tensor& limit,
+                            int64_t most) const;
+  // The probe: by Philox of (seed, rank of the query, layer, head, place among the available
+  // clusters). order [B, T].
+  at::Tensor route_sequence_randomly(const at::Tensor& order, const at::Tensor& sample_ids,
+                                     int64_t layer, const at::Tensor& available,
+                                     const at::Tensor& limit, int64_t most) const;
+
   // Folds the accumulated sums into the moving averages, moves the balance bias, reseeds dead
   // clusters from the means of live ones with noise given by (seed, step, layer, head). Call once a
   // training step.
   void after_step(int64_t step);
 
-  bool started() const;   // the codebook has been fed
+  bool has_codebook() const { return config_.centroids == "codebook"; }
+  bool started() const;   // the codebook has been fed; true where there is none to feed
   int64_t bytes() const;  // of the codebooks
   at::Tensor load(
       int64_t layer) const;  // [H_kv, m] moving count of members, for balance statistics
   const SqaConfig& config() const { return config_; }
 
  private:
+  at::Tensor scores(const at::Tensor& q, const at::Tensor& mean) const;
+  at::Tensor random_scores(const at::Tensor& positions, const at::Tensor& sample_ids, int64_t layer,
+                           int64_t clusters, uint64_t stride) const;
+
   SqaConfig config_;
   AttentionShape shape_;
   int64_t seed_;
@@ -78,8 +97,9 @@ class SqaImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Sqa);
 
-// bool [B, H, T, keys]: the keys that a query's window, sinks and clusters give it. query_order [B,
-// T] and key_order [B, keys] are ranks in the reader's sequence; sinks are the keys of rank <
+// bool [B, H, T, keys]: the keys that a query's window, sinks and clusters give it; a key of
+// cluster -1 belongs to none (its segment is open, say) and is given to every query. query_order
+// [B, T] and key_order [B, keys] are ranks in the reader's sequence; sinks are the keys of rank <
 // `sinks`; routed [B, H, T, m]; cluster [B, H_kv, keys]. Causality (key_order <= query_order) is
 // included.
 at::Tensor sparse_mask(const at::Tensor& query_order, const at::Tensor& key_order,

@@ -33,6 +33,8 @@ struct Batch {
   at::Tensor tail;             // [B, T] int64, padded at the end
   at::Tensor tail_valid;       // [B, T] bool
   at::Tensor labels;  // [B, T] int64: the token that the tail's position t is to predict, or -100
+  at::Tensor
+      label_question;  // [B, T] int64: the question that a labelled position answers, else -1
   std::vector<int64_t>
       sample_ids;  // [B] index of the first record: names the sequence's noise (D21)
   std::vector<std::vector<StoredRecord>> records;  // [B][questions]
@@ -41,6 +43,8 @@ struct Batch {
   int64_t label_tokens() const;
   int64_t questions_with_evidence() const;
   Batch to(at::Device device) const;
+  // The sequences at `index`, in that order; one may stand several times.
+  Batch rows(const std::vector<int64_t>& index) const;
 };
 
 // `with_answers`: training, the tail holds the answers and labels; else the tail ends where the

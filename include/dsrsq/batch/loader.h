@@ -35,6 +35,7 @@ class Loader {
   // Sequence number `sequence` of the pass, alone: for latencies at batch size 1.
   Batch single(int64_t sequence) const;
   int64_t pass_batches() const;
+  double mean_context_tokens() const;  // over sequences, as they are cut
   int64_t sequences() const { return int64_t(sequences_.size()); }
   const Store& store() const { return *store_; }
 

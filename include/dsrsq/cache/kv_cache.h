@@ -18,6 +18,7 @@ struct LatentBuffer {
   at::Tensor order;      // [B, L] int64, rank in the reader's sequence
   at::Tensor priority;   // [B, L] fp64, the reservoir's keys; -inf in an empty slot
   at::Tensor valid;      // [B, L] bool
+  at::Tensor bias;       // [B, L] fp32 added to every logit of the entry; undefined: 0
 
   bool empty() const { return !keys.defined(); }
   int64_t bytes() const;
@@ -34,19 +35,30 @@ struct LayerState {
   at::Tensor mass;  // [B, K] fp32, squared attention summed over heads and queries; undefined where
                     // nothing needs it
   at::Tensor exposure;  // [B, K] fp32, queries that could attend the entry
+  at::Tensor bias;      // [B, K] fp32 added to every logit of the entry; undefined: 0
+  // The sequence's own clusters (sqa.centroids: segment, kmeans), C of them; undefined elsewhere.
+  at::Tensor cluster_direction;  // [B, H_kv, C, d] fp32 unit centroids, 0 where there is no cluster
+  at::Tensor cluster_mean;       // [B, H_kv, C, d] fp32 mean of the raw member keys
+  int64_t closed = 0;  // leading entries whose segment has closed (sqa.centroids: segment)
   LatentBuffer latents;
 
   int64_t entries() const { return keys.defined() ? keys.size(2) : 0; }
-  // Appends entries; cluster, mass and exposure are appended where they are kept (mass and exposure
-  // start at 0).
+  // Appends entries; cluster, mass, exposure and bias are appended where they are kept (mass and
+  // exposure start at 0; entries that come without a bias beside some that have one get 0).
   void append(const at::Tensor& new_keys, const at::Tensor& new_values,
               const at::Tensor& new_positions, const at::Tensor& new_order,
-              const at::Tensor& new_valid, const at::Tensor& new_cluster, bool keep_mass);
+              const at::Tensor& new_valid, const at::Tensor& new_cluster, bool keep_mass,
+              const at::Tensor& new_bias = {});
   // Keeps the entries at `index` int64 [B, kept].
   void keep(const at::Tensor& index);
   int64_t bytes() const;  // all tensors, latents included (D24)
   void detach();          // truncates back-propagation
 };
+
+// Biases of old entries [B, K] and new ones [B, T] side by side; a missing one is 0, both missing
+// stay undefined.
+at::Tensor join_bias(const at::Tensor& old_bias, int64_t old_entries, const at::Tensor& new_bias,
+                     int64_t new_entries);
 
 // x [B, K, ...] or [B, H, K, ...] along `dim` by index [B, kept].
 at::Tensor gather_entries(const at::Tensor& x, const at::Tensor& index, int64_t dim);

@@ -3,9 +3,8 @@
 // value, and kept in a weighted reservoir of constant size L. A token is compressed once and never
 // again.
 //
-//   K_c = P_k K,  K^R = P_k^T K_c        P has orthonormal rows, so its pseudo-inverse is its
-//   transpose priority = log w + Gumbel + decay t  Efraimidis-Spirakis 2006: the L largest of the
-//   whole stream are kept
+//   K_c = P_k K,  K^R = P_k^T K_c       P has orthonormal rows: its pseudo-inverse is its transpose
+//   priority = log w + Gumbel + decay t  Efraimidis-Spirakis 2006: the L largest of the stream stay
 #pragma once
 
 #include <torch/nn/module.h>
@@ -38,6 +37,18 @@ struct RckvConfig {
   void visit_fields(ConfigVisitor& v);
 };
 
+// Exact entries that leave the window, E of them.
+struct LeavingEntries {
+  at::Tensor keys;       // [B, H_kv, E, d] before RoPE
+  at::Tensor values;     // [B, H_kv, E, d]
+  at::Tensor positions;  // [B, E] int64
+  at::Tensor order;      // [B, E] int64
+  at::Tensor valid;      // [B, E] bool
+  at::Tensor mass;       // [B, E] fp32; only rckv.weight: attention_rate needs it
+  at::Tensor exposure;   // [B, E] fp32; the same
+  at::Tensor bias;       // [B, E] fp32 added to the entries' logits; undefined: 0
+};
+
 class RckvImpl : public torch::nn::Module {
  public:
   RckvImpl(const RckvConfig& config, const AttentionShape& shape, int64_t seed);
@@ -52,12 +63,21 @@ class RckvImpl : public torch::nn::Module {
   // values).
   at::Tensor expand_values(int64_t layer, const at::Tensor& mixed, int64_t query_heads) const;
 
+  // The absorbed read of keys (position: age_bias): q [B, H, T, d] before RoPE -> q P_k^T of each
+  // head [B, H, T, c] fp32, whose product with a key's latent is q . (the rebuilt key), unrotated.
+  at::Tensor absorb_queries(int64_t layer, const at::Tensor& q) const;
+  // The learned bias by query head and age of the latent; query_order [B, T], key_order [B, L] ->
+  // [B, H, T, L] fp32. Ages share a bucket from each power of two to the next.
+  at::Tensor age_bias(int64_t layer, const at::Tensor& query_order,
+                      const at::Tensor& key_order) const;
+  // weight: gate. log sigmoid(w . [z_k, z_v] + b) of latents [B, L, c] -> [B, L] fp32: log w of the
+  // reservoir, and the bias of a latent's logits, which is where the gate's gradient comes from.
+  at::Tensor log_gate(int64_t layer, const at::Tensor& key_latents,
+                      const at::Tensor& value_latents) const;
+
   // Offers entries that left the exact window to the reservoir; keeps the L of highest priority,
-  // oldest first. keys (before RoPE), values [B, H_kv, E, d]; the rest [B, E]. Gradients flow
-  // through the kept latents.
-  void insert(int64_t layer, LatentBuffer& buffer, const at::Tensor& keys, const at::Tensor& values,
-              const at::Tensor& positions, const at::Tensor& order, const at::Tensor& valid,
-              const at::Tensor& mass, const at::Tensor& exposure,
+  // oldest first. Gradients flow through the kept latents and biases, never through priorities.
+  void insert(int64_t layer, LatentBuffer& buffer, const LeavingEntries& leaving,
               const std::vector<int64_t>& sample_ids, uint64_t step) const;
 
   // Relative squared reconstruction error of keys and values, averaged over the two: (1 - ||P x||^2
@@ -84,12 +104,19 @@ class RckvImpl : public torch::nn::Module {
   const RckvConfig& config() const { return config_; }
 
  private:
+  at::Tensor log_weight(int64_t layer, const LeavingEntries& leaving,
+                        const LatentBuffer& offered) const;
+  at::Tensor priority(int64_t layer, const LeavingEntries& leaving, const LatentBuffer& offered,
+                      const std::vector<int64_t>& sample_ids, uint64_t step) const;
+
   RckvConfig config_;
   AttentionShape shape_;
   int64_t seed_;
   bool calibrating_ = false;
   std::vector<at::Tensor> key_projection_;  // a layer: [c, H_kv d] fp32
   std::vector<at::Tensor> value_projection_;
+  std::vector<at::Tensor> age_bias_;                   // a layer: [H, buckets] fp32, or none
+  std::vector<at::Tensor> gate_weight_, gate_bias_;    // a layer: [2c] and [1] fp32, or none
   std::vector<at::Tensor> key_moment_, value_moment_;  // [H_kv d, H_kv d] fp64, while calibrating
   std::vector<double> tail_energy_;
 };

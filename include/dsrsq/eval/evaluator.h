@@ -73,9 +73,24 @@ EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Toke
 std::vector<ResultRecord> result_records(const EvaluationResult& result,
                                          const std::string& case_name, const std::string& row);
 
-// Mean cross-entropy of the answers' tokens over (at most `batches` of) a pass, teacher-forced; the
-// loader is with_answers.
-double held_out_loss(LanguageModel& model, const Loader& loader, int64_t batches,
-                     const PassOptions& options);
+// What a training run looks at on held-out questions.
+struct HeldOut {
+  double loss = 0;              // mean cross-entropy of the answers' tokens, teacher-forced
+  double answer_recall = -1;    // share of answer tokens that were selected; -1: none are marked
+  double evidence_recall = -1;  // of evidence tokens
+  double token_share = 0;       // selected / available tokens
+};
+// Over (at most `batches` of) a pass; the loader is with_answers.
+HeldOut held_out(LanguageModel& model, const Loader& loader, int64_t batches,
+                 const PassOptions& options);
+
+// Exact match and token F1 of greedily decoded answers; the loader is not with_answers.
+struct HeldOutAnswers {
+  double exact_match = 0;
+  double f1 = 0;
+};
+HeldOutAnswers held_out_answers(LanguageModel& model, const Loader& loader,
+                                const Tokenizer& tokenizer, int64_t batches,
+                                const PassOptions& options, int64_t maximum_tokens);
 
 }  // namespace dsrsq

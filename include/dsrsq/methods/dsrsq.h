@@ -8,12 +8,15 @@
 // what left them.
 #pragma once
 
+#include <memory>
+
 #include "dsrsq/attention/dense.h"
 #include "dsrsq/attention/sqa.h"
 #include "dsrsq/cache/rckv.h"
 #include "dsrsq/model/config.h"
 #include "dsrsq/model/method.h"
 #include "dsrsq/retriever/dsr.h"
+#include "dsrsq/retriever/dsr_policy.h"
 
 namespace dsrsq {
 
@@ -36,6 +39,7 @@ class DsrsqMethod : public Method {
                         MethodState& state) override;
   SelectedTokens choose(const at::Tensor& score, const Batch& batch, MethodState& state) override;
   at::Tensor attend(const AttentionInput& input, MethodState& state) override;
+  SelectionPolicy* policy() override { return policy_.get(); }
   LossTerms losses(const Batch& batch, MethodState& state) override;
   std::map<std::string, double> loss_counts(const Batch& batch,
                                             const PassOptions& options) const override;
@@ -51,14 +55,37 @@ class DsrsqMethod : public Method {
  private:
   bool sqa_on(const PassOptions& options) const { return !sqa_.is_empty() && options.sqa; }
   bool rckv_on(const PassOptions& options) const { return !rckv_.is_empty() && options.rckv; }
-  struct Routing;
-  at::Tensor attend_segment(const AttentionInput& segment, const Routing& routing,
+  struct Choice;
+  Choice choice_of(const MethodState& state, const SelectedTokens& selected) const;
+  at::Tensor log_inclusion(const at::Tensor& phi, const MethodState& state,
+                           const Choice& choice) const;
+  LossTerm retrieval_term(const Batch& batch, const MethodState& state) const;
+  // The sequence's own clusters, one segment at a time or over its prefix (sqa.centroids).
+  bool segment_clusters(const PassOptions& options) const {
+    return sqa_on(options) && config_.sqa.centroids == "segment";
+  }
+  bool prefix_clusters(const PassOptions& options) const {
+    return sqa_on(options) && config_.sqa.centroids == "kmeans";
+  }
+  at::Tensor assign_clusters(const AttentionInput& input, MethodState& state);
+  at::Tensor assign_to_prefix(const AttentionInput& input, MethodState& state) const;
+  at::Tensor route(const AttentionInput& segment, const MethodState& state) const;
+  at::Tensor route_own_clusters(const AttentionInput& segment, const MethodState& state) const;
+  at::Tensor attend_segment(const AttentionInput& segment, const at::Tensor& cluster,
                             MethodState& state);
-  at::Tensor exact_mask(const AttentionInput& segment, const Routing& routing,
+  at::Tensor exact_mask(const AttentionInput& segment, const at::Tensor& routed,
                         const LayerState& layer, const at::Tensor& causal) const;
-  PartialAttention read_latents(const at::Tensor& q, int64_t layer,
+  PartialAttention read_latents(const AttentionInput& segment, const at::Tensor& rotated_q,
                                 const LatentBuffer& latents) const;
+  at::Tensor latent_bias(const AttentionInput& segment, const LatentBuffer& latents) const;
+  void record_rows(const AttentionInput& segment, const std::vector<PartialAttention>& parts,
+                   const at::Tensor& lse, MethodState& state) const;
+  void count_latents(const AttentionInput& segment, const LatentBuffer& latents,
+                     const at::Tensor& share, AttentionStats& stats) const;
+  at::Tensor before_rope(const at::Tensor& keys, const at::Tensor& positions) const;
   void close_segment(const AttentionInput& segment, MethodState& state) const;
+  void evict(const AttentionInput& segment, MethodState& state) const;
+  void cluster_closed(LayerState& layer, const MethodState& state) const;
   void count(const AttentionInput& segment, const at::Tensor& mask, const at::Tensor& causal,
              AttentionStats& stats) const;
 
@@ -68,6 +95,7 @@ class DsrsqMethod : public Method {
   bool start_codebook_ = false;  // the calibration under way is to start the codebook
   bool project_anew_ = false;    // the calibration under way is to set the projections
   Dsr dsr_{nullptr};
+  std::unique_ptr<DsrPolicy> policy_;  // of dsr_
   Sqa sqa_{nullptr};
   Rckv rckv_{nullptr};
 };

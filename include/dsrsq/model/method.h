@@ -20,6 +20,7 @@
 #include "dsrsq/cache/kv_cache.h"
 #include "dsrsq/ops/attention_shape.h"
 #include "dsrsq/ops/rotary.h"
+#include "dsrsq/retriever/policy.h"
 #include "dsrsq/retriever/selection.h"
 
 namespace dsrsq {
@@ -41,6 +42,13 @@ enum class Probe {
   kLatentsMasked,  // the buffer is not read
 };
 
+// What L_retrieval asks for (D7); from loss.* and the curriculum's stage.
+struct RetrievalOptions {
+  std::string form = "softmax";        // softmax, inclusion, printed
+  std::string target = "evidence";     // evidence, attention, evidence_or_attention
+  std::string negatives = "sequence";  // sequence, batch
+};
+
 // How one pass over a batch runs: set by the trainer (from the curriculum's stage) or the
 // evaluator.
 struct PassOptions {
@@ -58,7 +66,14 @@ struct PassOptions {
   bool force_evidence = false;     // training: evidence tokens are always selected
   double random_rest =
       0;  // training: share of sequences whose other tokens are random instead of the retriever's
-  int64_t clusters_per_query = 0;  // 0: sqa.clusters_per_query
+  int64_t clusters_per_query = 0;    // 0: sqa.clusters_per_query
+  bool keep_context_hidden = false;  // fill MethodState::context_hidden
+  bool budget_learns = false;  // reward trains the budget action, so L_compute may: alone it would
+                               // only shrink the budget
+  bool observe = false;        // fill MethodState::policy_input
+  bool sample = false;         // training: Gumbel-top-k instead of top-k (D5)
+  bool read_everything = false;  // the reader reads the whole context (a teacher's dense attention)
+  RetrievalOptions retrieval;
 };
 
 // Sums over query rows (padding excluded); tensors, so that nothing waits for a device. Empty where
@@ -92,8 +107,25 @@ struct MethodState {
   at::Tensor context_inputs;  // [B, N, D]: what the reader gathers for selected tokens; undefined:
                               // the embeddings
   at::Tensor scores;          // phi [B, Q, N] of a learned retriever; undefined where there is none
+  at::Tensor batch_scores;    // phi [B, Q, B N] against all contexts of the batch, -inf where there
+                              // is no token; only where RetrievalOptions::negatives is `batch`
+  at::Tensor token_budget;    // [B] int64 tokens that the retriever itself would select
+  at::Tensor budget_probability;  // [B, bins] of the budget action, with gradient; undefined where
+                                  // the budget is none (dsr.complexity is not learned)
+  at::Tensor selection_noise;     // [B, runs] fp64 Gumbel noise that the selection was drawn with;
+                                  // undefined: none
+  at::Tensor key_bias;            // [B, n] fp32 added to the logits of the selected tokens' keys
+                                  // (dsr.reader_gradient); undefined: 0
+  // Attention probability by rank of the key in the reader's sequence, summed over layers, heads
+  // and the rows that AttentionInput::record_rows gives to a question: [B, Q, ranks] fp32 without
+  // gradient. Undefined where nothing was recorded.
+  at::Tensor read_mass;
+  PolicyInput policy_input;
   SelectedTokens selected;
-  LossTerms losses;  // added by the parts as they run
+  at::Tensor selected_inputs;  // [B, n, D]: context_inputs at the selected tokens, where they were
+                               // gathered before; undefined: the reader gathers them
+  at::Tensor context_hidden;   // [B, n, D] final hidden of the selected tokens, where asked for
+  LossTerms losses;            // added by the parts as they run
   AttentionStats stats;
   at::Tensor next_order;                 // [B] int64: rank of the next token of each sequence
   at::Tensor next_position;              // [B] int64
@@ -129,6 +161,12 @@ struct AttentionInput {
   bool padded = false;   // some of `valid` is false (known on the host)
   at::Tensor positions;  // [B, T] int64
   at::Tensor order;      // [B, T] int64, rank in the reader's sequence
+  at::Tensor key_bias;   // [B, T] fp32 added to every logit of these keys, wherever they are read
+                         // from (exact or latent); undefined: 0
+  at::Tensor
+      record_rows;  // [B, T] int64: the question q < Q whose row of MethodState::read_mass the
+                    // query's attention is added to, -1: none; undefined: nothing is recorded
+  int64_t record_questions = 1;  // Q
   std::vector<int64_t> segments;
   int64_t layer = 0;
 
@@ -172,6 +210,9 @@ class Method : public torch::nn::Module {
   // that compares layers before it evicts needs that); false: whole sequences a layer, which is
   // faster to train.
   virtual bool one_segment_per_chunk() const { return false; }
+
+  // The choice of tokens as a policy that PPO trains (D5, D6); null where reward trains nothing.
+  virtual SelectionPolicy* policy() { return nullptr; }
 
   // Terms beside the task loss; their counts in `batch` must be known before the backward pass
   // (loss_counts).

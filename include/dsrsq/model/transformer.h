@@ -19,8 +19,11 @@ struct ReaderInput {
   at::Tensor valid;   // [B, T] bool; padding may stand anywhere, the result of a sequence does not
                       // depend on it
   bool padded = false;
-  at::Tensor positions;           // [B, T] int64
-  at::Tensor order;               // [B, T] int64
+  at::Tensor positions;    // [B, T] int64
+  at::Tensor order;        // [B, T] int64
+  at::Tensor key_bias;     // [B, T] fp32; undefined: 0 (AttentionInput::key_bias)
+  at::Tensor record_rows;  // [B, T] int64; undefined: none (AttentionInput::record_rows)
+  int64_t record_questions = 1;
   std::vector<int64_t> segments;  // lengths; their sum is T
 };
 

@@ -9,4 +9,11 @@ namespace dsrsq {
 // `label_tokens` tokens.
 LossTerm task_loss(const Transformer& backbone, const at::Tensor& tail_hidden, const Batch& batch);
 
+// Cross-entropy of all other tokens that can be predicted (loss.task_tokens: all): question and
+// answer tokens of the tail that have no label, and selected context tokens whose predecessor in
+// the text was read just before them. context_hidden [B, n, D] of the selected tokens.
+LossTerm language_loss(const Transformer& backbone, const at::Tensor& context_hidden,
+                       const at::Tensor& tail_hidden, const SelectedTokens& selected,
+                       const Batch& batch);
+
 }  // namespace dsrsq

@@ -12,6 +12,7 @@
 #include <torch/nn/module.h>
 
 #include <string>
+#include <vector>
 
 #include "dsrsq/core/config.h"
 
@@ -23,7 +24,9 @@ struct DsrConfig {
   int64_t budget = 512;  // b0, tokens
   double alpha = 0.5;
   std::string complexity = "entropy";
-  double temperature = 0.07;  // at the start
+  int64_t budget_minimum = 0;  // b_min of the learned budget, tokens; 0: budget
+  int64_t budget_actions = 5;  // bins of the learned budget
+  double temperature = 0.07;   // at the start
   std::string input = "embedding_conv";
   int64_t conv_width = 8;
   std::string pool = "mean";
@@ -52,6 +55,15 @@ class DsrImpl : public torch::nn::Module {
   at::Tensor scores(const at::Tensor& questions, const at::Tensor& context,
                     const at::Tensor& valid) const;
 
+  // The learned budget (D4): `budget_actions` bins from b_min to b0 (1 + alpha), evenly spaced.
+  bool has_budget_action() const { return budget_output_.defined(); }
+  std::vector<int64_t> budget_bins() const;  // tokens of each; empty where it is not learned
+  // Logits of the bins [B, bins] fp32 from E_q [B, Q, r] of the valid questions [B, Q], phi [B, N]
+  // and question tokens [B]: a question shows by its words and length how much it asks for, the
+  // scores by their entropy how sure they are.
+  at::Tensor budget_logits(const at::Tensor& questions, const at::Tensor& valid,
+                           const at::Tensor& phi, const at::Tensor& question_tokens) const;
+
   double temperature() const;
   const DsrConfig& config() const { return config_; }
 
@@ -61,6 +73,9 @@ class DsrImpl : public torch::nn::Module {
   at::Tensor context_projection_;   // W_c [r, D]
   at::Tensor log_temperature_;      // [1]
   at::Tensor conv_;                 // [D, w]; undefined for `embedding`
+  at::Tensor budget_hidden_;        // [32, r + 2]; these three only where complexity is learned
+  at::Tensor budget_hidden_bias_;   // [32]
+  at::Tensor budget_output_;        // [bins, 32 + 1], the last column a bias
 };
 TORCH_MODULE(Dsr);
 

@@ -1,5 +1,5 @@
 // From scores to tokens: the budget (D4), the choice of the top tokens, globally or segment by
-// segment (D5, D17), and the retrieval loss (D7).
+// segment (D5, D17).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -41,14 +41,5 @@ at::Tensor span_score(const at::Tensor& score, int64_t span);
 
 // All context tokens, in segments of `segment`.
 SelectedTokens select_all(const at::Tensor& valid, int64_t segment);
-
-// -mean over S of log softmax(phi), S the evidence tokens of each question (softmax form of
-// L_retrieval: it has negatives). phi [B, Q, N], evidence bool [B, Q, N] -> {sum over questions,
-// questions that have evidence}.
-struct RetrievalLoss {
-  at::Tensor sum;    // fp32 scalar
-  at::Tensor count;  // fp32 scalar
-};
-RetrievalLoss retrieval_loss(const at::Tensor& phi, const at::Tensor& evidence);
 
 }  // namespace dsrsq

@@ -13,6 +13,7 @@
 #include "dsrsq/model/config.h"
 #include "dsrsq/objective/schedule.h"
 #include "dsrsq/train/optimizer.h"
+#include "dsrsq/train/ppo.h"
 
 namespace dsrsq {
 
@@ -38,6 +39,8 @@ struct GroupRates {
 struct TrainConfig {
   int64_t seed = 0;
   std::string device = "cpu";
+  std::string start_from;
+  std::vector<std::string> start_groups = {"backbone", "retriever", "projections"};
   std::string precision = "fp32";
   int64_t threads = 0;
   int64_t batch_size = 8;
@@ -45,6 +48,7 @@ struct TrainConfig {
   int64_t log_every = 10;
   int64_t evaluate_every = 200;
   int64_t evaluation_batches = 8;
+  bool evaluate_answers = false;
   int64_t checkpoint_every = 200;
   int64_t keep_checkpoints = 2;
   GroupRates groups;
@@ -61,6 +65,7 @@ struct RunConfig {
   SelectorConfig selectors;
   LossConfig loss;
   OptimizerConfig optimizer;
+  PpoConfig ppo;
   TrainConfig train;
   std::vector<StageConfig> stages;
   EvalConfig eval;
@@ -69,6 +74,9 @@ struct RunConfig {
   void require_data() const;  // throws ConfigError where no data set or tokenizer is named
   void validate(const ConfigLocations& locations)
       const;  // cross-field checks, before any work; throws ConfigError
+
+ private:
+  void validate_policy(const ConfigLocations& locations) const;
 };
 
 // Loads, adds the default stage where there is none, validates.

@@ -10,12 +10,16 @@
 #include "dsrsq/train/checkpoint.h"
 #include "dsrsq/train/metrics_log.h"
 #include "dsrsq/train/optimizer.h"
+#include "dsrsq/train/ppo.h"
 #include "dsrsq/train/run_config.h"
 
 namespace dsrsq {
 
 // Which group a parameter of a LanguageModel is in: backbone, retriever, projections.
 std::string parameter_group(const std::string& name);
+// Does it stand still where these groups do? What both the retriever and the reader look through
+// (the retriever's convolution) stands still with either of them.
+bool is_frozen(const std::string& name, const std::vector<std::string>& frozen);
 
 class Trainer {
  public:
@@ -25,13 +29,17 @@ class Trainer {
 
   // Continues from a checkpoint: weights, optimiser, codebooks; all else is a function of the step.
   void resume(const Checkpoint& checkpoint);
+  // Takes the weights of train.start_groups from another run's checkpoint; optimiser and step start
+  // anew. Throws CheckpointError where one is missing or has another shape.
+  void start_from(const Checkpoint& checkpoint);
   int64_t step() const { return step_; }
 
   // Runs to the last step. Throws DivergedError before an update by a loss or gradient that is not
   // finite (checkpoints stay as they are), StoppedError after saving where stop_requested() became
   // true.
   void run();
-  // One step, with its logs: what --dry-run does.
+  // One step, with its logs: what --dry-run does. In a stage with ppo, one rollout batch and what
+  // follows it.
   std::map<std::string, double> train_step();
 
  private:
@@ -39,9 +47,13 @@ class Trainer {
   void calibrate(const PassOptions& now);
   std::map<std::string, double> accumulate(const std::vector<Batch>& batches,
                                            const PassOptions& options);
+  PassOptions options_now() const;
+  std::map<std::string, double> hybrid_update(int64_t update);
+  std::map<std::string, double> policy_update();
+  void check_target_share();
   void evaluate();
   void save();
-  const Loader& stage_loader(const StageConfig& stage);
+  const Loader& stage_loader(const StageConfig& stage, bool single_questions = false);
 
   RunConfig config_;
   LanguageModel model_;
@@ -51,12 +63,14 @@ class Trainer {
   CheckpointFolder checkpoints_;
   std::unique_ptr<MetricsLog> log_;
   std::map<std::string, std::unique_ptr<Loader>> loaders_;  // training data by path
-  std::unique_ptr<Loader> validation_;
+  std::unique_ptr<Loader> validation_, validation_answers_;
+  std::unique_ptr<Ppo> ppo_;  // where a stage trains by reward
   int64_t step_ = 0;
   int64_t saved_step_ = -1;  // of the checkpoint that this process wrote last
   size_t stage_index_ = size_t(-1);
   double best_ = 0;
   bool has_best_ = false;
+  int64_t reader_calls_ = 0;        // sequences that the reader read in training
   double core_seconds_before_ = 0;  // of the processes that this run resumed from
   at::Device device_;
 };

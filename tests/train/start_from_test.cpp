@@ -1,0 +1,85 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <filesystem>
+
+#include "dsrsq/core/error.h"
+#include "dsrsq/registry.h"
+#include "dsrsq/train/trainer.h"
+#include "support/tiny_run.h"
+
+namespace dsrsq {
+namespace {
+
+using dsrsq::testing::tiny_config;
+using dsrsq::testing::TinyFacts;
+using ::testing::HasSubstr;
+
+struct Started {
+  LanguageModel model{nullptr};
+  std::unique_ptr<Trainer> trainer;
+};
+
+class StartFrom : public ::testing::Test {
+ protected:
+  StartFrom() : config_(tiny_config(facts_)) {
+    config_.stages[0].steps = 2;
+    auto first = start(config_, "first");
+    first.trainer->run();
+    trained_ = CheckpointFolder::read_model(checkpoint());
+  }
+  Started start(const RunConfig& config, const std::string& name) {
+    std::filesystem::create_directories(facts_.folder(name));
+    at::set_num_threads(1);
+    Started run;
+    run.model = make_model(config, facts_.tokenizer());
+    run.trainer =
+        std::make_unique<Trainer>(config, run.model, facts_.tokenizer(), facts_.folder(name));
+    return run;
+  }
+  Checkpoint checkpoint() { return find_checkpoint(facts_.folder("first"), false); }
+
+  TinyFacts facts_;
+  RunConfig config_;
+  NamedTensors trained_;
+};
+
+// The backbone brings what the reader reads through; the rest of the retriever starts anew.
+TEST_F(StartFrom, TakesTheNamedGroupsOnly) {
+  auto config = config_;
+  config.train.seed = 9;
+  config.train.start_groups = {"backbone"};
+  auto run = start(config, "second");
+  auto fresh = start(config, "fresh");
+  run.trainer->start_from(checkpoint());
+  auto untouched = module_tensors(*fresh.model);
+  int64_t taken = 0, anew = 0;
+  for (const auto& [name, tensor] : module_tensors(*run.model)) {
+    bool of_backbone = parameter_group(name) == "backbone" || name == "method.dsr.conv";
+    EXPECT_TRUE(at::equal(tensor, of_backbone ? trained_.at(name) : untouched.at(name))) << name;
+    (of_backbone ? taken : anew) += 1;
+  }
+  EXPECT_GT(taken, 10);
+  EXPECT_GT(anew, 2);
+  EXPECT_FALSE(at::equal(trained_.at("method.dsr.conv"), untouched.at("method.dsr.conv")));
+  EXPECT_EQ(run.trainer->step(), 0);
+}
+
+TEST_F(StartFrom, AnotherShapeIsAnError) {
+  auto config = config_;
+  config.dsrsq.dsr.width = 8;
+  auto run = start(config, "second");
+  try {
+    run.trainer->start_from(checkpoint());
+    FAIL() << "expected a CheckpointError";
+  } catch (const CheckpointError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("train.start_from"));
+    EXPECT_THAT(error.what(), HasSubstr("method.dsr."));
+  }
+  config.train.start_groups = {"backbone"};  // what differs is not asked for
+  start(config, "third").trainer->start_from(checkpoint());
+}
+
+}  // namespace
+}  // namespace dsrsq
