@@ -28,3 +28,25 @@ print_stages() {
 }
 
 job_count() { echo "${DSRSQ_JOBS:-2}"; }
+
+# start_run COMMAND...: in the background, two at a time; a run that fails stops the others and the script. finish_runs waits for all.
+declare -A RUNNING=()
+finish_run() {
+  local process status=0
+  wait -n -p process "${!RUNNING[@]}" || status=$?
+  local command="${RUNNING[$process]}"
+  unset "RUNNING[$process]"
+  [ $status = 0 ] && return
+  [ ${#RUNNING[@]} = 0 ] || kill -TERM "${!RUNNING[@]}" 2>/dev/null || true
+  echo "FAILED ($status): $command" >&2
+  exit $status
+}
+finish_runs() { while [ ${#RUNNING[@]} -gt 0 ]; do finish_run; done; }
+start_run() {
+  while [ ${#RUNNING[@]} -ge 2 ]; do finish_run; done
+  "$@" &
+  RUNNING[$!]="$*"
+}
+
+# The checkpoint of a run's last step: not its best, where stages read different numbers of tokens.
+last_checkpoint() { find "$1/checkpoints" -maxdepth 1 -name 'step-*' | sort | tail -n 1; }

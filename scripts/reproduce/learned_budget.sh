@@ -14,21 +14,19 @@ make_data() {
     --set train_documents=9000 --set validation_documents=256 >/dev/null
 }
 
+train_row() {
+  build/bin/dsrsq-train --config configs/experiments/budget.yaml --seed "$1" --output-dir "$OUT/learned-$1" 2>&1 | sed -u "s/^/[$1] /"
+}
+
 train_rows() {
   local seed
-  for seed in "${SEEDS[@]}"; do
-    while [ "$(jobs -rp | wc -l)" -ge 2 ]; do wait -n; done
-    build/bin/dsrsq-train --config configs/experiments/budget.yaml --seed "$seed" --output-dir "$OUT/learned-$seed" 2>&1 |
-      sed -u "s/^/[$seed] /" &
-  done
-  while [ "$(jobs -rp | wc -l)" -gt 0 ]; do wait -n; done
+  for seed in "${SEEDS[@]}"; do start_run train_row "$seed"; done
+  finish_runs
 }
 
 evaluate() {
   local seed checkpoints=()
-  for seed in "${SEEDS[@]}"; do
-    checkpoints+=(--checkpoint "learned-$seed=$(find "$OUT/learned-$seed/checkpoints" -maxdepth 1 -name 'step-*' | sort | tail -n 1)")
-  done
+  for seed in "${SEEDS[@]}"; do checkpoints+=(--checkpoint "learned-$seed=$(last_checkpoint "$OUT/learned-$seed")"); done
   build/bin/dsrsq-eval "${checkpoints[@]}" --set eval.latency_questions=0 --output-dir $OUT/eval >/dev/null
 }
 

@@ -84,10 +84,7 @@ void score_batch(const Batch& batch, const Generated& generated, const Tokenizer
                  int64_t sinks, EvaluationResult& result) {
   auto chosen = at::zeros_like(batch.context_valid);
   if (generated.state.selected.slots() > 0) {
-    const auto& selected = generated.state.selected;
-    // Masked slots point at token 0, so scatter counts instead of flags.
-    auto counts = at::zeros(batch.context.sizes(), batch.context.options());
-    chosen = counts.scatter_add(1, selected.index, selected.mask.to(at::kLong)) > 0;
+    chosen = generated.state.selected.chosen(batch.context.size(1));
   }
   for (int64_t b = 0; b < batch.size(); ++b) {
     const auto& record = batch.records[size_t(b)][0];
@@ -299,8 +296,7 @@ HeldOut held_out(LanguageModel& model, const Loader& loader, int64_t batches,
                                       {&batch.evidence, &evidence, &found_evidence}}) {
       auto any = wanted->any(1);
       *all += number(any);
-      if (state.selected.slots() > 0)
-        *found += number(any.gather(1, state.selected.index).logical_and(state.selected.mask));
+      if (state.selected.slots() > 0) *found += number(state.selected.marked(any));
     }
   }
   if (count == 0)

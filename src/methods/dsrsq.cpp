@@ -189,12 +189,8 @@ DsrsqMethod::Choice DsrsqMethod::choice_of(const MethodState& state,
   at::NoGradGuard no_grad;
   Choice choice;
   auto tokens = state.scores.size(2), span = config_.dsr.span;
-  auto count_into = [&](const at::Tensor& place, int64_t size) {  // masked slots point at 0
-    return at::zeros({place.size(0), size}, place.options())
-               .scatter_add_(1, place, selected.mask.to(at::kLong)) > 0;
-  };
-  choice.tokens = count_into(selected.index, tokens);
-  auto runs = count_into(selected.index.floor_divide(span), (tokens + span - 1) / span);
+  choice.tokens = selected.chosen(tokens);
+  auto runs = selected.chosen(tokens, span);
   bool per_segment = config_.rckv.source == "stream" && state.options.select_per_segment;
   choice.runs_per_segment = per_segment ? config_.rckv.segment / span : 0;
   choice.count =

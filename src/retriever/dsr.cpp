@@ -117,10 +117,11 @@ at::Tensor DsrImpl::budget_logits(const at::Tensor& questions, const at::Tensor&
   ops::Fp32Guard fp32(budget_output_.device());
   auto present = valid.to(at::kFloat).unsqueeze(-1);
   auto question = (questions * present).sum(1) / present.sum(1).clamp_min(1);
-  auto length = (question_tokens.to(at::kFloat) + 1).log2() / 6;
-  auto features = at::cat({question, length.unsqueeze(1),
-                           question_complexity("entropy", phi, question_tokens).unsqueeze(1)},
-                          1);
+  // Each of about unit size, so that the head can tell questions apart from its first updates on.
+  auto length = (question_tokens.to(at::kFloat) + 1).log2() - 3;
+  auto entropy = (question_complexity("entropy", phi, question_tokens) - 0.8) * 5;
+  auto direction = question * std::sqrt(double(question.size(1)));
+  auto features = at::cat({direction, length.unsqueeze(1), entropy.unsqueeze(1)}, 1);
   auto hidden = at::tanh(at::linear(features, budget_hidden_, budget_hidden_bias_));
   return at::linear(hidden, budget_output_.narrow(1, 0, hidden.size(1)),
                     budget_output_.select(1, hidden.size(1)));

@@ -76,10 +76,7 @@ Rollouts DsrPolicy::draw(const PolicyInput& input, const at::Tensor& phi,
   rollouts.selected = select_top(token_order_of_runs(perturbed, phi_of_draw, span), budget,
                                  segment_, input.per_segment);
   const auto& selected = rollouts.selected;
-  // Masked slots point at token 0, so runs are counted, not written.
-  auto picked =
-      at::zeros(perturbed.sizes(), selected.index.options())
-          .scatter_add_(1, selected.index.floor_divide(span), selected.mask.to(at::kLong)) > 0;
+  auto picked = selected.chosen(phi.size(1), span);
   auto per_segment = runs_per_segment(input);
   auto rows = candidate_rows(perturbed, per_segment, kNever);
   rollouts.rows = rows.size(0) / perturbed.size(0);
@@ -185,7 +182,10 @@ PolicyEvaluation DsrPolicy::evaluate(const PolicyInput& input, const Rollouts& r
   auto before = at::cat({at::full({size, G, 1}, -1.0, picked_best.options()),
                          std::get<0>(picked_best.cummax(2)).narrow(2, 0, S - 1)},
                         2);
-  auto place = at::arange(S, pooled.options()).div(double(S)).view({1, 1, S}).expand({size, G, S});
+  auto own_rows = present.view({size, S}).sum(1, true).clamp_min(1).to(at::kFloat);
+  auto place = (at::arange(S, pooled.options()).unsqueeze(0) / own_rows).view({size, 1, S});
+  place = place.expand({size, G, S});
+  result.present = present.view({size, 1, S}).expand({size, G, S}).reshape({size * G, S});
   auto share = rollouts.share.to(at::kFloat).view({size, G, 1}).expand({size, G, S});
   auto question =
       found.question.view({size, 1, 1, -1}).expand({size, G, S, found.question.size(1)});

@@ -40,6 +40,16 @@ int64_t SelectedTokens::slots() const {
   return std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
 }
 
+at::Tensor SelectedTokens::chosen(int64_t tokens, int64_t span) const {
+  // Masked slots point at token 0, so selected ones are counted, not written.
+  return at::zeros({index.size(0), (tokens + span - 1) / span}, index.options())
+             .scatter_add_(1, index.floor_divide(span), mask.to(at::kLong)) > 0;
+}
+
+at::Tensor SelectedTokens::marked(const at::Tensor& marks) const {
+  return marks.gather(1, index).logical_and(mask);
+}
+
 at::Tensor question_complexity(const std::string& kind, const at::Tensor& phi,
                                const at::Tensor& question_tokens) {
   if (kind == "none") return at::zeros({phi.size(0)}, phi.options());

@@ -36,6 +36,11 @@ void PpoRewardConfig::visit_fields(ConfigVisitor& v) {
       "ascent), below 0 where the policy would read less. 0: token_cost is fixed.",
       between(0, 1));
   v.field("dual_rate", dual_rate, "Step of the dual ascent.", more_than(0));
+  v.field(
+      "dual_damping", dual_damping,
+      "Added to the cost in proportion to the present excess over the target: keeps the share from "
+      "swinging around it.",
+      at_least(0));
   v.field("maximum_cost", maximum_cost,
           "Limit of the size of token_cost x target_share, in units of reward, under dual ascent.",
           more_than(0));
@@ -98,15 +103,19 @@ at::Tensor leave_one_out_advantage(const at::Tensor& scores, const at::Tensor& b
 }
 
 at::Tensor stream_advantage(const at::Tensor& values, const at::Tensor& scores, double discount,
-                            double lambda) {
+                            double lambda, const at::Tensor& present) {
   auto rows = values.size(1);
   std::vector<at::Tensor> advantages(static_cast<size_t>(rows));
   auto next_value = at::zeros_like(scores), next = at::zeros_like(scores);
+  auto paid = at::zeros_like(scores);  // 1 once the sequence's last row was met, from the end
   for (int64_t s = rows - 1; s >= 0; --s) {
-    auto reward = s == rows - 1 ? scores : at::zeros_like(scores);
-    auto error = reward + discount * next_value - values.select(1, s);
-    next = error + discount * lambda * next;
-    next_value = values.select(1, s);
+    auto here =
+        present.defined() ? present.select(1, s).to(scores.options()) : at::ones_like(scores);
+    auto reward = scores * (here > paid);
+    auto value = values.select(1, s);
+    next = (reward + discount * next_value - value + discount * lambda * next) * here;
+    next_value = value * here;
+    paid = at::maximum(paid, here);
     advantages[size_t(s)] = next;
   }
   return at::stack(advantages, 1);
@@ -138,6 +147,13 @@ double next_token_cost(const PpoRewardConfig& config, double cost, double share,
   auto moved = cost + config.dual_rate * excess / config.target_share;
   auto limit = config.maximum_cost / config.target_share;
   return std::clamp(moved, -limit, limit);
+}
+
+double damped_token_cost(const PpoRewardConfig& config, double cost, double share) {
+  if (config.target_share <= 0) return cost;
+  auto excess = share / config.target_share - 1;
+  auto limit = config.maximum_cost / config.target_share;
+  return std::clamp(cost + config.dual_damping * excess / config.target_share, -limit, limit);
 }
 
 // ---- critic ----
@@ -212,11 +228,12 @@ Ppo::Ppo(const PpoConfig& config, SelectionPolicy& policy, std::vector<NamedPara
                    }
                    return std::move(parameters);
                  }()),
-      token_cost_(config.reward.token_cost) {}
+      token_cost_(config.reward.token_cost),
+      token_cost_sum_(config.reward.token_cost) {}
 
 Ppo::Advantages Ppo::advantages(const PolicyInput& input, RolloutScorer& scorer,
                                 const Rollouts& rollouts, const at::Tensor& scores,
-                                const at::Tensor& values) const {
+                                const at::Tensor& values, const at::Tensor& present) const {
   Advantages result;
   auto mask = rollouts.picks.mask.to(at::kCPU).view({scores.size(0), -1});  // [R, S k]
   auto of_rows = [&](const at::Tensor& x) {  // [R, S] or [R, 1] -> [R, S k]
@@ -232,7 +249,8 @@ Ppo::Advantages Ppo::advantages(const PolicyInput& input, RolloutScorer& scorer,
     if (greedy.size(0) != scores.size(0)) greedy = greedy.repeat_interleave(rollouts.draws, 0);
     result.pick = of_rows((scores - greedy).unsqueeze(1));
   } else if (config_.baseline == "value") {
-    auto advantage = stream_advantage(values, scores, config_.discount, config_.gae_lambda);
+    auto advantage =
+        stream_advantage(values, scores, config_.discount, config_.gae_lambda, present);
     result.returns = advantage + values;
     result.pick = of_rows(advantage);
   } else {
@@ -241,7 +259,7 @@ Ppo::Advantages Ppo::advantages(const PolicyInput& input, RolloutScorer& scorer,
   }
   if (values.defined() && !result.returns.defined())
     result.returns =
-        stream_advantage(values, scores, config_.discount, config_.gae_lambda) + values;
+        stream_advantage(values, scores, config_.discount, config_.gae_lambda, present) + values;
   if (config_.whiten) result.pick = whitened(result.pick, mask);
   result.pick = result.pick * mask;
   if (rollouts.bin.defined()) {
@@ -255,13 +273,14 @@ Ppo::Advantages Ppo::advantages(const PolicyInput& input, RolloutScorer& scorer,
 
 void Ppo::update(const PolicyInput& input, const Rollouts& rollouts, const Advantages& advantages,
                  const PolicyEvaluation& old, const at::Tensor& old_values,
-                 std::map<std::string, double>& metrics, int64_t step) {
+                 std::map<std::string, double>& metrics, int64_t step, double compute_weight) {
   auto size = advantages.pick.size(0);
   auto device = old.pick_log_prob.device();
   auto on_device = [&](const at::Tensor& x) { return x.defined() ? x.to(device, at::kFloat) : x; };
   auto pick_advantage = on_device(advantages.pick), bin_advantage = on_device(advantages.bin);
   auto returns = on_device(advantages.returns), values_before = on_device(old_values);
   auto mask = rollouts.picks.mask.view({size, -1});
+  auto budgets = at::tensor(policy_.budget_bins(), at::kLong).to(device, at::kFloat);
   double clipped = 0;
   int64_t done = 0;
   for (int64_t epoch = 0; epoch < config_.epochs; ++epoch) {
@@ -278,6 +297,9 @@ void Ppo::update(const PolicyInput& input, const Rollouts& rollouts, const Advan
       auto log_bins = std::log(double(now.bin_probability.size(1)));
       auto entropy = -(now.bin_probability * now.bin_probability.clamp_min(1e-12).log()).sum(1);
       loss = loss - bins.objective - config_.budget_entropy * entropy.mean() / log_bins;
+      auto tokens = input.context_valid.sum(1, true).to(at::kFloat).clamp_min(1);
+      auto share = (now.bin_probability * (budgets / tokens).clamp_max(1)).sum(1).mean();
+      loss = loss + compute_weight * share;
       metrics["ppo/budget_entropy"] = entropy.mean().item<double>() / log_bins;
       kl = std::max(kl, bins.approximate_kl);
     }
@@ -285,16 +307,19 @@ void Ppo::update(const PolicyInput& input, const Rollouts& rollouts, const Advan
       auto value = critic_->forward(now.features);
       auto near =
           values_before + (value - values_before).clamp(-config_.value_clip, config_.value_clip);
-      auto error = 0.5 * at::maximum((value - returns).square(), (near - returns).square()).mean();
+      auto row = now.present.to(value.scalar_type());
+      auto error =
+          0.5 * (at::maximum((value - returns).square(), (near - returns).square()) * row).sum() /
+          row.sum().clamp_min(1);
       loss = loss + config_.value_weight * error;
       metrics["ppo/value_loss"] = error.item<double>();
     }
     if (epoch == 0) metrics["ppo/first_ratio_deviation"] = picks.ratio_deviation;
     metrics["ppo/approximate_kl"] = kl;
     metrics["ppo/entropy"] = now.entropy.mean().item<double>();
+    if (kl > config_.maximum_kl) break;
     clipped += picks.clip_fraction;
     ++done;
-    if (kl > config_.maximum_kl) break;
     optimizer_.zero_gradients();
     loss.backward();
     auto norm = optimizer_.gradient_norm();
@@ -303,20 +328,22 @@ void Ppo::update(const PolicyInput& input, const Rollouts& rollouts, const Advan
     optimizer_.step(1.0);
   }
   optimizer_.zero_gradients();
-  metrics["ppo/clip_fraction"] = clipped / double(done);
+  metrics["ppo/clip_fraction"] = clipped / double(std::max<int64_t>(1, done));
   metrics["ppo/epochs"] = double(done);
 }
 
 void Ppo::move_token_cost(const Rollouts& rollouts) {
   if (!rollouts.bin.defined()) return;
   auto last = int64_t(policy_.budget_bins().size()) - 1;
-  token_cost_ = next_token_cost(config_.reward, token_cost_, rollouts.share.mean().item<double>(),
-                                (rollouts.bin == 0).all().item<bool>(),
-                                (rollouts.bin == last).all().item<bool>());
+  auto share = rollouts.share.mean().item<double>();
+  token_cost_sum_ = next_token_cost(config_.reward, token_cost_sum_, share,
+                                    (rollouts.bin == 0).all().item<bool>(),
+                                    (rollouts.bin == last).all().item<bool>());
+  token_cost_ = damped_token_cost(config_.reward, token_cost_sum_, share);
 }
 
 std::map<std::string, double> Ppo::step(const PolicyInput& input, RolloutScorer& scorer,
-                                        int64_t step) {
+                                        int64_t step, double compute_weight) {
   auto rollouts = policy_.sample(input, config_.rollouts, step, config_.credit_group);
   auto scores = scorer.score(rollouts);
   require_finite(scores, "the rewards", step);
@@ -340,10 +367,11 @@ std::map<std::string, double> Ppo::step(const PolicyInput& input, RolloutScorer&
         (rollouts.bin == int64_t(i)).to(at::kDouble).mean().item<double>();
     metrics[concat("ppo/budget_tokens_", i)] = double(tokens[i]);
   }
-  auto found = advantages(input, scorer, rollouts, scores, old_values);
-  // A baseline's or a group's score may be what is not finite.
-  require_finite(found.pick, "the advantages", step);
-  update(input, rollouts, found, old, old_values, metrics, step);
+  auto found = advantages(input, scorer, rollouts, scores, old_values, old.present.to(at::kCPU));
+  // A baseline's, a group's or the critic's value may be what is not finite.
+  for (const auto& x : {found.pick, found.bin, found.returns})
+    if (x.defined()) require_finite(x, "the advantages", step);
+  update(input, rollouts, found, old, old_values, metrics, step, compute_weight);
   move_token_cost(rollouts);
   return metrics;
 }
@@ -355,7 +383,7 @@ std::map<std::string, at::Tensor> Ppo::state() const {
   if (!critic_.is_empty())
     for (const auto& item : critic_->named_parameters())
       state["weight.critic." + item.key()] = item.value().detach();
-  state["token_cost"] = at::full({1}, token_cost_, at::kDouble);
+  state["token_cost"] = at::tensor({token_cost_, token_cost_sum_}, at::kDouble);
   return state;
 }
 
@@ -371,12 +399,13 @@ void Ppo::load_state(const std::map<std::string, at::Tensor>& state) {
     rest.erase(found);
     return value;
   };
-  auto cost = take("token_cost", {1}).item<double>();
+  auto costs = take("token_cost", {2});
   if (!critic_.is_empty())
     for (auto& item : critic_->named_parameters())
       item.value().copy_(take("weight.critic." + item.key(), item.value().sizes()));
   optimizer_.load_state(rest);
-  token_cost_ = cost;
+  token_cost_ = costs[0].item<double>();
+  token_cost_sum_ = costs[1].item<double>();
 }
 
 }  // namespace dsrsq

@@ -32,7 +32,7 @@ void TrainConfig::visit_fields(ConfigVisitor& v) {
   v.field("start_from", start_from,
           "Run folder or checkpoint whose weights a new run starts from, so that several runs "
           "share what "
-          "was trained once; empty: seeded weights.");
+          "was trained once: of a run folder its best, else its newest. Empty: seeded weights.");
   v.field(
       "start_groups", start_groups,
       "Parameter groups that are taken from there; the others start anew. backbone brings what the "
@@ -148,6 +148,10 @@ void RunConfig::validate_policy(const ConfigLocations& locations) const {
   if (ppo.rollouts < 2 && ppo.baseline == "rloo" && ppo.credit == "shared")
     throw error("ppo.rollouts", concat("expected at least 2 with ppo.baseline: rloo, got ",
                                        ppo.rollouts, "; a draw is compared with the others"));
+  if (ppo.credit == "span_loo" && ppo.baseline != "rloo")
+    throw error("ppo.baseline",
+                concat("expected rloo with ppo.credit: span_loo, got ", ppo.baseline,
+                       "; what a group of picks adds is compared with nothing else"));
   if (ppo.reward.target_share > 0 && !learned)
     throw error(
         "ppo.reward.target_share",

@@ -18,7 +18,8 @@ namespace dsrsq {
 
 std::string parameter_group(const std::string& name) {
   if (name.rfind("method.dsr.", 0) == 0) return "retriever";
-  if (name.rfind("method.rckv.", 0) == 0) return "projections";
+  // The buffer's gate and age bias are ordinary weights; only projections wander at the full rate.
+  if (name.find("_projection_") != std::string::npos) return "projections";
   return "backbone";
 }
 
@@ -61,7 +62,7 @@ std::vector<NamedParameter> named_parameters(const RunConfig& config, LanguageMo
     // Decay pulls matrices of the backbone; norms and convolution taps hold scales, the projections
     // stay orthonormal.
     auto is_conv = item.key().size() > 4 && item.key().substr(item.key().size() - 4) == "conv";
-    parameter.decay = group == "backbone" && item.value().dim() >= 2 && !is_conv;
+    parameter.decay = item.key().rfind("backbone.", 0) == 0 && item.value().dim() >= 2 && !is_conv;
     parameters.push_back(std::move(parameter));
   }
   return parameters;
@@ -156,8 +157,9 @@ void Trainer::start_from(const Checkpoint& checkpoint) {
     target.copy_(found->second);
     ++taken;
   }
-  log_info("weights of ", checkpoint.folder, ": ", taken, " tensors taken, ", own,
-           " start anew");
+  const auto& groups = config_.train.start_groups;
+  projections_taken_ = std::find(groups.begin(), groups.end(), "projections") != groups.end();
+  log_info("weights of ", checkpoint.folder, ": ", taken, " tensors taken, ", own, " start anew");
 }
 
 const Loader& Trainer::stage_loader(const StageConfig& stage, bool single_questions) {
@@ -188,7 +190,10 @@ void Trainer::enter_stage() {
   }
   // A resumed run finds the calibrated projections in its checkpoint; only the stage's first step
   // makes them.
-  if (step_ == position.first_step) calibrate(options_now());
+  if (step_ != position.first_step) return;
+  auto options = options_now();
+  options.rckv = stage.rckv;  // whatever this step's coin says of the buffer
+  calibrate(options);
 }
 
 PassOptions Trainer::options_now() const {
@@ -199,7 +204,8 @@ PassOptions Trainer::options_now() const {
 
 void Trainer::calibrate(const PassOptions& now) {
   PassOptions before;
-  before.sqa = before.rckv = false;
+  before.sqa = false;
+  before.rckv = projections_taken_;
   if (stage_index_ > 0) {
     before.sqa = config_.stages[stage_index_ - 1].sqa;
     before.rckv = config_.stages[stage_index_ - 1].rckv;
@@ -224,6 +230,7 @@ void Trainer::calibrate(const PassOptions& now) {
 std::map<std::string, double> Trainer::accumulate(const std::vector<Batch>& batches,
                                                   const PassOptions& options) {
   auto weights = loss_weights(config_.loss, step_);
+  if (config_.stages[stage_index_].ppo) weights["compute"] = 0;  // part of the policy's own loss
   bool all_tokens = config_.loss.task_tokens == "all";
   if (all_tokens) weights["language"] = weights["task"];
   std::map<std::string, double> totals;
@@ -265,10 +272,7 @@ std::map<std::string, double> Trainer::accumulate(const std::vector<Batch>& batc
     if (state.selected.slots() > 0) {
       auto wanted = batch.answer_tokens.any(1);
       answers += double(wanted.sum().item<int64_t>());
-      hits += double(wanted.gather(1, state.selected.index)
-                         .logical_and(state.selected.mask)
-                         .sum()
-                         .item<int64_t>());
+      hits += double(state.selected.marked(wanted).sum().item<int64_t>());
     }
   }
   std::map<std::string, double> values{{"train/loss", loss_sum.item<double>()}};
@@ -333,7 +337,8 @@ std::map<std::string, double> Trainer::policy_update() {
     model_->choose_tokens(batch, state);
   }
   ReaderReward reward(model_, tokenizer_, batch, state, config_.ppo);
-  auto values = ppo_->step(state.policy_input, reward, step_);
+  auto values = ppo_->step(state.policy_input, reward, step_,
+                           loss_weights(config_.loss, step_).at("compute"));
   for (const auto& [name, value] : reward.metrics()) values[name] = value;
   reader_calls_ += reward.reader_calls();
   return values;
@@ -387,6 +392,9 @@ void Trainer::evaluate() {
   log_info("step ", step_, ": held-out loss ", found.loss);
   // The best of the last stage only: earlier ones run with parts switched off.
   bool last_stage = step_ > 0 && stage.index + 1 == config_.stages.size();
+  // With a learned budget the smallest loss is but the largest budget.
+  if (config_.stages[stage.index].ppo && config_.dsrsq.dsr.complexity == "learned")
+    last_stage = false;
   if (last_stage && (!has_best_ || found.loss < best_)) {
     has_best_ = true;
     best_ = found.loss;
@@ -434,22 +442,24 @@ void Trainer::run() {
     enter_stage();
     evaluate();
   }
-  double loss_sum = 0;
-  int64_t loss_steps = 0;
+  // What is noisy is shown as its mean since the last line, not one step's luck.
+  std::map<std::string, std::pair<double, int64_t>> sums;
+  auto is_averaged = [](const std::string& name) {
+    return name == "train/loss" || name.rfind("ppo/", 0) == 0;
+  };
   while (step_ < total) {
     auto values = train_step();
-    if (values.count("train/loss") > 0) {
-      loss_sum += values["train/loss"];
-      ++loss_steps;
-    }
+    for (const auto& [name, value] : values)
+      if (is_averaged(name)) {
+        sums[name].first += value;
+        ++sums[name].second;
+      }
     if (step_ % config_.train.log_every == 0 || step_ == total) {
-      // The mean since the last line, not one step's luck.
-      if (loss_steps > 0) values["train/loss"] = loss_sum / double(loss_steps);
+      for (const auto& [name, sum] : sums) values[name] = sum.first / double(sum.second);
       for (const auto& [name, value] : model_->method().scalars()) values[name] = value;
       log_->write(step_, values);
       progress.update(step_, progress_text(values));
-      loss_sum = 0;
-      loss_steps = 0;
+      sums.clear();
     } else {
       progress.update(step_);
     }

@@ -51,6 +51,8 @@ struct PolicyEvaluation {
   at::Tensor bin_log_prob;     // [R]; undefined where the budget is no action
   at::Tensor entropy;          // [B S] of the candidates' softmax, over log M
   at::Tensor bin_probability;  // [B, bins]
+  at::Tensor present;   // [R, S] bool: rows that hold candidates; the others stand after the end
+                        // of a context that is shorter than the batch's longest
   at::Tensor features;  // [R, S, F] fp32 without gradient: what a critic may know before row s
 };
 

@@ -26,6 +26,10 @@ struct SelectedTokens {
   std::vector<int64_t> lengths;  // slots of each reader segment; their sum is n
 
   int64_t slots() const;
+  // bool [B, ceil(tokens / span)]: runs of `span` tokens that hold a selected one; 1: the tokens.
+  at::Tensor chosen(int64_t tokens, int64_t span = 1) const;
+  // bool [B, n]: slots whose token is marked in `marks` bool [B, N].
+  at::Tensor marked(const at::Tensor& marks) const;
 };
 
 // The budget[b] best tokens of each sequence by score [B, N] (-inf: never). With segments == 1 over

@@ -26,7 +26,8 @@ struct PpoRewardConfig {
   double f1 = 0.0;
   double token_cost = 0.0;    // lambda_2, a share of the context
   double target_share = 0.0;  // 0: token_cost is fixed
-  double dual_rate = 0.1;
+  double dual_rate = 0.01;
+  double dual_damping = 0.5;
   double maximum_cost = 2.0;
   void visit_fields(ConfigVisitor& v);
 };
@@ -68,9 +69,11 @@ class RolloutScorer {
 at::Tensor leave_one_out_advantage(const at::Tensor& scores, const at::Tensor& bin, int64_t draws);
 
 // Generalised advantage estimation (arXiv 1506.02438) over the S rows of a stream with the score at
-// its end: values [R, S], scores [R] -> advantages [R, S]; returns are advantages + values.
+// its end: values [R, S], scores [R] -> advantages [R, S]; returns are advantages + values. The
+// score is paid at a sequence's last row that is `present` [R, S] (undefined: all are); others are
+// 0.
 at::Tensor stream_advantage(const at::Tensor& values, const at::Tensor& scores, double discount,
-                            double lambda);
+                            double lambda, const at::Tensor& present = {});
 
 // The clipped surrogate, to be maximised: mean over sequences of the mean over their actions. All
 // [R, actions]; mask bool.
@@ -90,6 +93,10 @@ Surrogate clipped_surrogate(const at::Tensor& log_prob, const at::Tensor& old_lo
 // back, since bins that are no longer drawn earn nothing.
 double next_token_cost(const PpoRewardConfig& config, double cost, double share, bool all_smallest,
                        bool all_largest);
+// The cost that draws pay: the one that dual ascent moves plus dual_damping x (share / target - 1)
+// / target, within the same limits. Dual ascent alone swings around the target, since the policy
+// follows the cost with a lag (an integral controller; this is its proportional part).
+double damped_token_cost(const PpoRewardConfig& config, double cost, double share);
 
 // V(state) of every row of a stream [R, S] from PolicyEvaluation::features.
 class CriticImpl : public torch::nn::Module {
@@ -109,9 +116,12 @@ class Ppo {
   Ppo(const PpoConfig& config, SelectionPolicy& policy, std::vector<NamedParameter> parameters,
       int64_t seed, at::Device device);
 
-  // One rollout batch and its updates. Returns metrics ("ppo/..."). Throws DivergedError before any
-  // update where a score or a loss is not finite.
-  std::map<std::string, double> step(const PolicyInput& input, RolloutScorer& scorer, int64_t step);
+  // One rollout batch and its updates. `compute_weight`: of L_compute (D15), the expected share of
+  // the context under the budget action, which is part of this loss: with an optimiser of its own,
+  // which scales gradients to one size, its small gradient would outrun reward. Returns metrics
+  // ("ppo/..."). Throws DivergedError before any update where a score or a loss is not finite.
+  std::map<std::string, double> step(const PolicyInput& input, RolloutScorer& scorer, int64_t step,
+                                     double compute_weight = 0);
 
   // What must survive: the optimiser, the critic, the token cost.
   std::map<std::string, at::Tensor> state() const;
@@ -123,17 +133,19 @@ class Ppo {
  private:
   struct Advantages;
   Advantages advantages(const PolicyInput& input, RolloutScorer& scorer, const Rollouts& rollouts,
-                        const at::Tensor& scores, const at::Tensor& values) const;
+                        const at::Tensor& scores, const at::Tensor& values,
+                        const at::Tensor& present) const;
   void update(const PolicyInput& input, const Rollouts& rollouts, const Advantages& advantages,
               const PolicyEvaluation& old, const at::Tensor& old_values,
-              std::map<std::string, double>& metrics, int64_t step);
+              std::map<std::string, double>& metrics, int64_t step, double compute_weight);
   void move_token_cost(const Rollouts& rollouts);
 
   PpoConfig config_;
   SelectionPolicy& policy_;
   Critic critic_{nullptr};  // only for baseline value
   AdamW optimizer_;
-  double token_cost_ = 0;
+  double token_cost_ = 0;      // that draws pay
+  double token_cost_sum_ = 0;  // that dual ascent moves; both are the same where it is fixed
 };
 
 }  // namespace dsrsq

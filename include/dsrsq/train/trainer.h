@@ -70,7 +70,9 @@ class Trainer {
   size_t stage_index_ = size_t(-1);
   double best_ = 0;
   bool has_best_ = false;
-  int64_t reader_calls_ = 0;        // sequences that the reader read in training
+  bool projections_taken_ =
+      false;                  // from another run: the first stage does not calibrate them anew
+  int64_t reader_calls_ = 0;  // sequences that the reader read in training
   double core_seconds_before_ = 0;  // of the processes that this run resumed from
   at::Device device_;
 };
