@@ -8,7 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 SEEDS=("$@")
 [ ${#SEEDS[@]} -gt 0 ] || SEEDS=(0 1 2)
 OUT=runs/no_labels
-ROWS=(kl_rl kl_23 rl kl)  # longest first
+ROWS=(kl kl_rl kl_23 rl)
 
 make_data() {
   mkdir -p $OUT/data
@@ -18,15 +18,23 @@ make_data() {
     --set train_documents=6400 --set validation_documents=8 --set test_documents=8 >/dev/null
 }
 
+# train_row ROW SEED [OPTION...]
 train_row() {
-  build/bin/dsrsq-train --config "configs/experiments/no_labels_$1.yaml" --seed "$2" --output-dir "$OUT/$1-$2" 2>&1 |
-    sed -u "s/^/[$1 $2] /"
+  local row="$1" seed="$2"
+  shift 2
+  build/bin/dsrsq-train --config "configs/experiments/no_labels_$row.yaml" --seed "$seed" --output-dir "$OUT/$row-$seed" "$@" 2>&1 |
+    sed -u "s/^/[$row $seed] /"
 }
 
+# KL first: the other rows start from its weights.
 train_rows() {
   local row seed
-  for row in "${ROWS[@]}"; do
-    for seed in "${SEEDS[@]}"; do start_run train_row "$row" "$seed"; done
+  for seed in "${SEEDS[@]}"; do start_run train_row kl "$seed"; done
+  finish_runs
+  for row in rl kl_rl kl_23; do
+    for seed in "${SEEDS[@]}"; do
+      start_run train_row "$row" "$seed" --set "train.start_from=$(last_checkpoint "$OUT/kl-$seed")"
+    done
   done
   finish_runs
 }
@@ -44,7 +52,7 @@ stage "set-up and programs" scripts/setup.sh --programs-only
 stage "data" make_data
 stage "training" train_rows
 stage "evaluation" evaluate
-stage "table" .venv/bin/python scripts/reproduce/by_question.py compare --eval $OUT/eval --rows kl kl_rl kl_23 rl --seeds "${SEEDS[@]}" \
+stage "table" .venv/bin/python scripts/reproduce/by_question.py compare --eval $OUT/eval --rows "${ROWS[@]}" --seeds "${SEEDS[@]}" \
   --output $OUT/table.md
 cp $OUT/eval/results.json $OUT/results.json
 print_stages

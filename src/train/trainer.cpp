@@ -147,18 +147,22 @@ void Trainer::start_from(const Checkpoint& checkpoint) {
       continue;
     }
     auto found = stored.find(name);
-    if (found == stored.end() || found->second.sizes() != tensor.sizes())
+    if (found == stored.end()) {  // a part that the other run did not have
+      log_warning("train.start_from: ", checkpoint.folder, " has no ", name, ", which starts anew");
+      ++own;
+      continue;
+    }
+    if (found->second.sizes() != tensor.sizes())
       throw CheckpointError(
           concat("train.start_from: ", checkpoint.folder, ": expected ", name, " of shape ",
-                 tensor.sizes(), ", got ",
-                 found == stored.end() ? "nothing" : concat("shape ", found->second.sizes()),
+                 tensor.sizes(), ", got shape ", found->second.sizes(),
                  "; take fewer train.start_groups or train with the model that it is from"));
     auto target = tensor;
     target.copy_(found->second);
     ++taken;
+    if (parameter_group(name) == "projections") projections_taken_ = true;
   }
-  const auto& groups = config_.train.start_groups;
-  projections_taken_ = std::find(groups.begin(), groups.end(), "projections") != groups.end();
+
   log_info("weights of ", checkpoint.folder, ": ", taken, " tensors taken, ", own, " start anew");
 }
 

@@ -67,6 +67,32 @@ TEST(StreamAdvantage, WithoutDiscountItIsTheScoreLessTheValue) {
                      (Tolerance{0, 1e-12}));
 }
 
+// A context that is shorter than the batch's longest: as if it stood alone, whatever the values of
+// rows that it does not have.
+TEST(StreamAdvantage, RowsAfterTheEndChangeNothing) {
+  auto values = normal("values", {2, 5}).to(at::kDouble);
+  auto scores = normal("scores", {2}).to(at::kDouble);
+  auto present = at::ones({2, 5}, at::kBool);
+  present[1].slice(0, 3).fill_(false);
+  auto together = stream_advantage(values, scores, 0.9, 0.8, present);
+  auto alone = stream_advantage(values.narrow(1, 0, 3), scores, 0.9, 0.8);
+  EXPECT_TENSOR_NEAR(together[1].narrow(0, 0, 3), alone[1], (Tolerance{0, 1e-12}));
+  EXPECT_EQ(together[1].narrow(0, 3, 2).abs().max().item<double>(), 0);
+  EXPECT_TENSOR_NEAR(together[0], stream_advantage(values, scores, 0.9, 0.8)[0],
+                     (Tolerance{0, 1e-12}));
+}
+
+TEST(DampedTokenCost, AddsTheExcessWithinTheLimits) {
+  PpoRewardConfig config;
+  EXPECT_EQ(damped_token_cost(config, 0.7, 0.9), 0.7) << "no target: it is fixed";
+  config.target_share = 0.25;
+  config.dual_damping = 0.5;
+  EXPECT_DOUBLE_EQ(damped_token_cost(config, 1, 0.375), 1 + 0.5 * 0.5 / 0.25);
+  EXPECT_DOUBLE_EQ(damped_token_cost(config, 1, 0.125), 1 - 0.5 * 0.5 / 0.25);
+  EXPECT_DOUBLE_EQ(damped_token_cost(config, 7.9, 1), 8);
+  EXPECT_DOUBLE_EQ(damped_token_cost(config, -7.9, 0), -8);
+}
+
 // ---- the surrogate ----
 
 struct SurrogateCase {

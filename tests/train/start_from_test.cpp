@@ -66,6 +66,34 @@ TEST_F(StartFrom, TakesTheNamedGroupsOnly) {
   EXPECT_EQ(run.trainer->step(), 0);
 }
 
+// The first stage does not calibrate projections that were taken, and does those that were not.
+TEST_F(StartFrom, TakenProjectionsAreNotCalibratedAnew) {
+  for (bool taken : {true, false}) {
+    auto config = config_;
+    config.train.start_groups = {"backbone"};
+    if (taken) config.train.start_groups.push_back("projections");
+    config.stages[0].frozen = {"projections"};
+    config.data.train_split = "validation";  // other keys than those that made them
+    auto run = start(config, taken ? "taken" : "anew");
+    run.trainer->start_from(checkpoint());
+    run.trainer->train_step();
+    auto name = "method.rckv.key_projection_0";
+    EXPECT_EQ(at::equal(module_tensors(*run.model).at(name), trained_.at(name)), taken);
+  }
+}
+
+// A stage whose first steps do without the buffer calibrates it all the same.
+TEST_F(StartFrom, ABufferThatComesSlowlyIsCalibrated) {
+  auto config = config_;
+  config.stages[0].buffer_from = config.stages[0].buffer_to = 0;
+  config.stages[0].frozen = {"projections"};
+  auto run = start(config, "slow");
+  auto name = "method.rckv.key_projection_0";
+  auto before = module_tensors(*run.model).at(name).clone();
+  run.trainer->train_step();
+  EXPECT_FALSE(at::equal(module_tensors(*run.model).at(name), before));
+}
+
 TEST_F(StartFrom, AnotherShapeIsAnError) {
   auto config = config_;
   config.dsrsq.dsr.width = 8;

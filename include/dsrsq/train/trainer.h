@@ -30,7 +30,8 @@ class Trainer {
   // Continues from a checkpoint: weights, optimiser, codebooks; all else is a function of the step.
   void resume(const Checkpoint& checkpoint);
   // Takes the weights of train.start_groups from another run's checkpoint; optimiser and step start
-  // anew. Throws CheckpointError where one is missing or has another shape.
+  // anew, and so does, with a warning, a tensor that the other run did not have. Throws
+  // CheckpointError where one has another shape.
   void start_from(const Checkpoint& checkpoint);
   int64_t step() const { return step_; }
 
