@@ -162,7 +162,6 @@ void Trainer::start_from(const Checkpoint& checkpoint) {
     ++taken;
     if (parameter_group(name) == "projections") projections_taken_ = true;
   }
-
   log_info("weights of ", checkpoint.folder, ": ", taken, " tensors taken, ", own, " start anew");
 }
 
