@@ -12,8 +12,8 @@ make_data() {
   mkdir -p $OUT/data
   [ -f $OUT/data/facts_512.h5 ] || build/bin/dsrsq-data synth --output $OUT/data --name facts_512 --set two_fact_share=0.5 \
     --set train_documents=9000 --set validation_documents=256 >/dev/null
-  [ -f $OUT/data/facts_40.h5 ] || build/bin/dsrsq-data synth --output $OUT/data --name facts_40 --set two_fact_share=0.5 \
-    --set context_tokens=40 --set facts=4 --set train_documents=6400 --set validation_documents=8 --set test_documents=8 >/dev/null
+  [ -f $OUT/data/facts_64.h5 ] || build/bin/dsrsq-data synth --output $OUT/data --name facts_64 --set two_fact_share=0.5 \
+    --set context_tokens=64 --set facts=4 --set train_documents=6400 --set validation_documents=8 --set test_documents=8 >/dev/null
 }
 
 train_row() {

@@ -14,7 +14,7 @@ make_data() {
   mkdir -p $OUT/data
   [ -f $OUT/data/facts_512.h5 ] || build/bin/dsrsq-data synth --output $OUT/data --name facts_512 \
     --set train_documents=11200 --set validation_documents=256 >/dev/null
-  [ -f $OUT/data/facts_40.h5 ] || build/bin/dsrsq-data synth --output $OUT/data --name facts_40 --set context_tokens=40 --set facts=4 \
+  [ -f $OUT/data/facts_64.h5 ] || build/bin/dsrsq-data synth --output $OUT/data --name facts_64 --set context_tokens=64 --set facts=4 \
     --set train_documents=6400 --set validation_documents=8 --set test_documents=8 >/dev/null
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # How a retriever learns: from the reader's attention (kl), from reward (rl, with one advantage for all picks or leave-one-out
 # credit), from one and then the other (kl_rl), or from evidence labels (supervised); 32, 128 and 512 of 2,048 tokens. All rows of
-# a budget start from the same reader and cost as many sequences that it reads (KL reads whole documents of 40 tokens; labels need
+# a budget start from the same reader and cost as many sequences that it reads (KL reads whole documents of 64 tokens; labels need
 # no reading, that row is given as many questions).
 #   scripts/reproduce/retriever_training.sh [SEED...]      default: 0
 # CPU preset: two runs at a time, one thread each; about a quarter of an hour a seed. Leaves runs/retriever_training/{table.md,figure.png,
@@ -18,11 +18,11 @@ BATCH=8 DRAWS=4 GROUPS_OF_PICKS=8
 make_data() {
   mkdir -p $OUT/data
   local name
-  for name in 512 40 2048; do
+  for name in 512 64 2048; do
     [ -f $OUT/data/facts_$name.h5 ] && continue
     case $name in
       512) set -- --set train_documents=4000 --set validation_documents=8 --set test_documents=8 ;;
-      40) set -- --set context_tokens=40 --set facts=4 --set train_documents=6400 --set validation_documents=8 --set test_documents=8 ;;
+      64) set -- --set context_tokens=64 --set facts=4 --set train_documents=6400 --set validation_documents=8 --set test_documents=8 ;;
       2048) set -- --set context_tokens=2048 --set facts=96 --set train_documents=3000 --set validation_documents=64 --set test_documents=256 ;;
     esac
     build/bin/dsrsq-data synth --output $OUT/data --name facts_$name "$@" >/dev/null
@@ -34,7 +34,7 @@ row_options() {
   local row="$1" budget="$2" calls="${CALLS[$2]}" first second
   local group=$((budget / GROUPS_OF_PICKS))
   local shared=$((BATCH * (DRAWS + 1))) loo=$((BATCH * (DRAWS * (GROUPS_OF_PICKS + 1) + 1)))
-  local teacher=(--set stages.0.selection=all --set stages.0.data=$OUT/data/facts_40.h5 --set stages.0.retrieval_negatives=batch
+  local teacher=(--set stages.0.selection=all --set stages.0.data=$OUT/data/facts_64.h5 --set stages.0.retrieval_negatives=batch
     --set loss.retrieval_target=attention)
   local step=$BATCH
   case $row in *_span_loo) step=$loo ;; rl_* | kl_rl_*) step=$shared ;; esac
