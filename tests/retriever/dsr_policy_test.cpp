@@ -306,17 +306,18 @@ TEST_P(DsrPolicyTest, GroupsCoverEachPickOnceAndAreNeighbours) {
 
 TEST_P(DsrPolicyTest, BudgetsAreThoseOfTheirBins) {
   auto in = input();
-  auto rollouts = policy_.sample(in, 16, 1, 1);
+  constexpr int64_t kDraws = 64;  // enough that the least likely bin is drawn too
+  auto rollouts = policy_.sample(in, kDraws, 1, 1);
   auto bins = policy_.budget_bins();
   std::set<int64_t> seen;
-  for (int64_t r = 0; r < 48; ++r) {
+  for (int64_t r = 0; r < 3 * kDraws; ++r) {
     auto budget = rollouts.budget[r].item<int64_t>();
     if (GetParam().learned) {
       EXPECT_EQ(budget, bins.at(size_t(rollouts.bin[r].item<int64_t>())));
     } else {
       EXPECT_EQ(budget, 6);
     }
-    auto tokens = kSamples[size_t(r / 16)].tokens;
+    auto tokens = kSamples[size_t(r / kDraws)].tokens;
     auto taken = int64_t(tokens_of(rollouts, r).size());
     // A short last segment may leave a share of the budget unused.
     if (GetParam().per_segment) {
