@@ -29,7 +29,7 @@ print_stages() {
 
 job_count() { echo "${DSRSQ_JOBS:-2}"; }
 
-# start_run COMMAND...: in the background, two at a time; a run that fails stops the others and the script. finish_runs waits for all.
+# start_run COMMAND...: in the background, DSRSQ_JOBS (2) at a time; a run that fails stops the others and the script. finish_runs waits for all.
 declare -A RUNNING=()
 finish_run() {
   local process status=0
@@ -43,7 +43,7 @@ finish_run() {
 }
 finish_runs() { while [ ${#RUNNING[@]} -gt 0 ]; do finish_run; done; }
 start_run() {
-  while [ ${#RUNNING[@]} -ge 2 ]; do finish_run; done
+  while [ ${#RUNNING[@]} -ge "$(job_count)" ]; do finish_run; done
   "$@" &
   RUNNING[$!]="$*"
 }

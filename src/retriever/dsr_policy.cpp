@@ -96,7 +96,7 @@ Rollouts DsrPolicy::sample(const PolicyInput& input, int64_t draws, int64_t step
                            int64_t group_size) const {
   at::NoGradGuard no_grad;
   auto found = scores(input);
-  auto runs = run_scores(found.phi, dsr_->config().span);
+  auto runs = run_scores(found.phi, dsr_->config().span) / input.temperature;
   auto size = found.phi.size(0);
   auto device = found.phi.device();
   std::vector<at::Tensor> perturbed, bins;
@@ -145,7 +145,7 @@ int64_t DsrPolicy::feature_width() const { return 2 * dsr_->config().width + 4; 
 
 PolicyEvaluation DsrPolicy::evaluate(const PolicyInput& input, const Rollouts& rollouts) const {
   auto found = scores(input);
-  auto runs = run_scores(found.phi, dsr_->config().span);
+  auto runs = run_scores(found.phi, dsr_->config().span) / input.temperature;
   auto per_segment = runs_per_segment(input);
   auto rows = candidate_rows(runs, per_segment, kNever);  // [B S, M]
   auto size = found.phi.size(0), S = rollouts.rows, G = rollouts.draws, M = rows.size(1);
@@ -172,7 +172,7 @@ PolicyEvaluation DsrPolicy::evaluate(const PolicyInput& input, const Rollouts& r
                            token_rows.reshape({size * S, M * span, -1}))
                     .view({size, 1, S, -1})
                     .expand({size, G, S, found.context.size(2)});
-  auto temperature = dsr_->temperature();
+  auto temperature = dsr_->temperature() * input.temperature;
   auto best = rows.amax(1).clamp(-1 / temperature, 20 / temperature).mul(temperature);
   auto picked_best = of_draws.gather(1, rollouts.picks.candidate)
                          .masked_fill(rollouts.picks.mask.logical_not(), -1 / temperature)

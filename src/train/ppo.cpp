@@ -48,6 +48,11 @@ void PpoRewardConfig::visit_fields(ConfigVisitor& v) {
 
 void PpoConfig::visit_fields(ConfigVisitor& v) {
   v.field("rollouts", rollouts, "Draws of each question.", between(1, 64));
+  v.field("temperature", temperature,
+          "Of the draws, beside the retriever's own: below 1 they come closer to the choice "
+          "without noise, "
+          "which is what is read later; for a retriever that already chooses well.",
+          between(0.01, 100));
   v.field("epochs", epochs, "Updates of the policy with one rollout batch.", between(1, 64));
   v.field(
       "lm_steps", lm_steps,
@@ -342,8 +347,10 @@ void Ppo::move_token_cost(const Rollouts& rollouts) {
   token_cost_ = damped_token_cost(config_.reward, token_cost_sum_, share);
 }
 
-std::map<std::string, double> Ppo::step(const PolicyInput& input, RolloutScorer& scorer,
+std::map<std::string, double> Ppo::step(const PolicyInput& seen, RolloutScorer& scorer,
                                         int64_t step, double compute_weight) {
+  auto input = seen;
+  input.temperature = config_.temperature;
   auto rollouts = policy_.sample(input, config_.rollouts, step, config_.credit_group);
   auto scores = scorer.score(rollouts);
   require_finite(scores, "the rewards", step);

@@ -180,6 +180,32 @@ TEST_P(DsrPolicyTest, StepSeedAndDrawChangeTheNoise) {
     for (int64_t g = 0; g < 2; ++g) EXPECT_EQ(tokens_of(more, b * 4 + g), base[size_t(b * 2 + g)]);
 }
 
+// The draws' temperature divides the scores: log-probabilities are those of the sharper scores, and
+// near 0 every draw is the choice without noise.
+TEST_P(DsrPolicyTest, TemperatureSharpensTheDraws) {
+  auto in = input();
+  auto plain = policy_.sample(in, 4, 5, 1);
+  in.temperature = 1e-4;
+  auto sharp = policy_.sample(in, 4, 5, 1);
+  auto greedy = policy_.greedy(in, sharp);
+  bool moved = false;
+  for (int64_t row = 0; row < 12; ++row) {
+    EXPECT_EQ(tokens_of(sharp, row), tokens_of(greedy, sharp.bin.defined() ? row : row / 4));
+    moved = moved || tokens_of(plain, row) != tokens_of(sharp, row);
+  }
+  EXPECT_TRUE(moved) << "the plain draws have no noise either";
+  in.temperature = 0.5;
+  at::NoGradGuard no_grad;
+  auto found = policy_.evaluate(in, plain).pick_log_prob;
+  in.temperature = 1;
+  auto as_before = policy_.evaluate(in, plain).pick_log_prob;
+  EXPECT_FALSE(at::allclose(found, as_before));
+  for (auto& parameter : dsr_->named_parameters())
+    if (parameter.key() == "log_temperature") parameter.value().data() += std::log(0.5);
+  auto of_sharper_scores = policy_.evaluate(in, plain).pick_log_prob;
+  EXPECT_TRUE(at::allclose(found, of_sharper_scores, 1e-4, 1e-4));
+}
+
 // PPO's first ratio is exp(0): evaluate() repeats the same arithmetic, with gradient or without.
 TEST_P(DsrPolicyTest, EvaluatingTwiceIsBitEqual) {
   auto in = input();

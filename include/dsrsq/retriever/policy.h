@@ -28,6 +28,7 @@ struct PolicyInput {
   at::Tensor
       requested_budget;      // [B] int64 tokens that the run asks for; undefined: the policy's own
   bool per_segment = false;  // picks inside each segment instead of the whole context
+  double temperature = 1;    // of the draws: below 1 they come closer to the best scores
 };
 
 // G draws of each sequence of a batch.

@@ -36,6 +36,7 @@ struct PpoConfig {
   int64_t rollouts = 4;  // G
   int64_t epochs = 4;
   int64_t lm_steps = 0;
+  double temperature = 1;
   std::string baseline = "rloo";
   std::string credit = "shared";
   int64_t credit_group = 1;
@@ -120,7 +121,7 @@ class Ppo {
   // the context under the budget action, which is part of this loss: with an optimiser of its own,
   // which scales gradients to one size, its small gradient would outrun reward. Returns metrics
   // ("ppo/..."). Throws DivergedError before any update where a score or a loss is not finite.
-  std::map<std::string, double> step(const PolicyInput& input, RolloutScorer& scorer, int64_t step,
+  std::map<std::string, double> step(const PolicyInput& seen, RolloutScorer& scorer, int64_t step,
                                      double compute_weight = 0);
 
   // What must survive: the optimiser, the critic, the token cost.
