@@ -1,4 +1,4 @@
-# Sourced by nq_small.sh and kill_resume.sh.
+# Sourced by nq_small.sh.
 # train_small OUT SEED FOLDER: the run of both scripts, at a small width.
 train_small() {
   local OUT="$1" seed="$2" folder="$3"

@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <exception>
+#include <filesystem>
 
 #include "dsrsq/core/logging.h"
 
@@ -21,6 +22,10 @@ int run_program(CLI::App& app, int argc, char** argv, const Work& work) {
   } catch (const Error& error) {
     log_error(error.what());
     return int(error.exit_code());
+  } catch (const std::filesystem::filesystem_error& error) {
+    // What a program reads it opens itself, with errors of its own; folders are made for output.
+    log_error(error.path1().string(), ": ", error.code().message());
+    return int(ExitCode::kCheckpoint);
   } catch (const std::exception& error) {
     log_error("internal error: ", error.what());
     return int(ExitCode::kInternal);

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <iostream>
+#include <nlohmann/json.hpp>
 
 #include "dsrsq/core/logging.h"
 #include "dsrsq/registry.h"
@@ -14,11 +15,11 @@
 namespace {
 
 struct Options {
-  std::string config, output_dir, device, resume = "auto", log_level = "info";
+  std::string config, output_dir, device, resume = "auto", log_level = "info", profile;
   std::vector<std::string> overrides;
   int64_t seed = -1;
   int64_t launch = 1;
-  bool dry_run = false, profile = false;
+  bool dry_run = false;
 };
 
 void add_options(CLI::App& app, Options& options) {
@@ -31,16 +32,30 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--resume", options.resume, "auto, never, or a checkpoint's folder")
       ->capture_default_str();
   app.add_flag("--dry-run", options.dry_run, "describe the run, do one step, write nothing");
-  app.add_flag("--profile", options.profile, "write a trace of some steps");
+  app.add_option(
+         "--profile", options.profile,
+         "SKIP:COUNT: after SKIP steps, records COUNT of them into the run folder's profile/")
+      ->expected(0, 1)
+      ->default_str("10:5");
   app.add_option("--launch", options.launch, "processes on this machine");
   app.add_option("--log-level", options.log_level, "debug, info, warning, error")
       ->capture_default_str();
 }
 
+// A state.json whose checksum is right may still be another program's.
+void resume(dsrsq::Trainer& trainer, const dsrsq::Checkpoint& from) {
+  try {
+    trainer.resume(from);
+  } catch (const nlohmann::json::exception& error) {
+    throw dsrsq::CheckpointError(
+        dsrsq::concat(from.folder, "/state.json: expected a run's state: ", error.what()));
+  }
+}
+
 void run(Options& options, const std::vector<std::string>& command) {
   using namespace dsrsq;
   set_log_level(parse_log_level(options.log_level));
-  if (options.profile) throw ConfigError("--profile: not built yet; run without it");
+
   if (options.launch != 1)
     throw ConfigError("--launch: expected 1, several processes are not built yet");
   if (!options.device.empty()) options.overrides.push_back("train.device=" + options.device);
@@ -67,20 +82,21 @@ void run(Options& options, const std::vector<std::string>& command) {
               << " s on " << config.train.device << "\n";
     return;
   }
+  install_stop_handlers();  // a signal while the run starts is heeded after its first step
   Trainer trainer(config, model, tokenizer,
                   folder);  // looks at the data before anything is written
   auto from = open_run_folder(folder, config, options.resume, command);
   set_log_file(folder + "/log.txt");
   log_info("run folder ", folder);
   if (from)
-    trainer.resume(*from);
+    resume(trainer, *from);
   else if (!config.train.start_from.empty())
     trainer.start_from(find_checkpoint(config.train.start_from, true));
   if (trainer.step() >= total_steps(config.stages)) {
     log_info("all ", trainer.step(), " steps are done");
     return;
   }
-  install_stop_handlers();
+  if (!options.profile.empty()) trainer.profile(parse_profile_steps(options.profile));
   trainer.run();
   log_info("done: ", folder);
 }

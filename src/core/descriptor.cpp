@@ -9,6 +9,7 @@
 #include <system_error>
 
 #include "dsrsq/core/error.h"
+#include "dsrsq/core/files.h"
 
 namespace dsrsq {
 
@@ -43,13 +44,20 @@ size_t read_some(int descriptor, void* to, size_t size, const std::string& path)
   }
 }
 
+void throw_write_error(const std::string& path, const std::string& what, int error_number) {
+  const std::string message = concat(path, ": ", what, ": ", error_text(error_number));
+  if (error_number != ENOSPC && error_number != EDQUOT) throw Error(ExitCode::kCheckpoint, message);
+  throw NoSpaceError(concat(message, " (", bytes_text(free_bytes(path)),
+                            " are free); make room and run the same command again"));
+}
+
 void write_all(int descriptor, const void* from, size_t size, const std::string& path) {
   const char* bytes = static_cast<const char*>(from);
   while (size > 0) {
     const ssize_t put = ::write(descriptor, bytes, std::min<size_t>(size, size_t{1} << 30));
     if (put < 0) {
       if (errno == EINTR) continue;
-      throw Error(ExitCode::kData, concat(path, ": cannot be written: ", error_text(errno)));
+      throw_write_error(path, "cannot be written", errno);
     }
     bytes += put;
     size -= static_cast<size_t>(put);
@@ -57,11 +65,13 @@ void write_all(int descriptor, const void* from, size_t size, const std::string&
 }
 
 void sync_descriptor(int descriptor, const std::string& path) {
+  int result = 0;
+  do {
+    result = fsync(descriptor);
+  } while (result != 0 && errno == EINTR);
   // EINVAL: a file system or a pipe that has nothing to sync.
-  if (fsync(descriptor) != 0 && errno != EINVAL) {
-    throw Error(ExitCode::kData,
-                concat(path, ": cannot be written to the disk: ", error_text(errno)));
-  }
+  if (result != 0 && errno != EINVAL)
+    throw_write_error(path, "cannot be written to the disk", errno);
 }
 
 }  // namespace dsrsq

@@ -26,7 +26,10 @@ std::string error_text(int error_number);  // "No such file or directory"
 int open_for_reading(const std::string& path);
 // Up to `size` bytes; 0 at the end. Throws DataError.
 size_t read_some(int descriptor, void* to, size_t size, const std::string& path);
-// All bytes, or throws Error that names the path and the reason.
+// "<path>: <what>: <reason>" with ExitCode::kCheckpoint; NoSpaceError for a full disk or quota.
+[[noreturn]] void throw_write_error(const std::string& path, const std::string& what,
+                                    int error_number);
+// All bytes, or throws a write error.
 void write_all(int descriptor, const void* from, size_t size, const std::string& path);
 void sync_descriptor(int descriptor, const std::string& path);
 

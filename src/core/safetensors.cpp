@@ -122,16 +122,13 @@ void write_safetensors(const std::string& path, const std::vector<TensorView>& t
   });
   const std::string header = header_text(path, order, metadata);
   Descriptor file(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
-  if (!file.is_open())
-    throw Error(ExitCode::kData, concat(path, ": cannot be created: ", error_text(errno)));
+  if (!file.is_open()) throw_write_error(path, "cannot be created", errno);
   const uint64_t size = header.size();
   write_all(file.get(), &size, sizeof(size), path);
   write_all(file.get(), header.data(), header.size(), path);
   for (const TensorView* view : order) write_all(file.get(), view->data, view->bytes, path);
   sync_descriptor(file.get(), path);
-  if (const int error = file.close()) {
-    throw Error(ExitCode::kData, concat(path, ": cannot be written: ", error_text(error)));
-  }
+  if (const int error = file.close()) throw_write_error(path, "cannot be written", error);
 }
 
 struct SafetensorsFile::Impl {

@@ -1,9 +1,11 @@
 #include "hdf5_file.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <memory>
 
 #include "dsrsq/core/error.h"
+#include "dsrsq/core/files.h"
 
 namespace dsrsq::hdf5 {
 namespace {
@@ -108,19 +110,49 @@ void require_plain_storage(hid_t data, int64_t item_bytes, const std::string& wh
 
 void initialise() {
   static const bool done = [] {
-    H5open();
+    // All files are closed by their handles. One that a full disk left unwritten cannot be, and the
+    // library's own attempt at exit crashes (1.10.8).
+    check(H5dont_atexit(), "HDF5", "leave its exit handler out");
+    check(H5open(), "HDF5", "be started");
     H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
-    H5PLset_loading_state(0);
+    check(H5PLset_loading_state(0), "HDF5", "switch plugins off");
+    unsigned folders = 0;  // of HDF5_PLUGIN_PATH; without them there is nothing to load
+    check(H5PLsize(&folders), "HDF5", "list plugin folders");
+    for (; folders > 0; --folders) check(H5PLremove(0), "HDF5", "remove a plugin folder");
     return true;
   }();
   (void)done;
 }
 
-void fail(const std::string& where, const std::string& what) {
+namespace {
+// HDF5's innermost reason; "" where it gave none.
+std::string take_reason() {
   std::string reason;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_first_reason, &reason);
   H5Eclear2(H5E_DEFAULT);
+  return reason;
+}
+}  // namespace
+
+void fail(const std::string& where, const std::string& what) {
+  const std::string reason = take_reason();
   throw DataError(concat(where, ": cannot ", what, reason.empty() ? "" : ": ", reason));
+}
+
+void fail_write(const std::string& path, const std::string& what) {
+  const std::string reason = take_reason();
+  // HDF5 reports the system's error only as text.
+  for (const int full : {ENOSPC, EDQUOT})
+    if (reason.find(concat("errno = ", full, ",")) != std::string::npos)
+      throw NoSpaceError(concat(path, ": cannot ", what, ": the disk is full (",
+                                bytes_text(free_bytes(path)),
+                                " are free); make room and run the same command again"));
+  throw Error(ExitCode::kCheckpoint,
+              concat(path, ": cannot ", what, reason.empty() ? "" : ": ", reason));
+}
+
+void check_write(herr_t status, const std::string& path, const std::string& what) {
+  if (status < 0) fail_write(path, what);
 }
 
 Handle checked(hid_t id, const std::string& where, const std::string& what) {
@@ -202,19 +234,19 @@ int64_t read_integer_attribute(const Handle& object, const std::string& path,
 template <typename T>
 Appender<T>::Appender(const Handle& file, const std::string& path, const std::string& name,
                       int64_t width)
-    : where_(concat(path, ": data set ", name)), width_(width) {
+    : path_(path), name_(name), width_(width) {
+  const std::string where = concat(path, ": data set ", name);
   const int rank = width == 1 ? 1 : 2;
   const hsize_t columns = static_cast<hsize_t>(width);
   const hsize_t empty[2] = {0, columns};
   const hsize_t unlimited[2] = {H5S_UNLIMITED, columns};
   const hsize_t chunk[2] = {static_cast<hsize_t>(kChunkElements<T> / width), columns};
-  const Handle space =
-      checked(H5Screate_simple(rank, empty, unlimited), where_, "create its space");
+  const Handle space = checked(H5Screate_simple(rank, empty, unlimited), where, "create its space");
   const Handle list = creation_list(H5P_DATASET_CREATE);
-  check(H5Pset_chunk(list.get(), rank, chunk), where_, "set its chunks");
-  data_ = checked(H5Dcreate2(file.get(), name.c_str(), file_type<T>(), space.get(), H5P_DEFAULT,
-                             list.get(), H5P_DEFAULT),
-                  where_, "create it");
+  check(H5Pset_chunk(list.get(), rank, chunk), where, "set its chunks");
+  data_ = Handle(H5Dcreate2(file.get(), name.c_str(), file_type<T>(), space.get(), H5P_DEFAULT,
+                            list.get(), H5P_DEFAULT));
+  if (data_.get() < 0) fail_write(path, concat("create data set ", name));
   buffer_.reserve(kChunkElements<T>);
 }
 
@@ -237,14 +269,15 @@ void Appender<T>::flush() {
   const hsize_t start[2] = {static_cast<hsize_t>(written_ / width_), 0};
   const hsize_t count[2] = {static_cast<hsize_t>(buffer_.size()) / columns, columns};
   const hsize_t size[2] = {start[0] + count[0], columns};
-  check(H5Dset_extent(data_.get(), size), where_, "extend it");
-  const Handle space = checked(H5Dget_space(data_.get()), where_, "get its space");
-  check(H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, start, nullptr, count, nullptr), where_,
+  const std::string where = concat(path_, ": data set ", name_);
+  check_write(H5Dset_extent(data_.get(), size), path_, concat("extend data set ", name_));
+  const Handle space = checked(H5Dget_space(data_.get()), where, "get its space");
+  check(H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, start, nullptr, count, nullptr), where,
         "select rows");
-  const Handle memory = checked(H5Screate_simple(rank, count, nullptr), where_, "create a space");
-  check(H5Dwrite(data_.get(), memory_type<T>(), memory.get(), space.get(), H5P_DEFAULT,
-                 buffer_.data()),
-        where_, "write it (is the disk full?)");
+  const Handle memory = checked(H5Screate_simple(rank, count, nullptr), where, "create a space");
+  check_write(H5Dwrite(data_.get(), memory_type<T>(), memory.get(), space.get(), H5P_DEFAULT,
+                       buffer_.data()),
+              path_, concat("write data set ", name_));
   written_ += static_cast<int64_t>(buffer_.size());
   buffer_.clear();
 }

@@ -42,13 +42,18 @@ class Handle {
   hid_t id_ = -1;
 };
 
-// Once per process, before the first call.
+// Once per process, before the first call. No filter or driver is loaded from HDF5_PLUGIN_PATH or
+// elsewhere from then on.
 void initialise();
 
 // Throws DataError "<where>: cannot <what>: <HDF5's innermost reason>".
 [[noreturn]] void fail(const std::string& where, const std::string& what);
 Handle checked(hid_t id, const std::string& where, const std::string& what);
 void check(herr_t status, const std::string& where, const std::string& what);
+// For what writes into the file `path`: throws Error with ExitCode::kCheckpoint, NoSpaceError where
+// the disk is full.
+[[noreturn]] void fail_write(const std::string& path, const std::string& what);
+void check_write(herr_t status, const std::string& path, const std::string& what);
 
 template <typename T>
 hid_t memory_type() {
@@ -99,7 +104,8 @@ class Appender {
 
  private:
   Handle data_;
-  std::string where_;
+  std::string path_;
+  std::string name_;
   int64_t width_;
   int64_t written_ = 0;
   std::vector<T> buffer_;

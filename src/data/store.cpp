@@ -1,10 +1,10 @@
 #include "dsrsq/data/store.h"
 
 #include <algorithm>
-#include <filesystem>
 
 #include "dsrsq/core/error.h"
 #include "hdf5_file.h"
+#include "store_checksum.h"
 #include "store_layout.h"
 
 namespace dsrsq {
@@ -18,15 +18,7 @@ constexpr int64_t kMaximumText = int64_t{1}
                                  << 26;  // bytes of one string, as the readers' limit for a line
 constexpr int64_t kMaximumList = int64_t{1} << 20;  // answers or spans of one record
 
-Handle open_file(const std::string& path) {
-  hdf5::initialise();
-  std::error_code error;
-  if (!std::filesystem::is_regular_file(path, error))
-    throw DataError(concat(path, ": no such data set file"));
-  if (H5Fis_hdf5(path.c_str()) <= 0)
-    throw DataError(concat(path, ": not an HDF5 file, or truncated; make it with dsrsq-data"));
-  Handle file =
-      hdf5::checked(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), path, "open the data set");
+void require_format(const Handle& file, const std::string& path) {
   const Handle root = hdf5::checked(H5Gopen2(file.get(), "/", H5P_DEFAULT), path, "open its root");
   const std::string format = hdf5::read_string_attribute(root, path, "format");
   if (format != kStoreFormat)
@@ -36,6 +28,12 @@ Handle open_file(const std::string& path) {
     throw DataError(concat(path, ": version is ", version, ", this program reads ", kStoreVersion,
                            "; make the data set anew"));
   }
+}
+
+// The verified file of a store, with the format that is expected.
+VerifiedFile open_store(const std::string& path) {
+  VerifiedFile file(path);
+  require_format(file.file(), path);
   return file;
 }
 
@@ -111,7 +109,8 @@ struct SpanColumn {
 struct Store::Impl {
   explicit Impl(const std::string& store_path)
       : path(store_path),
-        file(open_file(store_path)),
+        verified(open_store(store_path)),
+        file(verified.file()),
         tokens(file, path, kDocumentTokens),
         offsets(file, path, kDocumentOffsets),
         titles(file, path, kDocumentTitles),
@@ -217,8 +216,24 @@ struct Store::Impl {
     }
   }
 
+  // What `read` returns, from a file that is still the verified one. Looked at after the read, so
+  // that nothing which came from a changed file is used; and where the read failed, since then the
+  // change is the reason.
+  template <typename Read>
+  auto unchanged(const Read& read) const {
+    try {
+      auto value = read();
+      verified.require_unchanged();
+      return value;
+    } catch (const DataError&) {
+      verified.require_unchanged();
+      throw;
+    }
+  }
+
   std::string path;
-  Handle file;
+  VerifiedFile verified;
+  const Handle& file;
   Reader<int32_t> tokens;
   Reader<int64_t> offsets;
   StringColumn titles;
@@ -267,22 +282,26 @@ std::vector<int64_t> Store::records_of_split(const std::string& split) const {
 StoredRecord Store::record(int64_t index) const {
   const Impl& s = *impl_;
   s.require_record(index);
-  StoredRecord record;
-  record.document = document_of(index);
-  record.id = s.id.at(index);
-  record.question = s.question.at(index);
-  record.timestamp = s.timestamp.at(index);
-  const auto [begin, end] =
-      range_at(s.answers_of, index, s.answers.offsets.rows() - 1, kMaximumList);
-  for (int64_t i = begin; i < end; ++i) record.answers.push_back(s.answers.at(i));
-  record.evidence = s.evidence.at(index);
-  record.answer_spans = s.answer_spans.at(index);
-  return record;
+  return s.unchanged([&] {
+    StoredRecord record;
+    record.document = document_of(index);
+    record.id = s.id.at(index);
+    record.question = s.question.at(index);
+    record.timestamp = s.timestamp.at(index);
+    const auto [begin, end] =
+        range_at(s.answers_of, index, s.answers.offsets.rows() - 1, kMaximumList);
+    for (int64_t i = begin; i < end; ++i) record.answers.push_back(s.answers.at(i));
+    record.evidence = s.evidence.at(index);
+    record.answer_spans = s.answer_spans.at(index);
+    return record;
+  });
 }
 
 std::vector<int32_t> Store::document_tokens(int64_t document) const {
-  const auto [begin, end] = impl_->document_range(document);
-  return impl_->tokens.read(begin, end);
+  return impl_->unchanged([&] {
+    const auto [begin, end] = impl_->document_range(document);
+    return impl_->tokens.read(begin, end);
+  });
 }
 
 int64_t Store::document_length(int64_t document) const {

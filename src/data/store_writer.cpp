@@ -10,6 +10,7 @@
 #include "dsrsq/core/files.h"
 #include "dsrsq/data/store.h"
 #include "hdf5_file.h"
+#include "store_checksum.h"
 #include "store_layout.h"
 
 namespace dsrsq {
@@ -120,7 +121,8 @@ Handle create_file(const std::string& path) {
   const Handle creation = hdf5::checked(H5Pcreate(H5P_FILE_CREATE), path, "create a property list");
   hdf5::check(H5Pset_obj_track_times(creation.get(), false), path, "switch times off");
   Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), H5P_DEFAULT));
-  if (file.get() < 0) hdf5::fail(path, "create the file (does its folder exist, is it writable?)");
+  if (file.get() < 0)
+    hdf5::fail_write(path, "create the file (does its folder exist, is it writable?)");
   const Handle group = hdf5::checked(H5Pcreate(H5P_GROUP_CREATE), path, "create a property list");
   hdf5::check(H5Pset_obj_track_times(group.get(), false), path, "switch times off");
   for (const char* name : {"/documents", "/records"}) {
@@ -132,8 +134,11 @@ Handle create_file(const std::string& path) {
 
 // Removes the file unless it was renamed to its final name.
 struct TemporaryFile {
-  explicit TemporaryFile(const std::string& final_path)
-      : path(concat(final_path, ".tmp-", ::getpid())) {}
+  explicit TemporaryFile(const std::string& final_path) : path(temporary_path(final_path)) {
+    const std::filesystem::path target(final_path);
+    const std::filesystem::path folder = target.parent_path();
+    remove_stale_temporaries(folder.empty() ? "." : folder.string(), target.filename().string());
+  }
   ~TemporaryFile() {
     if (!renamed) std::remove(path.c_str());
   }
@@ -143,6 +148,22 @@ struct TemporaryFile {
   std::string path;
   bool renamed = false;
 };
+
+// A kill in between leaves the data set without its checksum, which is refused with the command
+// that makes one; never a checksum that belongs to another file.
+void put_in_place(TemporaryFile& temporary, const std::string& path) {
+  const std::string sha256 = sha256_file(temporary.path);
+  std::error_code error;
+  std::filesystem::remove(checksum_path(path), error);
+  if (!error) std::filesystem::rename(temporary.path, path, error);
+  if (error)
+    throw Error(ExitCode::kCheckpoint,
+                concat(path, ": cannot put the finished data set there: ", error.message()));
+  temporary.renamed = true;
+  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  sync_path(folder.empty() ? "." : folder.string());
+  write_checksum(path, sha256);
+}
 
 // The open file and its data sets; `path` stands in messages.
 struct Columns {
@@ -171,7 +192,7 @@ struct Columns {
     answer_spans.flush();
     tokens.flush();
     split.flush();
-    hdf5::check(H5Fflush(file.get(), H5F_SCOPE_GLOBAL), path, "write the file (is the disk full?)");
+    hdf5::check_write(H5Fflush(file.get(), H5F_SCOPE_GLOBAL), path, "write the file");
   }
 
   Handle file;
@@ -302,15 +323,11 @@ void StoreWriter::finish() {
   Columns& columns = s.open_columns();
   columns.split.append(s.split_of_record.data(), records());
   columns.flush(s.path);
+  Handle file = std::move(columns.file);
   s.columns.reset();
+  hdf5::check_write(file.reset(), s.path, "close the file");
   sync_path(s.temporary.path);
-  std::error_code error;
-  std::filesystem::rename(s.temporary.path, s.path, error);
-  if (error)
-    throw DataError(concat(s.path, ": cannot put the finished data set there: ", error.message()));
-  s.temporary.renamed = true;
-  const std::filesystem::path folder = std::filesystem::path(s.path).parent_path();
-  sync_path(folder.empty() ? "." : folder.string());
+  put_in_place(s.temporary, s.path);
 }
 
 }  // namespace dsrsq

@@ -1,6 +1,7 @@
 #include "dsrsq/ops/causal_conv.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/record_function.h>
 #include <torch/torch.h>
 
 namespace dsrsq::ops {
@@ -50,6 +51,7 @@ class CpuCausalConv : public torch::autograd::Function<CpuCausalConv> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& padded,
                             const at::Tensor& taps) {
+    RECORD_FUNCTION("dsrsq::causal_conv", c10::ArrayRef<const c10::IValue>{});
     auto input = padded.contiguous(), by_tap = taps.t().contiguous();
     auto batch = input.size(0), channels = input.size(2), width = by_tap.size(0),
          tokens = input.size(1) - width + 1;
@@ -69,6 +71,7 @@ class CpuCausalConv : public torch::autograd::Function<CpuCausalConv> {
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {
+    RECORD_FUNCTION("dsrsq::causal_conv_backward", c10::ArrayRef<const c10::IValue>{});
     auto saved = context->get_saved_variables();
     const auto& input = saved[0];
     const auto& by_tap = saved[1];

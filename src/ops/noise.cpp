@@ -1,5 +1,6 @@
 #include "dsrsq/ops/noise.h"
 
+#include <ATen/record_function.h>
 #include <torch/torch.h>
 
 namespace dsrsq::ops {
@@ -20,6 +21,7 @@ double draw(const RandomStream& stream, Noise kind, uint64_t position) {
 
 at::Tensor noise(Noise kind, uint64_t seed, Purpose purpose, uint64_t step,
                  const std::vector<int64_t>& sample_ids, int64_t size, at::Device device) {
+  RECORD_FUNCTION("dsrsq::noise", c10::ArrayRef<const c10::IValue>{});
   auto values = at::empty({int64_t(sample_ids.size()), size}, at::kDouble);
   auto* out = values.data_ptr<double>();
   for (size_t row = 0; row < sample_ids.size(); ++row) {

@@ -13,6 +13,7 @@
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/files.h"
 #include "dsrsq/core/logging.h"
+#include "dsrsq/core/manifest.h"
 
 namespace dsrsq {
 namespace {
@@ -26,8 +27,6 @@ constexpr const char* kStateFile = "state.json";
 constexpr const char* kManifestFile = "manifest.json";
 constexpr const char* kBestFile = "best.json";
 constexpr const char* kPayloadFiles[] = {kModelFile, kOptimizerFile, kStateFile};
-constexpr const char* kFormat = "dsrsq-checkpoint";
-constexpr int64_t kFormatVersion = 1;
 constexpr size_t kMaximumJsonBytes = size_t{64} << 20;
 
 std::string step_name(int64_t step) {
@@ -93,57 +92,87 @@ void check_finite(const json& value, const std::string& key) {
 }
 
 void write_manifest(const std::string& folder, int64_t step) {
-  json files = json::object();
+  Manifest manifest;
+  manifest.step = step;
   for (const char* name : kPayloadFiles) {
     const std::string path = folder + "/" + name;
-    files[name] = {{"bytes", fs::file_size(path)}, {"sha256", sha256_file(path)}};
+    manifest.files[name] = {fs::file_size(path), sha256_file(path)};
   }
-  const json manifest = {
-      {"format", kFormat}, {"version", kFormatVersion}, {"step", step}, {"files", files}};
-  write_file_atomic(folder + "/" + kManifestFile, manifest.dump(2) + "\n");
+  write_file_atomic(folder + "/" + kManifestFile, manifest_text(manifest));
 }
 
-std::string file_damage(const std::string& folder, const std::string& name, const json& entry) {
-  if (name.empty() || name.find('/') != std::string::npos || name == "..")
-    return concat("manifest.json lists the odd name ", name);
-  if (!entry.is_object() || !entry.contains("bytes") || !entry["bytes"].is_number_unsigned() ||
-      !entry.contains("sha256") || !entry["sha256"].is_string())
-    return concat("manifest.json: ", name, ": expected bytes and sha256");
+// `where` stands in messages.
+Manifest read_manifest(const std::string& folder, const std::string& where) {
+  std::string text;
+  try {
+    text = read_file(folder + "/" + kManifestFile, kMaximumManifestBytes);
+  } catch (const Error& error) {
+    throw CheckpointError(error.what());
+  }
+  return parse_manifest(text, where);
+}
+
+std::string file_damage(const std::string& folder, const std::string& name,
+                        const ManifestEntry& entry) {
   const std::string path = folder + "/" + name;
   std::error_code error;
+  // A link could name a file that is not the run's, a pipe would be read for ever.
+  if (const auto type = fs::symlink_status(path, error).type(); type != fs::file_type::regular)
+    return concat(name, type == fs::file_type::not_found ? ": is missing" : ": is no regular file");
   const uintmax_t bytes = fs::file_size(path, error);
   if (error) return concat(name, ": ", error.message());
-  if (bytes != entry["bytes"].get<uintmax_t>())
-    return concat(name, ": expected ", entry["bytes"].get<uintmax_t>(), " bytes, got ", bytes);
-  if (sha256_file(path) != entry["sha256"].get<std::string>())
+  if (bytes != entry.bytes) return concat(name, ": expected ", entry.bytes, " bytes, got ", bytes);
+  if (sha256_file(path) != entry.sha256)
     return concat(name, ": its SHA-256 is not that of manifest.json");
   return "";
 }
 
 std::string damage_or_throw(const std::string& folder) {
   if (!is_folder(folder)) return "is not a folder";
-  const std::string path = folder + "/" + kManifestFile;
   std::error_code ignored;
-  if (!fs::exists(path, ignored)) return "manifest.json is missing";
-  const json manifest = read_json(path);
-  if (!manifest.contains("format") || manifest["format"] != kFormat)
-    return "manifest.json is not that of a DSRSQ checkpoint";
-  const int64_t version = json_int(manifest, "version", path);
-  if (version != kFormatVersion)
-    return concat("manifest.json: expected version ", kFormatVersion, ", got ", version);
-  const int64_t step = json_int(manifest, "step", path);
+  if (!fs::exists(folder + "/" + kManifestFile, ignored)) return "manifest.json is missing";
+  const Manifest manifest = read_manifest(folder, kManifestFile);
   const std::optional<int64_t> named = parse_step_name(base_name(folder));
-  if (named && *named != step) return concat("manifest.json is that of step ", step);
-  if (!manifest.contains("files") || !manifest["files"].is_object())
-    return "manifest.json lists no files";
-  const json& files = manifest["files"];
+  if (named && *named != manifest.step)
+    return concat("manifest.json is that of step ", manifest.step);
   for (const char* name : kPayloadFiles)
-    if (!files.contains(name)) return concat("manifest.json does not list ", name);
-  for (const auto& item : files.items()) {
-    const std::string damage = file_damage(folder, item.key(), item.value());
+    if (manifest.files.count(name) == 0) return concat("manifest.json does not list ", name);
+  for (const auto& [name, entry] : manifest.files) {
+    const std::string damage = file_damage(folder, name, entry);
     if (!damage.empty()) return damage;
   }
   return "";
+}
+
+// What a checkpoint takes on the disk, somewhat over: data, header lines, and a block for each
+// file.
+uint64_t stored_bytes(const NamedTensors& tensors) {
+  constexpr uint64_t kHeaderLine = 160, kBlock = 4096;
+  uint64_t bytes = 2 * kBlock;
+  for (const auto& [name, tensor] : tensors) bytes += tensor.nbytes() + name.size() + kHeaderLine;
+  return bytes;
+}
+
+// A run folder that was removed, or whose disk was unmounted, must not be made anew: what is in it
+// besides checkpoints would be lost without a word.
+void make_folder_in_run(const std::string& folder) {
+  const fs::path run = fs::path(folder).parent_path();
+  if (!is_folder(run))
+    throw CheckpointError(concat(run.string(),
+                                 ": expected the run folder, found none: was it removed or "
+                                 "unmounted while the run went on? Nothing is saved"));
+  std::error_code error;
+  fs::create_directory(folder, error);
+  if (error) throw CheckpointError(concat(folder, ": cannot be created: ", error.message()));
+}
+
+CheckpointError no_room(const std::string& checkpoint, uint64_t needed, uint64_t free) {
+  // Room that is free again was taken by others, or file entries ran out.
+  return CheckpointError(concat(
+      checkpoint,
+      free < needed ? ": the disk is full: " : ": the disk became full while it was written: ",
+      "a checkpoint needs ", bytes_text(needed), ", ", bytes_text(free),
+      " are free; the older checkpoints are whole: make room and run the same command again"));
 }
 
 // Renamed first: a kill in the middle leaves a .tmp- folder, never half a checkpoint.
@@ -204,21 +233,27 @@ Checkpoint CheckpointFolder::save(int64_t step, const NamedTensors& model,
   if (!state.is_object())
     throw Error(ExitCode::kInternal, "checkpoint state: expected a JSON object");
   check_finite(state, "");
-  std::error_code error;
-  fs::create_directories(folder_, error);
-  if (error) throw CheckpointError(concat(folder_, ": cannot be created: ", error.message()));
+  make_folder_in_run(folder_);
   if (!cleaned_) remove_stale_temporaries(folder_);
   cleaned_ = true;
 
   json content = state;
   content["step"] = step;
+  const std::string text = content.dump(2) + "\n";
   const Checkpoint saved{folder_ + "/" + step_name(step), step};
-  write_folder_atomic(folder_, step_name(step), [&](const std::string& folder) {
-    write_tensors(folder + "/" + kModelFile, model);
-    write_tensors(folder + "/" + kOptimizerFile, optimizer);
-    write_file_atomic(folder + "/" + kStateFile, content.dump(2) + "\n");
-    write_manifest(folder, step);
-  });
+  const uint64_t needed = stored_bytes(model) + stored_bytes(optimizer) + text.size();
+  if (const uint64_t free = free_bytes(folder_); free < needed)
+    throw no_room(saved.folder, needed, free);
+  try {
+    write_folder_atomic(folder_, step_name(step), [&](const std::string& folder) {
+      write_tensors(folder + "/" + kModelFile, model);
+      write_tensors(folder + "/" + kOptimizerFile, optimizer);
+      write_file_atomic(folder + "/" + kStateFile, text);
+      write_manifest(folder, step);
+    });
+  } catch (const NoSpaceError&) {  // others write to the same disk
+    throw no_room(saved.folder, needed, free_bytes(folder_));
+  }
   prune(folder_, list(), step, keep);
   return saved;
 }
@@ -255,6 +290,16 @@ void CheckpointFolder::mark_best(int64_t step, double value, const std::string& 
   const json best = {{"step", step}, {"metric", metric}, {"value", value}};
   check_finite(best, "best");
   write_file_atomic(folder_ + "/" + kBestFile, best.dump(2) + "\n");
+}
+
+void CheckpointFolder::restore_best(int64_t step, double value, const std::string& metric) {
+  std::optional<int64_t> marked;
+  try {
+    marked = best_step(folder_);
+  } catch (const Error& error) {
+    log_warning("the best checkpoint is marked anew: ", error.what());
+  }
+  if (marked != step && is_folder(folder_ + "/" + step_name(step))) mark_best(step, value, metric);
 }
 
 std::optional<Checkpoint> CheckpointFolder::best() const {
@@ -295,7 +340,7 @@ Checkpoint find_checkpoint(const std::string& path, bool prefer_best) {
     const std::string damage = checkpoint_damage(path);
     if (!damage.empty())
       throw CheckpointError(concat(path, ": expected a whole checkpoint: ", damage));
-    return {path, json_int(read_json(manifest), "step", manifest)};
+    return {path, read_manifest(path, manifest).step};
   }
   if (!is_folder(path + "/checkpoints"))
     throw CheckpointError(concat(

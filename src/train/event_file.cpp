@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
@@ -114,15 +113,15 @@ uint32_t masked_crc32c(const std::string& bytes) {
 }
 
 EventFile::EventFile(const std::string& folder, int64_t first_step) {
+  std::string path;
   try {
-    fs::create_directories(folder);
-    path_ = concat(folder, "/", kPrefix, file_time(folder), ".", host_name(), ".", ::getpid());
+    fs::create_directory(folder);
+    path = concat(folder, "/", kPrefix, file_time(folder), ".", host_name(), ".", ::getpid());
   } catch (const fs::filesystem_error& error) {
-    throw Error(ExitCode::kData, concat(folder, ": ", error.code().message()));
+    throw Error(ExitCode::kCheckpoint,
+                concat(folder, ": cannot be created: ", error.code().message()));
   }
-  file_.open(path_, std::ios::binary | std::ios::trunc);
-  if (!file_)
-    throw Error(ExitCode::kData, concat(path_, ": cannot be created: ", std::strerror(errno)));
+  file_ = std::make_unique<AppendFile>(path);
   write_record(event(0, bytes_field(kEventFileVersion, "brain.Event:2")));
   write_record(event(first_step, bytes_field(kEventSessionLog,
                                              varint_field(kSessionLogStatus, kSessionLogStart))));
@@ -140,9 +139,8 @@ void EventFile::write_scalars(int64_t step, const std::map<std::string, double>&
 void EventFile::write_record(const std::string& event) {
   const std::string length = raw_bytes(static_cast<uint64_t>(event.size()));
   // One write: a reader that follows the file sees whole records.
-  file_ << length + raw_bytes(masked_crc32c(length)) + event + raw_bytes(masked_crc32c(event));
-  file_.flush();
-  if (!file_) throw Error(ExitCode::kData, concat(path_, ": write failed: ", std::strerror(errno)));
+  file_->append(length + raw_bytes(masked_crc32c(length)) + event +
+                raw_bytes(masked_crc32c(event)));
 }
 
 }  // namespace dsrsq

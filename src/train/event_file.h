@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
-#include <fstream>
 #include <map>
+#include <memory>
 #include <string>
+
+#include "dsrsq/core/files.h"
 
 namespace dsrsq {
 
@@ -22,8 +24,7 @@ class EventFile {
 
  private:
   void write_record(const std::string& event);
-  std::string path_;
-  std::ofstream file_;
+  std::unique_ptr<AppendFile> file_;
 };
 
 }  // namespace dsrsq

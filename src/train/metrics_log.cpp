@@ -1,9 +1,7 @@
 #include "dsrsq/train/metrics_log.h"
 
-#include <cerrno>
 #include <chrono>
 #include <cmath>
-#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -52,9 +50,8 @@ void drop_lines_from(const std::string& path, int64_t resume_step) {
 }  // namespace
 
 struct MetricsLog::Impl {
-  std::string path;
-  std::ofstream lines;
-  std::optional<EventFile> events;
+  std::unique_ptr<AppendFile> lines;
+  std::unique_ptr<EventFile> events;
 };
 
 MetricsLog::MetricsLog(const std::string& run_folder, int64_t resume_step)
@@ -62,13 +59,12 @@ MetricsLog::MetricsLog(const std::string& run_folder, int64_t resume_step)
   std::error_code error;
   std::filesystem::create_directories(run_folder, error);
   if (error)
-    throw Error(ExitCode::kData, concat(run_folder, ": cannot be created: ", error.message()));
-  impl_->path = run_folder + "/metrics.jsonl";
-  drop_lines_from(impl_->path, resume_step);
-  impl_->lines.open(impl_->path, std::ios::binary | std::ios::app);
-  if (!impl_->lines)
-    throw Error(ExitCode::kData, concat(impl_->path, ": cannot be opened: ", std::strerror(errno)));
-  impl_->events.emplace(run_folder + "/tensorboard", resume_step);
+    throw Error(ExitCode::kCheckpoint,
+                concat(run_folder, ": cannot be created: ", error.message()));
+  const std::string path = run_folder + "/metrics.jsonl";
+  drop_lines_from(path, resume_step);
+  impl_->lines = std::make_unique<AppendFile>(path);
+  impl_->events = std::make_unique<EventFile>(run_folder + "/tensorboard", resume_step);
 }
 
 MetricsLog::~MetricsLog() = default;
@@ -83,10 +79,7 @@ void MetricsLog::write(int64_t step, const std::map<std::string, double>& values
                   concat("metrics: the name ", name, " is taken by every line's own"));
     line[name] = json_number(value);
   }
-  impl_->lines << line.dump() + "\n";
-  impl_->lines.flush();
-  if (!impl_->lines)
-    throw Error(ExitCode::kData, concat(impl_->path, ": write failed: ", std::strerror(errno)));
+  impl_->lines->append(line.dump() + "\n");
   impl_->events->write_scalars(step, values);
 }
 

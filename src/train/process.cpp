@@ -30,6 +30,7 @@ double process_core_seconds() {
 void install_stop_handlers() {
   struct sigaction action {};
   action.sa_handler = on_signal;
+  action.sa_flags = SA_RESTART;  // a checkpoint that is being written is written to its end
   for (int signal : {SIGTERM, SIGINT, SIGUSR1}) sigaction(signal, &action, nullptr);
 }
 

@@ -39,6 +39,52 @@ std::string first_difference(const std::string& before, const std::string& now) 
       return concat("'", more_a ? x : "(nothing)", "' became '", more_b ? y : "(nothing)", "'");
   }
 }
+
+[[noreturn]] void fail_folder(const std::string& path, const std::string& what,
+                              const std::string& reason) {
+  throw Error(ExitCode::kCheckpoint,
+              concat(path, ": ", what, ": ", reason, "; choose another --output-dir"));
+}
+
+// A folder without rights, say, is an error and not an absent one.
+bool is_there(const std::string& path) {
+  std::error_code error;
+  const auto status = fs::status(path, error);
+  if (status.type() == fs::file_type::none)
+    fail_folder(path, "cannot be looked at", error.message());
+  return fs::exists(status);
+}
+
+// Of a run that was killed in its first moments only this may be there.
+bool is_unfinished_config(const fs::path& path) {
+  return path.filename().string().rfind(".tmp-config.yaml-", 0) == 0;
+}
+
+bool holds_files(const std::string& folder) {
+  if (!is_there(folder)) return false;
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error))
+    if (!is_unfinished_config(it->path())) return true;
+  if (error) fail_folder(folder, "cannot be looked into", error.message());
+  return false;
+}
+
+std::string read_config(const std::string& path) {
+  try {
+    return read_file(path);
+  } catch (const DataError& error) {
+    throw CheckpointError(error.what());
+  }
+}
+
+// Also removes what a killed process left there half-written.
+void make_run_folder(const std::string& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) fail_folder(folder, "cannot be created", error.message());
+  remove_stale_temporaries(folder);
+  remove_stale_temporaries(folder + "/checkpoints");
+}
 }  // namespace
 
 std::vector<std::string> config_search_folders() {
@@ -64,7 +110,7 @@ std::optional<Checkpoint> open_run_folder(const std::string& folder, RunConfig& 
         throw ConfigError(concat(folder, ": holds a checkpoint of step ", present.step,
                                  ", later than ", resume,
                                  "; two branches would mix. Choose another --output-dir"));
-  } else if (fs::exists(config_path)) {
+  } else if (is_there(config_path)) {
     auto present = checkpoints.list();
     if (resume == "never" && !present.empty())
       throw ConfigError(concat(folder, ": --resume never, but the folder holds ", present.size(),
@@ -75,15 +121,16 @@ std::optional<Checkpoint> open_run_folder(const std::string& folder, RunConfig& 
           concat(folder, ": none of ", present.size(),
                  " checkpoints is whole; choose another --output-dir to start anew"));
     if (from)
-      if (auto difference = first_difference(read_file(config_path), resolved); !difference.empty())
+      if (auto difference = first_difference(read_config(config_path), resolved);
+          !difference.empty())
         throw ConfigError(concat(folder, ": the run there was made with another configuration: ",
                                  difference, "; choose another --output-dir"));
-  } else if (fs::exists(folder) && !fs::is_empty(folder)) {
+  } else if (holds_files(folder)) {
     throw ConfigError(concat(
         folder,
         ": expected a new folder or a run's, found other files; choose another --output-dir"));
   }
-  fs::create_directories(folder);
+  make_run_folder(folder);
   write_file_atomic(config_path, resolved);
   auto provenance = make_provenance(command, config.train.device, {config.train.seed});
   write_file_atomic(folder + "/run.json", provenance.dump(2) + "\n");

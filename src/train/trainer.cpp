@@ -1,5 +1,6 @@
 #include "dsrsq/train/trainer.h"
 
+#include <ATen/record_function.h>
 #include <torch/torch.h>
 
 #include <algorithm>
@@ -34,6 +35,7 @@ namespace {
 
 // In a checkpoint's optimiser file, what PPO keeps stands under this.
 constexpr const char* kPpoPrefix = "ppo/";
+constexpr const char* kBestMetric = "validation/loss";
 
 // The policy's own: all of the retriever but what the reader reads through.
 std::vector<NamedParameter> policy_parameters(LanguageModel& model) {
@@ -132,6 +134,8 @@ void Trainer::resume(const Checkpoint& checkpoint) {
   step_ = checkpoint.step;
   has_best_ = state.value("has_best", false);
   best_ = state.value("best", 0.0);
+  best_step_ = state.value("best_step", int64_t{-1});
+  if (best_step_ >= 0) checkpoints_.restore_best(best_step_, best_, kBestMetric);
   core_seconds_before_ = state.value("core_seconds", 0.0);
   reader_calls_ = state.value("reader_calls", int64_t{0});
   log_info("resumed from ", checkpoint.folder, " at step ", step_);
@@ -163,6 +167,11 @@ void Trainer::start_from(const Checkpoint& checkpoint) {
     if (parameter_group(name) == "projections") projections_taken_ = true;
   }
   log_info("weights of ", checkpoint.folder, ": ", taken, " tensors taken, ", own, " start anew");
+}
+
+void Trainer::profile(const ProfileSteps& steps) {
+  profiler_ = std::make_unique<StepProfiler>(run_folder_ + "/profile", steps.skip, steps.count,
+                                             device_.is_cuda());
 }
 
 const Loader& Trainer::stage_loader(const StageConfig& stage, bool single_questions) {
@@ -230,6 +239,15 @@ void Trainer::calibrate(const PassOptions& now) {
   model_->method().finish_calibration();
 }
 
+at::Tensor Trainer::forward(const Batch& batch, MethodState& state) {
+  {
+    RECORD_USER_SCOPE("choose_tokens");
+    model_->choose_tokens(batch, state);
+  }
+  RECORD_USER_SCOPE("read");
+  return model_->read_selected(batch, state);
+}
+
 std::map<std::string, double> Trainer::accumulate(const std::vector<Batch>& batches,
                                                   const PassOptions& options) {
   auto weights = loss_weights(config_.loss, step_);
@@ -252,7 +270,8 @@ std::map<std::string, double> Trainer::accumulate(const std::vector<Batch>& batc
     at::Tensor loss;
     {
       ops::AutocastGuard autocast(device_, config_.train.precision == "bf16");
-      auto hidden = model_->read(batch, state);
+      auto hidden = forward(batch, state);
+      RECORD_USER_SCOPE("losses");
       auto terms = model_->method().losses(batch, state);
       terms["task"] = task_loss(model_->backbone(), hidden, batch);
       if (all_tokens) {
@@ -267,8 +286,11 @@ std::map<std::string, double> Trainer::accumulate(const std::vector<Batch>& batc
         kept[name].sum = kept[name].sum.defined() ? kept[name].sum + value : value;
       }
     }
-    if (loss.requires_grad())
-      loss.backward();  // with frozen parts a batch may hold nothing to learn from
+    if (loss.requires_grad()) {  // with frozen parts a batch may hold nothing to learn from
+      RECORD_USER_SCOPE("backward");
+      loss.backward();
+    }
+    RECORD_USER_SCOPE("counts");
     loss_sum = loss_sum.defined() ? loss_sum + loss.detach() : loss.detach();
     selected += double(state.selected.mask.sum().item<int64_t>());
     available += double(batch.context_valid.sum().item<int64_t>());
@@ -306,13 +328,17 @@ std::map<std::string, double> Trainer::hybrid_update(int64_t update) {
   std::vector<Batch> batches;
   double tokens = 0;
   auto updates = stage.ppo ? config_.ppo.lm_steps : 1;
-  for (int64_t i = 0; i < config_.train.accumulation; ++i) {
-    auto index = (step_ * updates + update) * config_.train.accumulation + i;
-    batches.push_back(loader.stream_batch(index).to(device_));
-    tokens += double(batches.back().context_valid.sum().item<int64_t>());
+  {
+    RECORD_USER_SCOPE("data");
+    for (int64_t i = 0; i < config_.train.accumulation; ++i) {
+      auto index = (step_ * updates + update) * config_.train.accumulation + i;
+      batches.push_back(loader.stream_batch(index).to(device_));
+      tokens += double(batches.back().context_valid.sum().item<int64_t>());
+    }
   }
   optimizer_.zero_gradients();
   auto values = accumulate(batches, options);
+  RECORD_USER_SCOPE("update");
   auto norm = optimizer_.gradient_norm();
   auto norm_value = norm.item<double>();
   if (!std::isfinite(values["train/loss"]) || !std::isfinite(norm_value))
@@ -348,11 +374,22 @@ std::map<std::string, double> Trainer::policy_update() {
 }
 
 std::map<std::string, double> Trainer::train_step() {
-  enter_stage();
+  enter_stage();  // its calibration is not a step's
+  if (profiler_) profiler_->begin_step();
+  auto values = profiled_step();
+  if (profiler_) profiler_->end_step();
+  return values;
+}
+
+std::map<std::string, double> Trainer::profiled_step() {
+  RECORD_USER_SCOPE("step");
   Timer timer;
   const auto& stage = config_.stages[stage_index_];
   std::map<std::string, double> values;
-  if (stage.ppo) values = policy_update();
+  if (stage.ppo) {
+    RECORD_USER_SCOPE("policy");
+    values = policy_update();
+  }
   auto updates = stage.ppo ? config_.ppo.lm_steps : 1;
   for (int64_t update = 0; update < updates; ++update)
     for (const auto& [name, value] : hybrid_update(update)) values[name] = value;
@@ -401,8 +438,9 @@ void Trainer::evaluate() {
   if (last_stage && (!has_best_ || found.loss < best_)) {
     has_best_ = true;
     best_ = found.loss;
+    best_step_ = step_;
     save();
-    checkpoints_.mark_best(step_, found.loss, "validation/loss");
+    checkpoints_.mark_best(step_, found.loss, kBestMetric);
   }
 }
 
@@ -410,6 +448,7 @@ void Trainer::save() {
   if (saved_step_ == step_) return;  // the best step is often a checkpoint step too
   nlohmann::json state{{"has_best", has_best_},
                        {"best", best_},
+                       {"best_step", best_step_},
                        {"method", config_.method},
                        {"reader_calls", reader_calls_},
                        {"core_seconds", core_seconds_before_ + process_core_seconds()}};
@@ -424,9 +463,10 @@ void Trainer::save() {
 namespace {
 std::string progress_text(const std::map<std::string, double>& values) {
   std::string text;
-  if (auto loss = values.find("train/loss"); loss != values.end())
-    text = concat("loss ", loss->second, " | ",
-                  int64_t(values.at("train/context_tokens_per_second")), " tokens/s");
+  // A mean since the last line may hold a loss of the stage before, where this step has none.
+  auto speed = values.find("train/context_tokens_per_second");
+  if (auto loss = values.find("train/loss"); loss != values.end() && speed != values.end())
+    text = concat("loss ", loss->second, " | ", int64_t(speed->second), " tokens/s");
   if (auto score = values.find("ppo/task_score"); score != values.end())
     text += concat(text.empty() ? "" : " | ", "task score ", score->second, ", tokens read ",
                    values.at("ppo/token_share"));
@@ -476,6 +516,7 @@ void Trainer::run() {
     }
   }
   progress.finish();
+  if (profiler_) profiler_->finish();
 }
 
 }  // namespace dsrsq

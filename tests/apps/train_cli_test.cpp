@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
 
@@ -104,7 +105,6 @@ TEST(ConfigErrors, APolicyThatCannotBeTrained) {
 
 TEST(ConfigErrors, ASwitchThatIsNotBuiltYetSaysSo) {
   expect_config_error("kernel", {"--set", "sqa.kernel=native"}, {"sqa.kernel", "not built yet"});
-  expect_config_error("profile", {"--profile"}, {"--profile", "not built yet"});
   expect_config_error("launch", {"--launch", "2"}, {"--launch", "not built yet"});
 }
 
@@ -172,6 +172,34 @@ TEST(Diverged, StopsWithItsOwnCodeAndKeepsTheCheckpoints) {
   EXPECT_EQ(result.code, 5) << result.err;
   ASSERT_EQ(result.errors().size(), 1u) << result.err;
   EXPECT_THAT(result.errors()[0], AllOf(HasSubstr("step "), HasSubstr("optimizer.learning_rate")));
+}
+
+TEST(Profile, RecordsStepsAsATraceAndATable) {
+  auto result = train("profile", {"--profile", "2:3", "--set", "train.checkpoint_every=100"});
+  EXPECT_EQ(result.code, 0) << result.err;
+  auto folder = project().run_folder("profile") + "/profile";
+  auto trace = nlohmann::json::parse(read_bytes(folder + "/trace.json"));
+  int64_t steps = 0, products = 0;
+  for (const auto& event : trace.at("traceEvents")) {
+    auto name = event.value("name", "");
+    bool complete = event.value("ph", "") == "X";
+    steps += complete && name == "step" && event.value("cat", "") == "user_annotation";
+    products += complete && name == "aten::mm";
+  }
+  EXPECT_EQ(steps, 3);
+  EXPECT_GT(products, 0);
+  auto table = read_bytes(folder + "/table.md");
+  for (const char* part :
+       {"Mean of 3 recorded steps", "| outside both |", "| data |", "| choose_tokens |", "| read |",
+        "| backward |", "`aten::mm`", "`dsrsq::causal_conv`"})
+    EXPECT_THAT(table, HasSubstr(part));
+}
+
+TEST(Profile, ASpecificationThatIsNoneAndARunThatIsTooShort) {
+  expect_config_error("profile_steps", {"--profile", "many"}, {"--profile", "SKIP:COUNT", "many"});
+  auto result = train("profile_short", {"--profile", "40:3"});
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.warnings(), ::testing::Contains(HasSubstr("nothing was recorded")));
 }
 
 TEST(DryRun, DescribesTheRunDoesOneStepAndWritesNothing) {

@@ -12,6 +12,7 @@
 #include <stdexcept>
 
 #include "dsrsq/core/error.h"
+#include "support/small_disk.h"
 
 namespace dsrsq {
 namespace {
@@ -171,6 +172,132 @@ TEST_F(Files, StaleTemporariesGoLinksAreNotFollowed) {
   EXPECT_EQ(names(), (Lines{".tmp-link", ".tmp-parent-" + std::to_string(getppid()), "keep"}));
   EXPECT_EQ(read_file(at("keep/precious")), "x");
   EXPECT_NO_THROW(remove_stale_temporaries(at("absent")));
+}
+
+TEST_F(Files, OnlyTheStaleTemporariesOfOneFileGoWhereItIsNamed) {
+  put(".tmp-nq.h5-999999999", "x");
+  put(".tmp-other.h5-999999999", "x");
+  put(concat(".tmp-nq.h5-", getppid()), "alive");
+  remove_stale_temporaries(folder_.string(), "nq.h5");
+  EXPECT_EQ(names(), (Lines{concat(".tmp-nq.h5-", getppid()), ".tmp-other.h5-999999999"}));
+  EXPECT_EQ(temporary_path(at("nq.h5")), at(concat(".tmp-nq.h5-", getpid())));
+}
+
+// Killed between the two renames of a file system that cannot exchange names.
+TEST_F(Files, WhatWasSetAsideGetsItsNameBackUnlessSomethingStandsThere) {
+  fs::create_directory(at(".old-step-00000001-999999999"));
+  put(".old-step-00000001-999999999/model", "one");
+  fs::create_directory(at(".old-step-00000002-999999999"));
+  fs::create_directory(at("step-00000002"));
+  put("step-00000002/model", "newer");
+  const std::string living = concat(".old-step-00000003-", getppid());
+  fs::create_directory(at(living));
+  remove_stale_temporaries(folder_.string());
+  EXPECT_EQ(names(), (Lines{living, "step-00000001", "step-00000002"}));
+  EXPECT_EQ(read_file(at("step-00000001/model")), "one");
+  EXPECT_EQ(read_file(at("step-00000002/model")), "newer");
+}
+
+std::string write_error(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.exit_code(), ExitCode::kCheckpoint) << error.what();
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST_F(Files, AFullDiskLeavesTheOldFileAndNothingHalfWritten) {
+  const testing::SmallDisk disk(128 << 10);
+  if (!disk.mounted()) GTEST_SKIP() << disk.reason();
+  EXPECT_EQ(disk.free(), 128u << 10);
+  const std::string path = disk.folder() + "/results.json";
+  write_file_atomic(path, "old");
+  disk.fill(8 << 10);
+  EXPECT_EQ(free_bytes(disk.folder() + "/no/such/folder"), disk.free());
+  EXPECT_THROW(write_file_atomic(path, std::string(20 << 10, 'n')), NoSpaceError);
+  const std::string message =
+      write_error([&] { write_file_atomic(path, std::string(20480, 'n')); });
+  EXPECT_EQ(message, path + ": the disk is full: 20 kB are needed, " + bytes_text(disk.free()) +
+                         " are free; make room and run the same command again");
+  EXPECT_EQ(read_file(path), "old");
+  EXPECT_THROW(write_folder_atomic(disk.folder(), "step",
+                                   [](const std::string& folder) {
+                                     write_file_atomic(folder + "/a", std::string(4096, 'a'));
+                                     write_file_atomic(folder + "/b", std::string(16384, 'b'));
+                                   }),
+               NoSpaceError);
+  size_t entries = 0;
+  for (const auto& entry : fs::directory_iterator(disk.folder())) {
+    EXPECT_TRUE(entry.path().filename() == "results.json" || entry.path().filename() == "filler")
+        << entry.path();
+    ++entries;
+  }
+  EXPECT_EQ(entries, 2u);
+  disk.empty();
+  write_file_atomic(path, std::string(20 << 10, 'n'));
+  EXPECT_EQ(read_file(path).size(), 20u << 10);
+}
+
+TEST_F(Files, AReadOnlyFolderIsAnErrorAlsoForRoot) {
+  write_file_atomic(at("f"), "old");
+  const testing::ReadOnlyFolder frozen(folder_.string());
+  if (!frozen.mounted()) GTEST_SKIP() << frozen.reason();
+  expect_contains(write_error([&] { write_file_atomic(at("f"), "new"); }), "Read-only file system");
+  expect_contains(
+      write_error([&] { write_folder_atomic(folder_.string(), "d", [](const std::string&) {}); }),
+      "Read-only file system");
+  EXPECT_EQ(read_file(at("f")), "old");
+}
+
+TEST_F(Files, AVanishedParentIsNotMadeAnew) {
+  expect_contains(
+      write_error([&] { write_folder_atomic(at("run/checkpoints"), "d", [](const auto&) {}); }),
+      "No such file or directory");
+  EXPECT_EQ(names(), Lines{});
+}
+
+TEST_F(Files, AppendedRecordsAreWholeOrAbsent) {
+  const testing::SmallDisk disk(64 << 10);
+  if (!disk.mounted()) GTEST_SKIP() << disk.reason();
+  const std::string path = disk.folder() + "/log";
+  AppendFile log(path);
+  log.append("one\n");
+  EXPECT_EQ(read_file(path), "one\n") << "readable while it is open";
+  disk.fill(0);
+  std::string written = "one\n";
+  const std::string message = write_error([&] {
+    for (int i = 0; i < 10; ++i) {
+      log.append(std::string(3000, static_cast<char>('0' + i)));
+      written += std::string(3000, static_cast<char>('0' + i));
+    }
+  });
+  expect_contains(message, "log: cannot be written: No space left on device");
+  EXPECT_EQ(read_file(path), written);
+  disk.empty();
+  log.append("two\n");
+  EXPECT_EQ(read_file(path), written + "two\n");
+  AppendFile(path).append("three\n");
+  EXPECT_EQ(read_file(path), written + "two\nthree\n") << "goes on behind what is there";
+}
+
+TEST_F(Files, AppendingToARemovedOrReplacedFileIsAnError) {
+  AppendFile log(at("log"));
+  log.append("one\n");
+  fs::rename(at("log"), at("moved"));
+  expect_contains(write_error([&] { log.append("two\n"); }), "log: was removed or replaced");
+  put("log", "another");
+  expect_contains(write_error([&] { log.append("two\n"); }), "log: was removed or replaced");
+  EXPECT_EQ(read_file(at("moved")), "one\n");
+  EXPECT_EQ(read_file(at("log")), "another");
+  expect_contains(write_error([&] { AppendFile(at("no/log")); }), "cannot be opened");
+}
+
+TEST(BytesText, HasAUnit) {
+  EXPECT_EQ(bytes_text(17), "17 bytes");
+  EXPECT_EQ(bytes_text(410999), "410 kB");
+  EXPECT_EQ(bytes_text(12345678), "12.3 MB");
 }
 
 TEST_F(Files, PlainLines) {

@@ -6,10 +6,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/files.h"
+#include "support/small_disk.h"
 
 namespace dsrsq {
 namespace {
@@ -44,12 +46,12 @@ std::vector<DocumentExample> two_documents() {
   return {words, bytes};
 }
 
-class StoreTest : public testing::Test {
+class StoreTest : public ::testing::Test {
  protected:
   void SetUp() override {
     folder_ = std::filesystem::temp_directory_path() /
               concat("dsrsq-store-", ::getpid(), "-",
-                     testing::UnitTest::GetInstance()->current_test_info()->name());
+                     ::testing::UnitTest::GetInstance()->current_test_info()->name());
     std::filesystem::create_directories(folder_);
     path_ = folder_ / "data.h5";
     ::setenv("SOURCE_DATE_EPOCH", "1700000000", 1);
@@ -79,6 +81,11 @@ class StoreTest : public testing::Test {
     ASSERT_EQ(content.find(key, at + 1), std::string::npos) << "the bytes stand twice";
     std::memcpy(content.data() + at, to.data(), to.size() * sizeof(T));
     write_file_atomic(path_, content);
+    trust(path_);
+  }
+  // The checksum of what stands there now, so that what is behind it is looked at.
+  static void trust(const std::string& path) {
+    write_file_atomic(path + ".sha256", concat(sha256_file(path), "  data.h5\n"));
   }
   void expect_error(const std::function<void()>& action, const std::string& part) {
     try {
@@ -196,7 +203,7 @@ TEST_F(StoreTest, NothingIsLeftWithoutFinish) {
   }
   EXPECT_EQ(files_in_folder(), 0u);
   write_two(path_);
-  EXPECT_EQ(files_in_folder(), 1u);
+  EXPECT_EQ(files_in_folder(), 2u) << "the data set and its checksum";
   {  // an unfinished second writer leaves the finished file as it is
     StoreWriter writer(path_, tokenizer_, options());
   }
@@ -222,8 +229,13 @@ TEST_F(StoreTest, BadInputToTheWriterIsAnError) {
   writer.finish();
   Store(path_).validate();
   expect_error([&] { writer.add(two_documents()[0]); }, "finished");
-  expect_error([&] { StoreWriter(folder_ / "absent" / "x.h5", tokenizer_, options()); },
-               "cannot create the file");
+  try {
+    StoreWriter(folder_ / "absent" / "x.h5", tokenizer_, options());
+    ADD_FAILURE() << "the folder is missing";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.exit_code(), ExitCode::kCheckpoint);
+    EXPECT_NE(std::string(error.what()).find("cannot create the file"), std::string::npos);
+  }
 }
 
 TEST_F(StoreTest, AnotherTokenizerIsRefused) {
@@ -247,13 +259,15 @@ TEST_F(StoreTest, WrongRequestsNameWhatThereIs) {
 TEST_F(StoreTest, FilesThatAreNoDataSetAreRefused) {
   expect_error([&] { Store(folder_ / "absent.h5"); }, "no such data set");
   write_file_atomic(path_, "not HDF5 at all");
+  trust(path_);
   expect_error([&] { Store store(path_); }, "not an HDF5 file");
   std::filesystem::remove(path_);
   write_two(path_);
   // Cut at any place it is an error, never a crash and never a smaller data set.
-  constexpr uintmax_t kStep = 997;
+  constexpr uintmax_t kStep = 1997;
   for (uintmax_t length = std::filesystem::file_size(path_) - 1; length > kStep; length -= kStep) {
     std::filesystem::resize_file(path_, length);
+    trust(path_);
     EXPECT_THROW(Store(path_).validate(), DataError) << length;
   }
 }
@@ -274,6 +288,115 @@ TEST_F(StoreTest, DamagedContentIsFoundByValidate) {
   patch<int64_t>({0, 0, 1, 0}, {0, 9, 1, 0});  // the column and the zeros behind it
   expect_error([&] { Store(path_).document_of(1); },
                "/records/document: row 1 is 9, there are 2 documents");
+}
+
+TEST_F(StoreTest, TheChecksumFileIsThatOfSha256sum) {
+  write_two(path_);
+  EXPECT_EQ(read_file(path_ + ".sha256"), sha256_file(path_) + "  data.h5\n");
+  if (std::system("command -v sha256sum >/dev/null") != 0)
+    GTEST_SKIP() << "no sha256sum on this machine";
+  const std::string in_folder = concat("cd '", folder_.string(), "' && ");
+  EXPECT_EQ(std::system((in_folder + "sha256sum --quiet -c data.h5.sha256").c_str()), 0);
+  std::filesystem::remove(path_ + ".sha256");
+  ASSERT_EQ(std::system((in_folder + "sha256sum -b data.h5 > data.h5.sha256").c_str()), 0);
+  EXPECT_EQ(Store(path_).info().records, 3);
+}
+
+TEST_F(StoreTest, WithoutItsChecksumItIsNotOpened) {
+  write_two(path_);
+  const std::string line = read_file(path_ + ".sha256");
+  std::filesystem::remove(path_ + ".sha256");
+  expect_error([&] { Store store(path_); }, "has no checksum file");
+  expect_error([&] { Store store(path_); }, "&& sha256sum 'data.h5' > 'data.h5.sha256')");
+  for (const std::string& text : std::vector<std::string>{
+           "", "\n", line.substr(0, 63), line.substr(0, 64), line.substr(0, 64) + " data.h5\n",
+           "A" + line.substr(1), line + line, line + "\n", std::string(10000, 'a'),
+           std::string("\0", 1) + line}) {
+    write_file_atomic(path_ + ".sha256", text);
+    expect_error([&] { Store store(path_); }, "data.h5.sha256: ");
+  }
+  write_file_atomic(path_ + ".sha256", std::string(64, '0') + "  data.h5\n");
+  expect_error([&] { Store store(path_); }, "its SHA-256 is " + sha256_file(path_));
+  write_file_atomic(path_ + ".sha256", line);
+  std::string content = read_file(path_);
+  content[content.size() / 2] = static_cast<char>(content[content.size() / 2] ^ 1);
+  write_file_atomic(path_, content);
+  expect_error([&] { Store store(path_); }, "damaged, cut off or changed; make it anew");
+  write_two(path_);
+  EXPECT_EQ(Store(path_).info().records, 3) << "a new file brings its own checksum";
+}
+
+TEST_F(StoreTest, AnOpenOneGoesOnWhenItIsRemovedOrReplaced) {
+  write_two(path_);
+  const Store store(path_);
+  const std::vector<int32_t> tokens = store.document_tokens(0);
+  std::filesystem::remove(path_);
+  EXPECT_EQ(store.document_tokens(0), tokens);
+  {
+    StoreWriter writer(path_, tokenizer_, options());
+    writer.add(two_documents()[1]);
+    writer.finish();
+  }
+  EXPECT_EQ(store.document_tokens(0), tokens);
+  EXPECT_EQ(store.record(1).question, "question b?");
+  EXPECT_EQ(Store(path_).info().records, 1);
+}
+
+TEST_F(StoreTest, AnOpenOneWhoseBytesChangeIsAnError) {
+  const auto overwrite = [&](const std::string& text, std::ios::openmode mode) {
+    std::fstream file(path_, std::ios::in | std::ios::out | std::ios::binary | mode);
+    file.seekp(100);
+    file << text;
+  };
+  write_two(path_);
+  {
+    const Store store(path_);
+    overwrite("x", {});
+    expect_error([&] { store.document_tokens(0); }, "data.h5: was changed while it was in use");
+    expect_error([&] { store.record(0); }, "was changed while it was in use");
+  }
+  write_two(path_);
+  {
+    const Store store(path_);
+    std::filesystem::resize_file(path_, 50);
+    expect_error([&] { store.document_tokens(0); }, "50 now");
+    expect_error([&] { store.record(0); }, "put the verified file back");
+  }
+}
+
+TEST_F(StoreTest, WhatKilledWritersLeftGoesAtTheNextStart) {
+  write_file_atomic(folder_ / ".tmp-data.h5-999999999", "left by a killed process");
+  write_file_atomic(folder_ / ".tmp-other.h5-999999999", "of another data set");
+  const std::string alive = folder_ / concat(".tmp-data.h5-", ::getppid());
+  write_file_atomic(alive, "of a process that runs");
+  StoreWriter writer(path_, tokenizer_, options());
+  EXPECT_FALSE(std::filesystem::exists(folder_ / ".tmp-data.h5-999999999"));
+  EXPECT_TRUE(std::filesystem::exists(folder_ / ".tmp-other.h5-999999999"));
+  EXPECT_TRUE(std::filesystem::exists(alive));
+}
+
+TEST_F(StoreTest, AFullDiskLeavesTheOldDataSetAndNothingHalfWritten) {
+  const dsrsq::testing::SmallDisk disk(4 << 20);
+  if (!disk.mounted()) GTEST_SKIP() << disk.reason();
+  const std::string path = disk.folder() + "/data.h5";
+  write_two(path);
+  const std::string before = sha256_file(path);
+  std::string message;
+  try {
+    StoreWriter writer(path, tokenizer_, options());
+    for (int i = 0; i < 200000; ++i) writer.add(two_documents()[0]);
+    writer.finish();
+  } catch (const NoSpaceError& error) {
+    message = error.what();
+    EXPECT_EQ(error.exit_code(), ExitCode::kCheckpoint);
+  }
+  EXPECT_NE(message.find(path + ": cannot "), std::string::npos) << message;
+  EXPECT_NE(message.find("the disk is full ("), std::string::npos) << message;
+  EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+  EXPECT_EQ(sha256_file(path), before);
+  EXPECT_EQ(Store(path).info().records, 3);
+  for (const auto& entry : std::filesystem::directory_iterator(disk.folder()))
+    EXPECT_EQ(entry.path().filename().string().rfind("data.h5", 0), 0u) << entry.path();
 }
 
 }  // namespace

@@ -21,6 +21,7 @@
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/files.h"
 #include "dsrsq/core/logging.h"
+#include "support/small_disk.h"
 
 namespace dsrsq {
 namespace {
@@ -216,7 +217,7 @@ TEST_F(CheckpointTest, ManifestsOfAnotherStepAndHostileNamesAreDamage) {
   json manifest = json::parse(read_file(checkpoint.folder + "/manifest.json"));
   manifest["files"]["../../log.txt"] = manifest["files"]["state.json"];
   std::ofstream(checkpoint.folder + "/manifest.json") << manifest.dump();
-  EXPECT_MENTIONS(checkpoint_damage(checkpoint.folder), "odd name ../../log.txt");
+  EXPECT_MENTIONS(checkpoint_damage(checkpoint.folder), "odd name \"../../log.txt\"");
   EXPECT_MENTIONS(checkpoint_damage(run_ + "/absent"), "not a folder");
 }
 
@@ -281,6 +282,124 @@ TEST_F(CheckpointTest, FailedWriteLeavesOlderCheckpointsAlone) {
   EXPECT_EQ(steps(), std::vector<int64_t>{2});
   std::ofstream(run_ + "/file") << "x";
   EXPECT_THROW(CheckpointFolder(run_ + "/file").save(1, {}, {}, json::object(), 1), Error);
+}
+
+std::string output_error(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.exit_code(), ExitCode::kCheckpoint) << error.what();
+    return error.what();
+  }
+  return "no error";
+}
+
+NamedTensors megabytes(double count) {
+  return {{"weight", torch::full({static_cast<int64_t>(count * 250000)}, count)}};
+}
+
+TEST_F(CheckpointTest, AFullDiskIsNotedBeforeAnythingIsWritten) {
+  const dsrsq::testing::SmallDisk disk(8 << 20);
+  if (!disk.mounted()) GTEST_SKIP() << disk.reason();
+  CheckpointFolder folder(disk.folder());
+  folder.save(1, megabytes(1), megabytes(2), json::object(), 3);
+  disk.fill(2500000);
+  const std::string message =
+      output_error([&] { folder.save(2, megabytes(1), megabytes(2), json::object(), 3); });
+  EXPECT_MENTIONS(message, "step-00000002: the disk is full: a checkpoint needs 3.0 MB, 2.4 MB");
+  EXPECT_MENTIONS(message, "the older checkpoints are whole");
+  EXPECT_EQ(message.find('\n'), std::string::npos);
+  const auto newest = folder.newest_whole();
+  ASSERT_TRUE(newest);
+  EXPECT_EQ(newest->step, 1);
+  EXPECT_EQ(std::distance(fs::directory_iterator(disk.folder() + "/checkpoints"), {}), 1);
+  disk.empty();
+  folder.save(2, megabytes(1), megabytes(2), json::object(), 3);
+  EXPECT_EQ(folder.newest_whole()->step, 2);
+}
+
+// Another program fills the disk after the look at it. Here the file entries run out, which no look
+// at the bytes foresees.
+TEST_F(CheckpointTest, ADiskThatBecomesFullWhileACheckpointIsWritten) {
+  const dsrsq::testing::SmallDisk disk(8 << 20, /*files=*/10);
+  if (!disk.mounted()) GTEST_SKIP() << disk.reason();
+  CheckpointFolder folder(disk.folder());
+  folder.save(1, megabytes(1), megabytes(1), json::object(), 3);
+  const std::string message =
+      output_error([&] { folder.save(2, megabytes(1), megabytes(1), json::object(), 3); });
+  EXPECT_MENTIONS(message, "step-00000002: the disk became full while it was written");
+  EXPECT_MENTIONS(message, "a checkpoint needs 2.0 MB");
+  EXPECT_EQ(folder.newest_whole()->step, 1);
+  EXPECT_EQ(std::distance(fs::directory_iterator(disk.folder() + "/checkpoints"), {}), 1)
+      << "the half-written one is removed";
+}
+
+TEST_F(CheckpointTest, AReadOnlyFolderLeavesTheOlderOnes) {
+  save(1);
+  const dsrsq::testing::ReadOnlyFolder frozen(run_ + "/checkpoints");
+  if (!frozen.mounted()) GTEST_SKIP() << frozen.reason();
+  EXPECT_MENTIONS(output_error([&] { save(2); }), "Read-only file system");
+  EXPECT_EQ(CheckpointFolder(run_).newest_whole()->step, 1);
+}
+
+TEST_F(CheckpointTest, AVanishedRunFolderIsNotMadeAnew) {
+  CheckpointFolder folder(run_);
+  folder.save(1, {}, {}, json::object(), 1);
+  fs::remove_all(run_);
+  EXPECT_MENTIONS(output_error([&] { folder.save(2, {}, {}, json::object(), 1); }),
+                  "expected the run folder, found none");
+  EXPECT_FALSE(fs::exists(run_));
+}
+
+TEST_F(CheckpointTest, EveryKindOfManifestDamageIsNamed) {
+  const Checkpoint checkpoint = save(3);
+  const std::string path = checkpoint.folder + "/manifest.json";
+  const json good = json::parse(read_file(path));
+  const auto damage = [&](const std::string& text) {
+    write_file_atomic(path, text);
+    const std::string found = checkpoint_damage(checkpoint.folder);
+    EXPECT_EQ(CheckpointFolder(run_).newest_whole().has_value(), found.empty()) << found;
+    return found;
+  };
+  const auto changed = [&](const std::string& pointer, const json& value) {
+    json manifest = good;
+    manifest[json::json_pointer(pointer)] = value;
+    return damage(manifest.dump());
+  };
+  EXPECT_EQ(damage(good.dump()), "") << "as it was";
+  EXPECT_MENTIONS(damage(""), "manifest.json: expected JSON");
+  EXPECT_MENTIONS(damage(good.dump().substr(0, 100)), "manifest.json: expected JSON");
+  EXPECT_MENTIONS(damage(std::string(2 << 20, ' ')), "larger than the 1048576 bytes");
+  EXPECT_MENTIONS(changed("/step", 4), "manifest.json is that of step 4");
+  EXPECT_MENTIONS(changed("/step", "3"), "manifest.json: step: expected a count");
+  EXPECT_MENTIONS(changed("/version", 2), "manifest.json: expected version 1, got 2");
+  EXPECT_MENTIONS(changed("/files/state.json/bytes", 1), "state.json: expected 1 bytes, got");
+  EXPECT_MENTIONS(changed("/files/state.json/sha256", std::string(64, '0')),
+                  "state.json: its SHA-256 is not that of manifest.json");
+  EXPECT_MENTIONS(changed("/files/absent.bin", good["files"]["state.json"]),
+                  "absent.bin: is missing");
+  json fewer = good;
+  fewer["files"].erase("optimizer.safetensors");
+  EXPECT_MENTIONS(damage(fewer.dump()), "does not list optimizer.safetensors");
+  damage(good.dump());
+  fs::rename(checkpoint.folder + "/state.json", run_ + "/state.json");
+  fs::create_symlink(run_ + "/state.json", checkpoint.folder + "/state.json");
+  EXPECT_MENTIONS(checkpoint_damage(checkpoint.folder), "state.json: is no regular file");
+}
+
+TEST_F(CheckpointTest, ABestStepThatWasNotMarkedBeforeAKillIsMarkedLater) {
+  save(10);
+  save(20);
+  CheckpointFolder folder(run_);
+  folder.restore_best(10, 0.5, "loss");
+  EXPECT_EQ(folder.best()->step, 10);
+  const auto written = fs::last_write_time(run_ + "/checkpoints/best.json");
+  folder.restore_best(10, 0.5, "loss");
+  EXPECT_EQ(fs::last_write_time(run_ + "/checkpoints/best.json"), written);
+  folder.restore_best(20, 0.25, "loss");
+  EXPECT_EQ(folder.best()->step, 20);
+  folder.restore_best(5, 0.75, "loss");
+  EXPECT_EQ(folder.best()->step, 20) << "a step without a checkpoint cannot be the best";
 }
 
 // Saves in a loop until it is killed.

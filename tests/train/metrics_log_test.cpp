@@ -19,6 +19,7 @@
 
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/files.h"
+#include "support/small_disk.h"
 
 namespace dsrsq {
 namespace {
@@ -221,8 +222,49 @@ TEST_F(MetricsLogTest, FailedWritesNameTheFile) {
   }
   ::setrlimit(RLIMIT_FSIZE, &old);
   std::signal(SIGXFSZ, old_handler);
-  EXPECT_NE(message.find("metrics.jsonl: write failed"), std::string::npos) << message;
+  EXPECT_NE(message.find("metrics.jsonl: cannot be written"), std::string::npos) << message;
   EXPECT_THROW(MetricsLog(run_ + "/metrics.jsonl", 0), Error) << "a file where a folder is needed";
+}
+
+TEST_F(MetricsLogTest, AFullDiskLeavesWholeRecordsInBothFiles) {
+  const dsrsq::testing::SmallDisk disk(256 << 10);
+  if (!disk.mounted()) GTEST_SKIP() << disk.reason();
+  run_ = disk.folder();
+  std::string message;
+  int64_t written = 0;
+  {
+    MetricsLog log(run_, 0);
+    disk.fill(12 << 10);
+    try {
+      for (; written < 1000; ++written) log.write(written, {{std::string(200, 't'), 1.0}});
+    } catch (const NoSpaceError& error) {
+      message = error.what();
+      EXPECT_EQ(error.exit_code(), ExitCode::kCheckpoint);
+    }
+  }
+  EXPECT_NE(message.find("No space left on device"), std::string::npos) << message;
+  EXPECT_GT(written, 5);
+  EXPECT_GE(static_cast<int64_t>(lines().size()), written);
+  EXPECT_GE(static_cast<int64_t>(read_records(event_files().at(0)).size()), written);
+  disk.empty();
+  MetricsLog(run_, written).write(written, {{"loss", 2.0}});
+  EXPECT_EQ(lines().back().at("step"), written) << "the log goes on where there is room again";
+}
+
+TEST_F(MetricsLogTest, ARemovedRunFolderIsNotedAtTheNextLine) {
+  MetricsLog log(run_, 0);
+  log.write(1, {{"loss", 1.0}});
+  fs::remove_all(run_);
+  try {
+    log.write(2, {{"loss", 1.0}});
+    ADD_FAILURE() << "the line went into a file that is gone";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.exit_code(), ExitCode::kCheckpoint);
+    EXPECT_NE(std::string(error.what()).find("metrics.jsonl: was removed or replaced"),
+              std::string::npos)
+        << error.what();
+  }
+  EXPECT_FALSE(fs::exists(run_)) << "and is not made anew";
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -126,6 +127,39 @@ TEST_F(RunFolderTest, AFolderOfSomethingElseIsNotTouched) {
   std::ofstream(folder() + "/thesis.txt") << "mine";
   EXPECT_THAT(error_of<ConfigError>(), HasSubstr("--output-dir"));
   EXPECT_FALSE(fs::exists(folder() + "/config.yaml"));
+}
+
+TEST_F(RunFolderTest, WhatAKilledProcessLeftHalfWrittenGoesAndTheRunGoesOn) {
+  // Killed while it wrote its first file.
+  fs::create_directories(folder());
+  std::ofstream(folder() + "/.tmp-config.yaml-0-999999999") << "dat";
+  EXPECT_FALSE(open().has_value());
+  EXPECT_FALSE(fs::exists(folder() + "/.tmp-config.yaml-0-999999999"));
+  save(2);
+  // And once more in the middle of everything else.
+  for (const char* name :
+       {"/checkpoints/.tmp-step-00000004-999999999", "/.tmp-run.json-1-999999999",
+        "/checkpoints/.tmp-pruned-step-00000001-999999999"})
+    fs::create_directories(folder() + name + "/inner");
+  const std::string living = concat(folder(), "/checkpoints/.tmp-step-00000006-", ::getppid());
+  fs::create_directories(living);
+  EXPECT_EQ(open()->step, 2);
+  std::vector<std::string> temporaries;
+  for (const auto& entry : fs::recursive_directory_iterator(folder()))
+    if (entry.path().filename().string().rfind(".tmp-", 0) == 0)
+      temporaries.push_back(entry.path().string());
+  EXPECT_EQ(temporaries, std::vector<std::string>{living}) << "its process runs";
+}
+
+TEST_F(RunFolderTest, AFolderThatCannotBeWrittenIsAnOutputError) {
+  std::ofstream(facts_.folder("file")) << "x";
+  try {
+    open_run_folder(facts_.folder("file") + "/run", config_, "auto", {});
+    ADD_FAILURE() << "a folder in a file";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.exit_code(), ExitCode::kCheckpoint);
+    EXPECT_THAT(error.what(), AllOf(HasSubstr("/file/run"), HasSubstr("--output-dir")));
+  }
 }
 
 TEST_F(RunFolderTest, AFolderThatIsNoRunIsACheckpointError) {

@@ -1,5 +1,6 @@
-// Files that survive a kill: atomic writes, checksums, temporary folders. Errors name the path and
-// the reason.
+// Files that survive a kill: atomic writes, checksums, temporary folders, logs. Errors name the
+// path and the reason. What cannot be read is a DataError; what cannot be written is an Error with
+// ExitCode::kCheckpoint (4), and where the disk is full its subclass NoSpaceError.
 #pragma once
 
 #include <cstdint>
@@ -7,11 +8,26 @@
 #include <string>
 #include <vector>
 
+#include "dsrsq/core/error.h"
+
 namespace dsrsq {
+
+// The file system is full, or the user's quota is used up.
+struct NoSpaceError : Error {
+  explicit NoSpaceError(const std::string& message) : Error(ExitCode::kCheckpoint, message) {}
+};
+
+// Bytes that this process may still write on the file system of `path` (the path itself or the
+// nearest folder above it that exists). Quotas are not seen. The largest number where the file
+// system does not tell.
+uint64_t free_bytes(const std::string& path);
+std::string bytes_text(uint64_t bytes);  // "12.3 MB", "410 kB", "17 bytes"
+// "<path>: the disk is full: <needed> are needed, <free> are free; make room and ...".
+NoSpaceError no_space(const std::string& path, uint64_t needed_bytes);
 
 std::string read_file(const std::string& path,
                       size_t maximum_bytes = size_t{1} << 30);  // throws DataError
-// temporary file, fsync, rename, fsync of the folder. Throws Error.
+// temporary file, fsync, rename, fsync of the folder.
 void write_file_atomic(const std::string& path, const std::string& content);
 void sync_path(const std::string& path);  // fsync of a file or folder
 
@@ -19,14 +35,36 @@ std::string sha256_hex(const std::string& bytes);
 std::string sha256_file(const std::string& path);
 
 // Writes into a fresh folder `<parent>/.tmp-<name>-<pid>` by `fill(folder)`, syncs every file, then
-// renames it to
-// `<parent>/<name>`. What is there under that name is replaced only after the new folder is
-// complete.
+// renames it to `<parent>/<name>`. What is there under that name is replaced only after the new
+// folder is complete. `parent` is made where only it is missing: a folder above it that has
+// vanished is an error.
 void write_folder_atomic(const std::string& parent, const std::string& name,
                          const std::function<void(const std::string& folder)>& fill);
-// Removes `.tmp-*` folders and files in `parent` left by a killed process; those of another process
-// that still runs on this machine stay. Never follows links.
-void remove_stale_temporaries(const std::string& parent);
+// `.tmp-<name>-<pid>` in the folder of `path`: what a writer fills before it renames it to `path`.
+std::string temporary_path(const std::string& path);
+// Removes `.tmp-*` folders and files in `parent` left by a killed process, or only those for the
+// file `name`; those of another process that still runs on this machine stay. A folder `.old-*`,
+// set aside where the file system cannot exchange two names, gets its name back if nothing stands
+// there. Never follows links.
+void remove_stale_temporaries(const std::string& parent, const std::string& name = "");
+
+// A log that grows while a run goes on.
+class AppendFile {
+ public:
+  explicit AppendFile(const std::string& path);
+  ~AppendFile();
+  AppendFile(const AppendFile&) = delete;
+  AppendFile& operator=(const AppendFile&) = delete;
+  const std::string& path() const { return path_; }
+  // All bytes in one go, so that a reader who follows the file sees whole records; on a full disk
+  // none of them stays. Throws where the file was removed or replaced: what is written then is
+  // lost.
+  void append(const std::string& bytes);
+
+ private:
+  std::string path_;
+  int descriptor_ = -1;
+};
 
 // Calls `line(number, text)` for each line (without its newline, \n or \r\n) of a plain or gzip
 // file (by its magic bytes), streaming. `bytes_read(compressed_bytes_so_far, total)` is called now

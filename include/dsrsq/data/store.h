@@ -54,8 +54,10 @@ struct StoreInfo {
   std::vector<int64_t> records_per_split;
 };
 
-// Byte spans become the tokens that overlap them. Writes `<path>.tmp-<pid>` and renames it in
-// finish().
+// Byte spans become the tokens that overlap them. Writes `.tmp-<name>-<pid>` in the same folder
+// (what killed processes left of it goes first); finish() renames it to `path` and writes its
+// checksum into `<path>.sha256`. A full disk and other failed writes are Errors with
+// ExitCode::kCheckpoint; what was there under `path` is then as it was.
 class StoreWriter {
  public:
   struct Options {
@@ -80,8 +82,13 @@ class StoreWriter {
 
 class Store {
  public:
-  // Throws DataError: not a data set, other version, dims that disagree (names the data set),
-  // truncated file.
+  // Reads the whole file once and compares it with `<path>.sha256` (sha256sum's format) before HDF5
+  // sees a byte of it; a file without one is refused with the command that makes one. Throws
+  // DataError: another checksum, not a data set, other version, dims that disagree (names the data
+  // set).
+  //
+  // The file stays open: a run goes on when it is removed or replaced by another of its name.
+  // record() and document_tokens() throw DataError once its own bytes were changed.
   explicit Store(const std::string& path);
   ~Store();
   const std::string& path() const;

@@ -1,6 +1,7 @@
 // Checkpoints of a run: <run>/checkpoints/step-00001000/{model,optimizer}.safetensors, state.json,
-// manifest.json. Written into a temporary folder that is renamed when complete; manifest.json holds
-// size and SHA-256 of every file, and a folder whose files do not match it is not a checkpoint.
+// manifest.json. Written into a temporary folder that is renamed when complete; manifest.json
+// (core/manifest.h) holds size and SHA-256 of every file, and a folder whose files do not match it
+// is not a checkpoint.
 // Random numbers are functions of the step (D21), so none are saved.
 #pragma once
 
@@ -46,9 +47,11 @@ class CheckpointFolder {
   explicit CheckpointFolder(std::string run_folder);  // uses <run_folder>/checkpoints
 
   // Atomic. `state` (an object of finite numbers) goes into state.json as it is; "step" is added.
-  // Then keeps the newest `keep`
-  // (>= 1) up to this step and the one that best.json names; later steps are left alone.
-  // A failed write (full disk, read-only folder) throws Error; older checkpoints are untouched.
+  // Then keeps the newest `keep` (>= 1) up to this step and the one that best.json names; later
+  // steps are left alone.
+  // A disk that has no room for it (looked at before, and noticed while writing), a read-only
+  // folder and a run folder that has vanished throw Error with ExitCode::kCheckpoint; older
+  // checkpoints are untouched.
   Checkpoint save(int64_t step, const NamedTensors& model, const NamedTensors& optimizer,
                   const nlohmann::json& state, int64_t keep);
   // Newest first.
@@ -58,6 +61,9 @@ class CheckpointFolder {
   std::optional<Checkpoint> newest_whole() const;
   // Remembers a step as the best (checkpoints/best.json, atomic); it is never pruned.
   void mark_best(int64_t step, double value, const std::string& metric);
+  // As mark_best, where the checkpoint is there and best.json does not name it yet: a run may be
+  // killed between the save of its best step and the mark.
+  void restore_best(int64_t step, double value, const std::string& metric);
   std::optional<Checkpoint> best() const;
   static nlohmann::json read_state(const Checkpoint& checkpoint);
   static NamedTensors read_model(const Checkpoint& checkpoint);

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <string>
@@ -19,7 +18,8 @@ class MetricsLog {
   ~MetricsLog();
   // {"step": 12, "time": seconds since the process began, "train/loss": 1.5, ...}; a value that is
   // not finite is written as "NaN", "Infinity" or "-Infinity" (JSON has none), and as the float to
-  // TensorBoard. Flushed at once.
+  // TensorBoard. Written at once, whole or not at all. Throws Error with ExitCode::kCheckpoint on a
+  // full disk and where the files were removed or replaced.
   void write(int64_t step, const std::map<std::string, double>& values);
 
  private:

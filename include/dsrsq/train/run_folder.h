@@ -16,8 +16,9 @@ std::vector<std::string> config_search_folders();
 
 // Makes the folder, or checks that an existing one is a run of the same configuration. `resume`:
 // auto (continue where there is a whole checkpoint, else start), never (the folder must hold no
-// checkpoint), or a checkpoint's path. Returns what to continue from. Throws ConfigError naming the
-// first key that differs, CheckpointError where checkpoints exist and none is whole.
+// checkpoint), or a checkpoint's path. Returns what to continue from. Removes what killed processes
+// left half-written. Throws ConfigError naming the first key that differs, CheckpointError where
+// checkpoints exist and none is whole, Error with ExitCode::kCheckpoint where it cannot write.
 std::optional<Checkpoint> open_run_folder(const std::string& folder, RunConfig& config,
                                           const std::string& resume,
                                           const std::vector<std::string>& command);

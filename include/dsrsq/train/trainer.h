@@ -11,6 +11,7 @@
 #include "dsrsq/train/metrics_log.h"
 #include "dsrsq/train/optimizer.h"
 #include "dsrsq/train/ppo.h"
+#include "dsrsq/train/profile.h"
 #include "dsrsq/train/run_config.h"
 
 namespace dsrsq {
@@ -34,6 +35,8 @@ class Trainer {
   // CheckpointError where one has another shape.
   void start_from(const Checkpoint& checkpoint);
   int64_t step() const { return step_; }
+  // Records steps of run() into <run folder>/profile/ (profile.h).
+  void profile(const ProfileSteps& steps);
 
   // Runs to the last step. Throws DivergedError before an update by a loss or gradient that is not
   // finite (checkpoints stay as they are), StoppedError after saving where stop_requested() became
@@ -44,6 +47,8 @@ class Trainer {
   std::map<std::string, double> train_step();
 
  private:
+  std::map<std::string, double> profiled_step();
+  at::Tensor forward(const Batch& batch, MethodState& state);
   void enter_stage();
   void calibrate(const PassOptions& now);
   std::map<std::string, double> accumulate(const std::vector<Batch>& batches,
@@ -66,10 +71,12 @@ class Trainer {
   std::map<std::string, std::unique_ptr<Loader>> loaders_;  // training data by path
   std::unique_ptr<Loader> validation_, validation_answers_;
   std::unique_ptr<Ppo> ppo_;  // where a stage trains by reward
+  std::unique_ptr<StepProfiler> profiler_;
   int64_t step_ = 0;
   int64_t saved_step_ = -1;  // of the checkpoint that this process wrote last
   size_t stage_index_ = size_t(-1);
   double best_ = 0;
+  int64_t best_step_ = -1;
   bool has_best_ = false;
   bool projections_taken_ =
       false;                  // from another run: the first stage does not calibrate them anew
