@@ -424,9 +424,10 @@ void Trainer::save() {
 namespace {
 std::string progress_text(const std::map<std::string, double>& values) {
   std::string text;
-  if (auto loss = values.find("train/loss"); loss != values.end())
-    text = concat("loss ", loss->second, " | ",
-                  int64_t(values.at("train/context_tokens_per_second")), " tokens/s");
+  // A mean since the last line may hold a loss of the stage before, where this step has none.
+  auto speed = values.find("train/context_tokens_per_second");
+  if (auto loss = values.find("train/loss"); loss != values.end() && speed != values.end())
+    text = concat("loss ", loss->second, " | ", int64_t(speed->second), " tokens/s");
   if (auto score = values.find("ppo/task_score"); score != values.end())
     text += concat(text.empty() ? "" : " | ", "task score ", score->second, ", tokens read ",
                    values.at("ppo/token_share"));
