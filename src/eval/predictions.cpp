@@ -18,6 +18,8 @@ namespace {
 
 using nlohmann::json;
 
+// Of a prediction or an answer, 50 000 words: ROUGE-L takes the product of two lengths in time.
+constexpr size_t kMaximumText = size_t{256} << 10;
 constexpr int kMaximumDepth = 32;            // of other systems' keys; ours need 2
 constexpr int64_t kMaximumValues = 1000000;  // a line of "[],[],..." would take gigabytes
 
@@ -90,8 +92,8 @@ class LineReader {
   std::optional<std::vector<std::string>> answers(const Line& line) const {
     const json* value = find(line, "answers");
     if (!value) return std::nullopt;
-    if (value->is_string()) return std::vector{value->get<std::string>()};
     constexpr char kExpected[] = "a list of strings";
+    if (value->is_string()) return std::vector{string(*value, line, "answers", kExpected)};
     if (!value->is_array()) wrong(*value, line, "answers", kExpected);
     std::vector<std::string> answers;
     for (const auto& answer : *value) answers.push_back(string(answer, line, "answers", kExpected));
@@ -123,7 +125,11 @@ class LineReader {
   std::string string(const json& value, const Line& line, const std::string& field,
                      const std::string& expected) const {
     if (!value.is_string()) wrong(value, line, field, expected);
-    return value.get<std::string>();
+    const auto& text = value.get_ref<const std::string&>();
+    if (text.size() > kMaximumText)
+      fail(line.where, concat("\"", name(field), "\" has ", text.size(), " bytes, at most ",
+                              kMaximumText, " are scored"));
+    return text;
   }
 
   std::map<std::string, std::string> keys_;

@@ -120,6 +120,18 @@ TEST(Answers, WhatIsNotSharedIsSaid) {
   EXPECT_FALSE(find(records, "elsewhere", "em")->difference) << "of another split";
 }
 
+// A data set may ask several questions under one id.
+TEST(Answers, TheNthOfAnIdIsComparedWithTheNth) {
+  auto first = row_of("first", {"house", "tree"}), second = first;
+  first.questions[1].id = second.questions[1].id = "0";
+  second.row = "second";
+  std::vector<ResultRecord> records = answer_records(second);
+  EXPECT_EQ(compare_rows({first, second}, "first", records), "");
+  EXPECT_EQ(find(records, "second", "em")->difference->pairs, 2);
+  EXPECT_EQ(find(records, "second", "em")->difference->low, 0);
+  EXPECT_EQ(find(records, "second", "em")->difference->high, 0);
+}
+
 TEST(Answers, ABaselineThatIsNoRowIsAnError) {
   std::vector<ResultRecord> records;
   try {

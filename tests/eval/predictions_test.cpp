@@ -83,9 +83,10 @@ TEST_F(Predictions, WhatWasWrittenIsReadAgain) {
     EXPECT_EQ(is.question, was.question);
     EXPECT_EQ(is.prediction, was.prediction);
     EXPECT_EQ(is.answers, was.answers);
-    for (const auto& metric : answer_metrics())
-      if (metric.name != "evidence_recall")
-        EXPECT_EQ(is.*metric.value, was.*metric.value) << metric.name;
+    for (const auto& metric : answer_metrics()) {
+      if (metric.name == "evidence_recall") continue;
+      EXPECT_EQ(is.*metric.value, was.*metric.value) << metric.name;
+    }
     EXPECT_EQ(is.evidence_recall, -1) << "of text, nothing else is taken over";
   }
   auto named = read({"x=" + path});
@@ -182,6 +183,8 @@ TEST_F(Predictions, BadLinesAreNamed) {
               HasSubstr("bad.jsonl:2: expected a JSON object, got array"));
   EXPECT_THAT(error_of(good + "{\"id\": \"b\", \"predi"),
               HasSubstr("bad.jsonl:2: expected a JSON"));
+  EXPECT_THAT(error_of("{\"id\": \"b\", \"prediction\": \"" + std::string(300000, 'x') + "\"}\n"),
+              HasSubstr("bad.jsonl:1: \"prediction\" has 300000 bytes, at most 262144"));
   EXPECT_THAT(error_of("{\"id\": \"\xff\", \"prediction\": \"x\"}\n"), HasSubstr("bad.jsonl:1"));
   EXPECT_THAT(error_of(std::string(100, '[') + "\n"), HasSubstr("bad.jsonl:1: nested over 32"));
   EXPECT_THAT(error_of(good + "{\"row\": \"r\", \"id\": \"b\", \"prediction\": \"\", \"answers\": "
