@@ -35,7 +35,7 @@ std::string answers(int right) {
   std::string lines;
   for (int i = 0; i < 40; ++i) {
     lines += json{{"id", i},
-                  {"prediction", i < right ? "the red house" : "a tree"},
+                  {"prediction", i < right ? "the house that is red" : "a tree"},
                   {"answers", {"red house", "the house that is red"}}}
                  .dump() +
              "\n";
@@ -56,7 +56,8 @@ void expect_error(const ProgramResult& result, int code, const std::string& part
 
 std::map<std::string, json> records_of(const std::string& folder, const std::string& row) {
   std::map<std::string, json> records;
-  for (const auto& record : json::parse(read_bytes(folder + "/results.json"))["records"])
+  const auto results = json::parse(read_bytes(folder + "/results.json"));
+  for (const auto& record : results.at("records"))
     if (record["method"] == row) records[record["metric"]] = record;
   return records;
 }
