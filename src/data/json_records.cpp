@@ -159,6 +159,7 @@ void count_question(ReadReport& report, const std::string& document, const Quest
     ++report.answer_spans_at_text;
     shown[answer - question.answers.begin()] = true;
   }
+  if (document.empty()) return;  // closed-book: there is nowhere to look
   report.unlocated += std::count(shown.begin(), shown.end(), false);
 }
 
