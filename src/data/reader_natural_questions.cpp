@@ -46,7 +46,10 @@ class HtmlTokens {
   std::optional<ByteSpan> span(const json& value, const std::string& name) {
     const ByteSpan bytes = read_offsets(value, "start_byte", "end_byte", name);
     const ByteSpan tokens = read_offsets(value, "start_token", "end_token", name);
-    if (is_null(bytes) && is_null(tokens)) return std::nullopt;
+    if (is_null(bytes) && is_null(tokens)) {
+      if (value.contains("start_token") || value.contains("start_byte")) return std::nullopt;
+      throw BadRecord{concat("\"", name, "\" has neither byte nor token offsets")};
+    }
     if (!is_null(tokens) && (tokens.begin < 0 || tokens.begin >= tokens.end ||
                              tokens.end > static_cast<int64_t>(tokens_.size()))) {
       throw BadRecord{concat("\"", name, "\" is [", tokens.begin, ", ", tokens.end,

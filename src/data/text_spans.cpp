@@ -20,6 +20,12 @@ bool stands_alone(std::string_view document, size_t begin, size_t end) {
   return !joined_before && !joined_after;
 }
 
+bool begins_character(char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }
+
+int64_t code_points(const std::string& text, size_t begin, size_t end) {
+  return std::count_if(text.begin() + begin, text.begin() + end, begins_character);
+}
+
 ByteSpan span_at(size_t at, size_t size) {
   return {static_cast<int64_t>(at), static_cast<int64_t>(at + size)};
 }
@@ -32,8 +38,7 @@ void CodePoints::build() {
   ascii_ = std::none_of(text_.begin(), text_.end(), high);
   if (ascii_) return;
   for (size_t i = 0; i < text_.size(); ++i) {
-    if ((static_cast<unsigned char>(text_[i]) & 0xC0) != 0x80)
-      starts_.push_back(static_cast<int64_t>(i));
+    if (begins_character(text_[i])) starts_.push_back(static_cast<int64_t>(i));
   }
   starts_.push_back(static_cast<int64_t>(text_.size()));
 }
@@ -83,9 +88,11 @@ std::optional<ByteSpan> find_nearest(const std::string& document, std::string_vi
   const size_t before = document.rfind(text, static_cast<size_t>(at));
   const size_t after = document.find(text, static_cast<size_t>(at));
   if (before == std::string::npos && after == std::string::npos) return std::nullopt;
-  const bool take_before = after == std::string::npos ||
-                           (before != std::string::npos &&
-                            static_cast<size_t>(at) - before <= after - static_cast<size_t>(at));
+  if (before == std::string::npos || after == std::string::npos)
+    return span_at(before == std::string::npos ? after : before, text.size());
+  // Offsets drift in code points: the distance is in them too.
+  const bool take_before = code_points(document, before, static_cast<size_t>(at)) <=
+                           code_points(document, static_cast<size_t>(at), after);
   return span_at(take_before ? before : after, text.size());
 }
 
