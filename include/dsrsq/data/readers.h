@@ -80,7 +80,8 @@ ReadReport read_squad(const std::string& path, const ReadOptions& options, const
 // "from", "end", "paragraphs"?}, targets [""] is unanswerable; or the list of
 // human_annotated_*.json
 // {"index", "questions": [[question, [{"para", "from", "end", "answer"}]]], "paras"}, whose
-// paragraphs are joined by blanks as the contexts are. Evidence is the paragraph of the answer.
+// paragraphs are joined by blanks as the contexts are. Evidence is the paragraph of the answer, as
+// the form cuts it (JSONL: where "paragraphs" shows it), else the answer.
 ReadReport read_timeqa(const std::string& path, const ReadOptions& options,
                        const ExampleSink& sink);
 
