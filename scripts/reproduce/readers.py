@@ -4,7 +4,7 @@
     .venv/bin/python scripts/reproduce/readers.py --check OUT                prints OUT/table.md, exit code 1 where a row differs
 
 Each data set is opened with h5py and its tokens are turned into bytes by the vocabulary alone. Checked: ids and questions in the source's
-order, answers, every answer span against an answer of the source, counts of unanswerable questions and of drifted offsets; for assembled
+order, documents, answers, every answer span against an answer of the source, counts of unanswerable questions and of drifted offsets; for assembled
 contexts also number of passages, place of the gold one, that no other holds an answer, and that no question or passage is in two splits.
 """
 
@@ -36,8 +36,9 @@ def read_list(path):
     return json.load(open(path))
 
 
-# Each source gives (id, question, answers, relocated answers, gold passage or None) in the order of the file.
-Record = collections.namedtuple("Record", "id question answers relocated gold")
+# Each source gives these in the order of the file. `document`: the whole text, None where its order is drawn; `gold`: the passage that
+# --documents places.
+Record = collections.namedtuple("Record", "id question answers relocated document gold", defaults=[None])
 
 
 def nq(path):
@@ -47,18 +48,19 @@ def nq(path):
         short = [text(s) for a in r["annotations"] for s in a["short_answers"]]
         short += [a["yes_no_answer"].lower() for a in r["annotations"] if a["yes_no_answer"] != "NONE"]
         long = [text(a["long_answer"]) for a in r["annotations"] if a["long_answer"]["start_token"] >= 0]
-        yield Record(str(r["example_id"]), r["question_text"], short or long, 0, None)
+        yield Record(str(r["example_id"]), r["question_text"], short or long, 0, " ".join(tokens))
 
 
 def nq_open(path):
     for number, r in enumerate(read_lines(path), 1):
-        yield Record(str(number), r["question"], r["answer"], 0, None)
+        yield Record(str(number), r["question"], r["answer"], 0, "\n")
 
 
 def lost_in_the_middle(path):
     for number, r in enumerate(read_lines(path), 1):
         gold = next(c for c in r["ctxs"] if c["isgold"])
-        yield Record(str(number), r["question"], r["answers"], 0, gold["title"] + "\n" + gold["text"])
+        titled = lambda c: c["title"] + "\n" + c["text"]
+        yield Record(str(number), r["question"], r["answers"], 0, "\n\n".join(map(titled, r["ctxs"])), titled(gold))
 
 
 def qed(path):
@@ -66,7 +68,7 @@ def qed(path):
         spans = [s for annotator in r["original_nq_answers"] for s in annotator]
         moved = sum(r["paragraph_text"][s["start"]:s["end"]] != s["string"] for s in spans)
         gold = r["title_text"] + "\n" + r["paragraph_text"]
-        yield Record(str(r["example_id"]), r["question_text"], [s["string"] for s in spans], moved, gold)
+        yield Record(str(r["example_id"]), r["question_text"], [s["string"] for s in spans], moved, r["paragraph_text"], gold)
 
 
 def squad(path):
@@ -74,7 +76,7 @@ def squad(path):
         for q in paragraph["qas"]:
             context = paragraph["context"]
             moved = sum(context[a["answer_start"]:][:len(a["text"])] != a["text"] and a["text"] in context for a in q["answers"])
-            yield Record(str(q["id"]), q["question"], [a["text"] for a in q["answers"]], moved, None)
+            yield Record(str(q["id"]), q["question"], [a["text"] for a in q["answers"]], moved, context)
 
 
 def timeqa(path):
@@ -83,11 +85,11 @@ def timeqa(path):
             for i, (question, answers) in enumerate(r["questions"]):
                 kept = [a for a in answers if a["answer"]]
                 moved = sum(r["paras"][a["para"]][a["from"]:a["end"]] != a["answer"] for a in kept)
-                yield Record(f"{r['index']}#{i}", question, [a["answer"] for a in kept], moved, None)
+                yield Record(f"{r['index']}#{i}", question, [a["answer"] for a in kept], moved, " ".join(r["paras"]))
         return
     for r in read_lines(path):
         moved = sum(t != "" and r["context"][b:e] != t for t, b, e in zip(r["targets"], r["from"], r["end"]))
-        yield Record(r["idx"], r["question"], [t for t in r["targets"] if t], moved, None)
+        yield Record(r["idx"], r["question"], [t for t in r["targets"] if t], moved, r["context"])
 
 
 def hotpotqa(path):
@@ -191,9 +193,12 @@ class Check:
                 self.spans += 1
                 self.exact += span_shows(pieces, begin, end, record.answers)
             questions[" ".join(record.question.lower().split()).rstrip(" ?")].add(self.store.splits[i])
+            document = b"".join(pieces).decode()
             if self.option("--documents"):
-                for passage in self.assembled(i, record, b"".join(pieces).decode()):
+                for passage in self.assembled(i, record, document):
                     passages[passage].add(self.store.splits[i])
+            else:
+                self.require(record.document in (None, document), f"record {i}: another document")
         self.require(self.exact == self.spans, f"{self.spans - self.exact} spans beside their text")
         for what, table in (("questions", questions), ("passages", passages)):
             shared = sum(len(splits) > 1 for splits in table.values())
