@@ -71,7 +71,7 @@ class Gunzip : public Unpacker {
   void add(const char* bytes, size_t size) override {
     stream_.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(bytes));
     stream_.avail_in = static_cast<uInt>(size);
-    while (stream_.avail_in > 0) {
+    while (stream_.avail_in > 0 && !sink_.done()) {
       if (between_members_ && !start_member()) return;
       inflate_some();
     }
@@ -103,7 +103,7 @@ class Gunzip : public Unpacker {
       stream_.avail_out = static_cast<uInt>(out_.size());
       result = inflate(&stream_, Z_NO_FLUSH);
       deliver(out_.size() - stream_.avail_out);
-    } while (result == Z_OK && stream_.avail_out == 0);
+    } while (result == Z_OK && stream_.avail_out == 0 && !sink_.done());
     if (result == Z_STREAM_END) {
       between_members_ = true;
       ++members_;
@@ -128,7 +128,7 @@ class Unzstd : public Unpacker {
   }
 
   void add(const char* bytes, size_t size) override {
-    while (size > 0) {
+    while (size > 0 && !sink_.done()) {
       if (!in_frame_ && !start_frame(bytes, size)) return;
       const size_t used = unpack_some(bytes, size);
       bytes += used;
@@ -169,7 +169,8 @@ class Unzstd : public Unpacker {
         in_frame_ = false;
         break;
       }
-    } while (in.pos < in.size || out.pos == out.size);  // a full buffer: there may be more
+      // A full buffer: there may be more.
+    } while ((in.pos < in.size || out.pos == out.size) && !sink_.done());
     return in.pos;
   }
 

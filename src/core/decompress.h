@@ -20,6 +20,7 @@ class ByteSink {
   virtual ~ByteSink() = default;
   virtual void add(const char* bytes, size_t size) = 0;
   virtual std::string where() const = 0;
+  virtual bool done() const { return false; }  // wants no more
 };
 
 // Gzip members or zstd frames (and skippable frames), one after another. Every method throws

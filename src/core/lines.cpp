@@ -1,4 +1,4 @@
-// for_each_line: streams a plain, gzip or zstd file line by line.
+// for_each_line and for_each_chunk: stream a plain, gzip or zstd file.
 #include <sys/stat.h>
 
 #include <cstring>
@@ -57,17 +57,30 @@ class LineCutter : public ByteSink {
   int64_t number_ = 1;
 };
 
-}  // namespace
+// Hands chunks on until the receiver has had enough.
+class ChunkSink : public ByteSink {
+ public:
+  ChunkSink(const std::string& path, const std::function<bool(const char*, size_t)>& chunk)
+      : path_(path), chunk_(chunk) {}
+  std::string where() const override { return path_; }
+  void add(const char* bytes, size_t size) override {
+    if (!done_ && size > 0) done_ = !chunk_(bytes, size);
+  }
+  bool done() const override { return done_; }
 
-void for_each_line(const std::string& path,
-                   const std::function<void(int64_t number, const std::string& text)>& line,
-                   const std::function<void(int64_t done, int64_t total)>& bytes_read,
-                   size_t maximum_line_bytes, uint64_t maximum_unpacked_bytes) {
+ private:
+  const std::string& path_;
+  const std::function<bool(const char*, size_t)>& chunk_;
+  bool done_ = false;
+};
+
+void read_into(ByteSink& sink, const std::string& path,
+               const std::function<void(int64_t done, int64_t total)>& bytes_read,
+               uint64_t maximum_unpacked_bytes) {
   Descriptor file(open_for_reading(path));
   struct stat status {};
   const bool sized = fstat(file.get(), &status) == 0 && S_ISREG(status.st_mode);
   const int64_t total = sized ? status.st_size : 0;
-  LineCutter lines(path, line, maximum_line_bytes);
   std::string chunk(kChunk, '\0');
   size_t size = 0;  // a pipe may give one byte at a time
   while (size < kMagicBytes) {
@@ -76,18 +89,37 @@ void for_each_line(const std::string& path,
     size += got;
   }
   const std::unique_ptr<Decompressor> packed = make_decompressor(
-      compression_of(std::string_view(chunk).substr(0, size)), lines, maximum_unpacked_bytes);
+      compression_of(std::string_view(chunk).substr(0, size)), sink, maximum_unpacked_bytes);
   for (int64_t done = 0; size > 0; size = read_some(file.get(), chunk.data(), chunk.size(), path)) {
     if (packed) {
       packed->add(chunk.data(), size);
     } else {
-      lines.add(chunk.data(), size);
+      sink.add(chunk.data(), size);
     }
+    if (sink.done()) return;
     done += static_cast<int64_t>(size);
     if (bytes_read) bytes_read(done, total);
   }
   if (packed) packed->finish();
+}
+
+}  // namespace
+
+void for_each_line(const std::string& path,
+                   const std::function<void(int64_t number, const std::string& text)>& line,
+                   const std::function<void(int64_t done, int64_t total)>& bytes_read,
+                   size_t maximum_line_bytes, uint64_t maximum_unpacked_bytes) {
+  LineCutter lines(path, line, maximum_line_bytes);
+  read_into(lines, path, bytes_read, maximum_unpacked_bytes);
   lines.finish();
+}
+
+void for_each_chunk(const std::string& path,
+                    const std::function<bool(const char* bytes, size_t size)>& chunk,
+                    const std::function<void(int64_t done, int64_t total)>& bytes_read,
+                    uint64_t maximum_unpacked_bytes) {
+  ChunkSink sink(path, chunk);
+  read_into(sink, path, bytes_read, maximum_unpacked_bytes);
 }
 
 }  // namespace dsrsq

@@ -220,5 +220,33 @@ TEST_F(ZstdLines, UnpackedBytesAreLimited) {
   EXPECT_EQ(lines_of(put("plain", text), 100, 1).size(), 2u);
 }
 
+TEST_F(ZstdLines, ChunksAreTheSameBytes) {
+  const std::string text = many_lines(200000);
+  for (const std::string& content : {text, frame(text), frame(text) + frame("")}) {
+    std::string all;
+    for_each_chunk(put("x", content), [&](const char* bytes, size_t size) {
+      all.append(bytes, size);
+      return true;
+    });
+    EXPECT_EQ(all, text);
+  }
+  expect_contains(error_of([&] {
+                    for_each_chunk(put("y", frame(text) + "z"),
+                                   [](const char*, size_t) { return true; });
+                  }),
+                  "y: the zstd file ends too early");
+}
+
+TEST_F(ZstdLines, ChunksEndWhereTheReceiverHasEnough) {
+  int chunks = 0;
+  uint64_t bytes = 0;
+  for_each_chunk(put("bomb", bomb(100000, 'x')), [&](const char*, size_t size) {
+    bytes += size;
+    return ++chunks < 3;
+  });
+  EXPECT_EQ(chunks, 3);
+  EXPECT_LE(bytes, uint64_t{1} << 20);
+}
+
 }  // namespace
 }  // namespace dsrsq

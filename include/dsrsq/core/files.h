@@ -41,5 +41,11 @@ void for_each_line(const std::string& path,
                    const std::function<void(int64_t done, int64_t total)>& bytes_read = {},
                    size_t maximum_line_bytes = size_t{64} << 20,
                    uint64_t maximum_unpacked_bytes = uint64_t{1} << 38);
+// The same bytes as chunks, unpacked, until `chunk` returns false: for JSON documents that have no
+// lines to speak of.
+void for_each_chunk(const std::string& path,
+                    const std::function<bool(const char* bytes, size_t size)>& chunk,
+                    const std::function<void(int64_t done, int64_t total)>& bytes_read = {},
+                    uint64_t maximum_unpacked_bytes = uint64_t{1} << 38);
 
 }  // namespace dsrsq
