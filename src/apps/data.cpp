@@ -34,7 +34,7 @@ void add_prepare(CLI::App& app, dsrsq::PrepareOptions& options) {
     formats += (formats.empty() ? "" : " | ") + entry.name;
   CLI::App* command =
       app.add_subcommand("prepare", "Read files of one format into a data set (HDF5)");
-  command->add_option("inputs", options.inputs, "Input files, plain or gzip")->required();
+  command->add_option("inputs", options.inputs, "Input files, plain, gzip or zstd")->required();
   command
       ->add_option("--format", options.format,
                    formats + "; one for all inputs or, with commas, one for each")

@@ -1,9 +1,7 @@
 // Records of JSONL files and of JSON lists: limits, bad records, typed access.
 #include <algorithm>
 #include <limits>
-#include <optional>
 
-#include "byte_source.h"
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/files.h"
 #include "json_elements.h"
@@ -71,18 +69,17 @@ void read_record(const ReadContext& context, const std::string& text, const Reco
   });
 }
 
-// The first byte that is neither white space nor part of a byte order mark; nothing in an empty
-// file.
-std::optional<char> first_byte(const std::string& path) {
-  std::optional<char> first;
-  for_each_chunk(path, [&first](const char* bytes, size_t size) {
+// Whether the file begins with "[", after white space and a byte order mark.
+bool is_list(const std::string& path) {
+  bool list = false;
+  for_each_chunk(path, [&list](const char* bytes, size_t size) {
     const std::string blank = " \t\r\n\xEF\xBB\xBF";
-    const char* found = std::find_if(bytes, bytes + size,
+    const char* first = std::find_if(bytes, bytes + size,
                                      [&](char c) { return blank.find(c) == std::string::npos; });
-    if (found != bytes + size) first = *found;
-    return !first.has_value();
+    list = first != bytes + size && *first == '[';
+    return first == bytes + size;
   });
-  return first;
+  return list;
 }
 
 std::string type_error(const json& value, const std::string& name, const char* expected) {
@@ -121,7 +118,7 @@ void read_json_lines(const ReadContext& context, const RecordSink& record) {
 }
 
 void read_json_records(const ReadContext& context, const RecordSink& record) {
-  if (first_byte(context.path) == '[') {
+  if (is_list(context.path)) {
     read_json_elements(context, "", record);
   } else {
     read_json_lines(context, record);

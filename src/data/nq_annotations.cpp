@@ -38,6 +38,15 @@ void read_annotation(const json& value, const std::string& name, const std::stri
   }
 }
 
+bool is_utf8(const std::string& text) {
+  try {
+    json(text).dump();
+    return true;
+  } catch (const json::type_error&) {
+    return false;
+  }
+}
+
 }  // namespace
 
 void read_nq_annotations(const json& annotations, const std::string& document,
@@ -76,7 +85,8 @@ std::string title_of_url(const std::string& url) {
       title += text[i] == '_' || text[i] == '+' ? ' ' : text[i];
     }
   }
-  return title;
+  // "%FF" may stand for anything; a title is UTF-8.
+  return is_utf8(title) ? title : "";
 }
 
 }  // namespace dsrsq

@@ -32,7 +32,7 @@ struct ReadOptions {
 
 using ExampleSink = std::function<void(DocumentExample&&)>;
 
-// All readers take plain or gzip files (by magic bytes). JSONL readers but nq_simplified,
+// All readers take plain, gzip or zstd files (by magic bytes). JSONL readers but nq_simplified,
 // natural_questions and jsonl take a JSON list of the same objects as well. Where a source has no
 // id, it is the line's number (in a list, the element's index, from 0).
 
