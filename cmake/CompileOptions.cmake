@@ -32,3 +32,6 @@ if(DSRSQ_SANITIZE)
   target_compile_options(dsrsq_options INTERFACE -fsanitize=${sanitize} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   target_link_options(dsrsq_options INTERFACE -fsanitize=${sanitize})
 endif()
+if(DSRSQ_FUZZERS)
+  target_compile_options(dsrsq_options INTERFACE -fsanitize=fuzzer-no-link)  # coverage; main() comes with the targets
+endif()
