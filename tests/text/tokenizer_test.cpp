@@ -218,7 +218,7 @@ TEST(Tokenizer, MergesAsStringsEqualMergesAsPairs) {
 }
 
 TEST(Tokenizer, MalformedFilesAreNamed) {
-  EXPECT_HAS(error_of("{\"model\": "), "test.json: invalid JSON (line 1");
+  EXPECT_HAS(error_of("{\"model\": "), "test.json: invalid JSON (column ");
   EXPECT_HAS(error_of("[]"), "is an object");
   EXPECT_HAS(error_of("{\"model\":1,\"model\":2}"), "test.json: key 'model' appears twice");
   EXPECT_HAS(error_of("{\"\xff\":1}"), "test.json: invalid UTF-8");
