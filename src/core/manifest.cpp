@@ -1,130 +1,152 @@
 #include "dsrsq/core/manifest.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <limits>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <vector>
 
 #include "dsrsq/core/error.h"
-#include "dsrsq/core/files.h"
-#include "dsrsq/core/json.h"
 
 namespace dsrsq {
 namespace {
 
-namespace fs = std::filesystem;
-using Json = nlohmann::json;
+using nlohmann::json;
 
-constexpr size_t kMaximumFiles = 4096;
-constexpr size_t kLongestName = 255;
-constexpr size_t kDigits = 64;
+constexpr const char* kFormat = "dsrsq-checkpoint";
+constexpr int64_t kFormatVersion = 1;
+constexpr int kMaximumDepth = 3;
+constexpr size_t kMaximumNameBytes = 255;
+constexpr size_t kShownBytes = 80;  // of a name or value in a message
 
-class ManifestReader {
+// Safe to print: control characters and broken UTF-8 of a forged file must not reach the terminal.
+std::string shown(const json& value) {
+  std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true, json::error_handler_t::replace);
+  if (text.size() > kShownBytes) text = text.substr(0, kShownBytes) + "...";
+  return text;
+}
+
+class Parser {
  public:
-  explicit ManifestReader(const std::string& name) : name_(name) {}
+  explicit Parser(const std::string& where) : where_(where) {}
 
-  Manifest read(const std::string& text) const {
-    const Json root = parse(text);
-    if (!root.is_object()) fail(concat("expected an object, got ", root.type_name()));
+  Manifest parse(const std::string& text) const {
+    if (text.size() > kMaximumManifestBytes)
+      fail(concat("expected at most ", kMaximumManifestBytes, " bytes, got ", text.size()));
+    const json value = parse_json(text);
+    if (!value.is_object()) fail(concat("expected a JSON object, got ", shown(value)));
+    const json& format = member(value, "", "format");
+    if (format != kFormat)
+      fail(concat("expected the format \"", kFormat, "\" of a checkpoint, got ", shown(format)));
+    const json& version = member(value, "", "version");
+    if (!version.is_number_integer() || version != kFormatVersion)
+      fail(concat("expected version ", kFormatVersion, ", got ", shown(version)));
+    require_keys(value, "", {"files", "format", "step", "version"});
     Manifest manifest;
-    const Json& format = member(root, "format");
-    if (!format.is_string()) fail(concat("format: expected text, got ", format.type_name()));
-    manifest.format = format.get<std::string>();
-    manifest.version = count(root, "version");
-    manifest.step = count(root, "step");
-    const Json& files = member(root, "files");
-    if (!files.is_object() || files.empty()) fail("files: expected an object of names");
-    if (files.size() > kMaximumFiles)
-      fail(concat("files: ", files.size(), " names; at most ", kMaximumFiles));
-    for (const auto& [file, entry] : files.items()) manifest.files[file] = read_file(file, entry);
+    manifest.step = static_cast<int64_t>(count(value, "", "step"));
+    const json& files = member(value, "", "files");
+    if (!files.is_object()) fail(concat("files: expected an object, got ", shown(files)));
+    if (files.size() > kMaximumManifestFiles)
+      fail(concat("files: expected at most ", kMaximumManifestFiles, ", got ", files.size()));
+    for (const auto& item : files.items())
+      manifest.files.emplace(item.key(), entry(item.key(), item.value()));
     return manifest;
   }
 
  private:
   [[noreturn]] void fail(const std::string& what) const {
-    throw CheckpointError(concat(name_, ": ", what));
+    throw CheckpointError(concat(where_, ": ", what));
   }
 
-  Json parse(const std::string& text) const {
-    constexpr JsonLimits kLimits{/*depth=*/32, /*values=*/16 * kMaximumFiles};
+  // nlohmann keeps the last of two equal keys silently; the callback sees every key.
+  json parse_json(const std::string& text) const {
+    std::vector<std::set<std::string>> keys;  // of the open objects, by depth
+    const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
+      const bool opens =
+          event == json::parse_event_t::object_start || event == json::parse_event_t::array_start;
+      if (opens && depth >= kMaximumDepth)
+        fail(concat("expected at most ", kMaximumDepth, " levels of nesting"));
+      if (opens) {
+        keys.resize(static_cast<size_t>(depth) + 1);
+        keys.back().clear();
+      } else if (event == json::parse_event_t::key &&
+                 !keys.at(static_cast<size_t>(depth) - 1)
+                      .insert(parsed.get_ref<const std::string&>())
+                      .second) {
+        fail(concat("the key ", shown(parsed), " stands twice"));
+      }
+      return true;
+    };
     try {
-      return parse_json(text, kLimits);
-    } catch (const JsonError& error) {
-      fail(error.what());
+      return json::parse(text, watch);
+    } catch (const json::exception&) {  // its message repeats raw bytes of the text
+      fail("expected JSON, got something else or cut-off text");
     }
   }
 
-  const Json& member(const Json& object, const char* key) const {
+  const json& member(const json& object, const std::string& of, const char* key) const {
     const auto found = object.find(key);
-    if (found == object.end()) fail(concat("key '", key, "' is missing"));
+    if (found == object.end()) fail(concat(of, "expected the key \"", key, "\", found none"));
     return *found;
   }
 
-  int64_t count(const Json& object, const char* key) const {
-    const Json& value = member(object, key);
-    const bool fits = value.is_number_unsigned() &&
-                      value.get<uint64_t>() <= uint64_t{std::numeric_limits<int64_t>::max()};
-    if (!fits) fail(concat(key, ": expected a count, got ", quote(value.dump())));
-    return value.get<int64_t>();
+  void require_keys(const json& object, const std::string& of,
+                    const std::set<std::string>& known) const {
+    for (const auto& item : object.items())
+      if (known.count(item.key()) == 0) fail(concat(of, "unknown key ", shown(item.key())));
   }
 
-  Manifest::File read_file(const std::string& file, const Json& entry) const {
-    const bool plain = !file.empty() && file != "." && file != ".." &&
-                       file.size() <= kLongestName && file.find('/') == std::string::npos &&
-                       file.find('\0') == std::string::npos;
-    if (!plain) fail(concat("files: ", quote(file), " is not the name of a file in this folder"));
-    if (!entry.is_object() || !entry.contains("bytes") || !entry["bytes"].is_number_unsigned() ||
-        !entry.contains("sha256") || !entry["sha256"].is_string())
-      fail(concat("files: ", quote(file), ": expected bytes and sha256"));
-    Manifest::File out{entry["bytes"].get<uint64_t>(), entry["sha256"].get<std::string>()};
-    if (out.sha256.size() != kDigits ||
-        out.sha256.find_first_not_of("0123456789abcdef") != std::string::npos)
-      fail(concat("files: ", quote(file), ": sha256 must be ", kDigits,
-                  " lower-case hexadecimal digits, got ", quote(out.sha256)));
-    return out;
+  // A whole number that int64_t holds, not negative.
+  uint64_t count(const json& object, const std::string& of, const char* key) const {
+    const json& value = member(object, of, key);
+    if (!value.is_number_unsigned() ||
+        value.get<uint64_t>() > uint64_t{std::numeric_limits<int64_t>::max()})
+      fail(concat(of, key, ": expected a count, got ", shown(value)));
+    return value.get<uint64_t>();
   }
 
-  const std::string& name_;
+  void require_plain_name(const std::string& name) const {
+    const auto is_plain = [](char c) {
+      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+             c == '.' || c == '_' || c == '-';
+    };
+    if (name.empty() || name[0] == '.' || name.size() > kMaximumNameBytes ||
+        !std::all_of(name.begin(), name.end(), is_plain))
+      fail(concat("lists the odd name ", shown(name), ", expected the name of a file beside it"));
+  }
+
+  ManifestEntry entry(const std::string& name, const json& value) const {
+    require_plain_name(name);
+    const std::string of = concat(name, ": ");
+    if (!value.is_object())
+      fail(concat(of, "expected an object with bytes and sha256, got ", shown(value)));
+    require_keys(value, of, {"bytes", "sha256"});
+    ManifestEntry entry;
+    entry.bytes = count(value, of, "bytes");
+    const json& sha256 = member(value, of, "sha256");
+    if (sha256.is_string()) entry.sha256 = sha256.get<std::string>();
+    const auto is_hex = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
+    if (entry.sha256.size() != 64 || !std::all_of(entry.sha256.begin(), entry.sha256.end(), is_hex))
+      fail(concat(of, "sha256: expected 64 lower-case hex digits, got ", shown(sha256)));
+    return entry;
+  }
+
+  const std::string& where_;
 };
 
 }  // namespace
 
-Manifest parse_manifest(const std::string& text, const std::string& name) {
-  return ManifestReader(name).read(text);
+Manifest parse_manifest(const std::string& text, const std::string& where) {
+  return Parser(where).parse(text);
 }
 
-std::string dump_manifest(const Manifest& manifest) {
-  Json files = Json::object();
-  for (const auto& [name, file] : manifest.files)
-    files[name] = {{"bytes", file.bytes}, {"sha256", file.sha256}};
-  const Json root = {{"format", manifest.format},
-                     {"version", manifest.version},
-                     {"step", manifest.step},
-                     {"files", files}};
-  return root.dump(2) + "\n";
-}
-
-Manifest::File describe_file(const std::string& folder, const std::string& name) {
-  const std::string path = folder + "/" + name;
-  std::error_code error;
-  const uintmax_t bytes = fs::file_size(path, error);
-  if (error) throw DataError(concat(path, ": ", error.message()));
-  return {bytes, sha256_file(path)};
-}
-
-std::string folder_damage(const std::string& folder, const Manifest& manifest) {
-  for (const auto& [name, file] : manifest.files) {
-    const fs::path path = fs::path(folder) / name;
-    std::error_code error;
-    const fs::file_status status = fs::symlink_status(path, error);
-    if (status.type() == fs::file_type::not_found) return concat(name, ": is missing");
-    if (status.type() != fs::file_type::regular) return concat(name, ": is not a regular file");
-    const uintmax_t bytes = fs::file_size(path, error);
-    if (error) return concat(name, ": ", error.message());
-    if (bytes != file.bytes) return concat(name, ": expected ", file.bytes, " bytes, got ", bytes);
-    if (sha256_file(path.string()) != file.sha256)
-      return concat(name, ": its SHA-256 is not that of the manifest");
-  }
-  return "";
+std::string manifest_text(const Manifest& manifest) {
+  json files = json::object();
+  for (const auto& [name, entry] : manifest.files)
+    files[name] = {{"bytes", entry.bytes}, {"sha256", entry.sha256}};
+  const json value = {
+      {"format", kFormat}, {"version", kFormatVersion}, {"step", manifest.step}, {"files", files}};
+  return value.dump(2) + "\n";
 }
 
 }  // namespace dsrsq

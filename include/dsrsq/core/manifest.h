@@ -1,37 +1,36 @@
-// manifest.json: the files that a folder consists of, with sizes and checksums, written last, so
-// that a folder that was cut off or changed is told from a whole one before anything in it is read.
+// manifest.json of a checkpoint: which files belong to it, with their sizes and checksums.
+// Untrusted input: a folder may come from elsewhere, be cut off or be forged.
 //
 //   {"format": "dsrsq-checkpoint", "version": 1, "step": 1000,
-//    "files": {"state.json": {"bytes": 812, "sha256": "<64 digits>"}, ...}}
+//    "files": {"model.safetensors": {"bytes": 123, "sha256": "<64 lower-case hex digits>"}, ...}}
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
 
 namespace dsrsq {
 
-struct Manifest {
-  struct File {
-    uint64_t bytes = 0;
-    std::string sha256;  // 64 lower-case hexadecimal digits
-  };
-  std::string format;
-  int64_t version = 0;
-  int64_t step = 0;
-  std::map<std::string, File> files;  // by name inside the folder, at most 4096
+struct ManifestEntry {
+  uint64_t bytes = 0;
+  std::string sha256;
 };
 
-// Throws CheckpointError that begins with `name` on malformed or hostile text: keys that are
-// missing or given twice, names that lead out of the folder, anything of another type. Other keys
-// are left alone.
-Manifest parse_manifest(const std::string& text, const std::string& name);
-std::string dump_manifest(const Manifest& manifest);
+struct Manifest {
+  int64_t step = 0;
+  std::map<std::string, ManifestEntry> files;  // by plain name: never a path
+};
 
-// Bytes and checksum of `folder`/`name`. Throws DataError where it cannot be read.
-Manifest::File describe_file(const std::string& folder, const std::string& name);
-// "" where every listed file is there as listed, else what is wrong with the first that is not.
-// Links count as missing: a folder is whole by itself.
-std::string folder_damage(const std::string& folder, const Manifest& manifest);
+inline constexpr size_t kMaximumManifestBytes = size_t{1} << 20;
+inline constexpr size_t kMaximumManifestFiles = 256;
+
+// Takes exactly the keys above, each once. Throws CheckpointError "<where>: expected ..., got ..."
+// for everything else: other text than JSON, another format or version, a missing, unknown, doubled
+// or mis-typed key, a name that is not a plain file name ("..", "/etc/passwd", "a/b", ".hidden"),
+// a checksum that is none, nesting over 3, or text and counts over the limits above.
+Manifest parse_manifest(const std::string& text, const std::string& where);
+// What parse_manifest reads; ends with a newline.
+std::string manifest_text(const Manifest& manifest);
 
 }  // namespace dsrsq
