@@ -7,14 +7,14 @@ namespace dsrsq {
 namespace {
 
 constexpr size_t kLongestLine = 1 << 16;
-constexpr uint64_t kMostUnpacked = 1 << 22;
+constexpr uint64_t kMostUnpacked = 1 << 18;
 
 void check_lines(const std::string& path) {
   int64_t last = 0;
   uint64_t bytes = 0;
   const auto line = [&](int64_t number, const std::string& text) {
-    bytes += text.size();
-    if (number != ++last || text.size() > kLongestLine || bytes > kMostUnpacked ||
+    bytes += text.size() + 1;
+    if (number != ++last || text.size() > kLongestLine || bytes > kMostUnpacked + 1 ||
         text.find('\n') != std::string::npos)
       std::abort();
   };
