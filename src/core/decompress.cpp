@@ -11,7 +11,7 @@
 namespace dsrsq {
 namespace {
 
-constexpr size_t kChunk = size_t{1} << 18;
+constexpr size_t kChunk = size_t{1} << 16;
 // The window is memory that a frame's header asks for. 2^27 = 128 MiB is what `zstd -d` grants
 // without being asked; only `zstd --long=28` and more exceed it.
 constexpr int kMaximumWindowLog = 27;

@@ -24,7 +24,7 @@ std::string printable(std::string text) {
 // ever held.
 class Builder : public nlohmann::json_sax<Json> {
  public:
-  explicit Builder(const JsonLimits& limits) : limits_(limits) {}
+  Builder(const JsonLimits& limits, bool lines) : limits_(limits), lines_(lines) {}
 
   Json take() { return std::move(root_); }
 
@@ -51,9 +51,10 @@ class Builder : public nlohmann::json_sax<Json> {
   }
 
   bool parse_error(size_t, const std::string&, const nlohmann::detail::exception& error) override {
-    // "[json.exception.parse_error.101] parse error at line 1, column 3: ...", without its head.
+    // "[json.exception.parse_error.101] parse error at line 1, column 3: ...", without its head;
+    // the line where there are several.
     const std::string what = error.what();
-    const size_t head = what.find("line ");
+    const size_t head = what.find(lines_ ? "line " : "column ");
     const bool encoding = what.find("UTF-8") != std::string::npos;
     throw JsonError(concat(encoding ? "invalid UTF-8 (" : "invalid JSON (",
                            printable(what.substr(head == std::string::npos ? 0 : head)), ")"));
@@ -86,6 +87,7 @@ class Builder : public nlohmann::json_sax<Json> {
   }
 
   const JsonLimits& limits_;
+  bool lines_;
   Json root_;
   // The open lists and objects. Only the innermost one grows, so that the pointers stay valid.
   std::vector<Json*> open_;
@@ -99,7 +101,7 @@ nlohmann::json parse_json(std::string_view text, const JsonLimits& limits) {
   // The library takes a NUL for the end of the text and would not look at what follows.
   const size_t nul = text.find('\0');
   if (nul != std::string_view::npos) throw JsonError(concat("a NUL byte at offset ", nul));
-  Builder builder(limits);
+  Builder builder(limits, text.find('\n') != std::string_view::npos);
   Json::sax_parse(text.begin(), text.end(), &builder);  // an error throws in parse_error
   return builder.take();
 }

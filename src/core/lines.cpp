@@ -1,6 +1,7 @@
 // for_each_line and for_each_chunk: stream a plain, gzip or zstd file.
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "decompress.h"
@@ -81,7 +82,8 @@ void read_into(ByteSink& sink, const std::string& path,
   struct stat status {};
   const bool sized = fstat(file.get(), &status) == 0 && S_ISREG(status.st_mode);
   const int64_t total = sized ? status.st_size : 0;
-  std::string chunk(kChunk, '\0');
+  // A small file needs no large buffer.
+  std::string chunk(sized ? std::clamp<size_t>(status.st_size + 1, 4096, kChunk) : kChunk, '\0');
   size_t size = 0;  // a pipe may give one byte at a time
   while (size < kMagicBytes) {
     const size_t got = read_some(file.get(), chunk.data() + size, chunk.size() - size, path);

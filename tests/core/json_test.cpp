@@ -72,7 +72,8 @@ TEST(Json, EqualsTheLibrarysParser) {
 TEST(Json, MalformedTextIsAnError) {
   for (const char* text : {"", " ", "{", "[1,]", "{\"a\":}", "{\"a\" 1}", "nul", "01", "'a'", "NaN",
                            "[Infinity]", "1 2", "{}}", "\"a", "\"\\u12\"", "\"\\ud800\"", "/**/1"})
-    expect_error(text, "invalid JSON (line 1, column ");
+    expect_error(text, "invalid JSON (column ");
+  expect_error("[1,\n2,,", "invalid JSON (line 2, column 3: ");
   expect_error(std::string("[1]\0{", 5), "a NUL byte at offset 3");
   expect_error("\"\t\"", "control character");
   expect_error("[1e999]", "1e999");
