@@ -30,5 +30,10 @@ target_compile_options(dsrsq_options INTERFACE
 if(DSRSQ_SANITIZE)
   list(JOIN DSRSQ_SANITIZE "," sanitize)
   target_compile_options(dsrsq_options INTERFACE -fsanitize=${sanitize} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  # An index past the size but inside the capacity is no error to AddressSanitizer; to libstdc++'s own checks it is.
+  target_compile_definitions(dsrsq_options INTERFACE _GLIBCXX_ASSERTIONS)
   target_link_options(dsrsq_options INTERFACE -fsanitize=${sanitize})
+endif()
+if(DSRSQ_FUZZERS)
+  target_compile_options(dsrsq_options INTERFACE -fsanitize=fuzzer-no-link)  # coverage; main() comes with the targets
 endif()

@@ -14,6 +14,9 @@ endif()
 find_path(PCRE2_INCLUDE_DIR pcre2.h REQUIRED)
 find_library(PCRE2_LIBRARY NAMES pcre2-8 libpcre2-8.so.0 libpcre2-8.a REQUIRED)
 
+find_path(ZSTD_INCLUDE_DIR zstd.h REQUIRED)
+find_library(ZSTD_LIBRARY NAMES zstd libzstd.so.1 libzstd.a REQUIRED)
+
 if(DSRSQ_TESTS)
   find_package(GTest 1.11 REQUIRED)
 endif()

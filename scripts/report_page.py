@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 from report_data import Results, format_value, read_text, trace_pages
 
-COLUMNS = [("em", "EM"), ("f1", "F1"), ("evidence_recall", "evidence recall"), ("tokens_read", "tokens read"),
+COLUMNS = [("em", "EM"), ("f1", "F1"), ("rouge_l", "ROUGE-L"), ("bleu", "BLEU"), ("evidence_recall", "evidence recall"),
+           ("tokens_read", "tokens read"),
            ("token_efficiency", "token efficiency"), ("bytes_held", "bytes held"), ("peak_memory", "peak memory"),
            ("throughput", "throughput (tokens/s)"), ("latency_p50", "latency p50"), ("latency_p95", "latency p95"),
            ("flops", "FLOP"), ("train_core_seconds", "training, core-seconds")]
@@ -33,7 +34,7 @@ def html_table(rows: list[list[str]]) -> str:
 
 
 def markdown_to_html(text: str) -> str:
-    """What dsrsq-eval writes: one pipe table, list items, paragraphs."""
+    """What dsrsq-eval writes: pipe tables, list items, paragraphs."""
     out, table, items = [], [], []
     for line in text.splitlines() + [""]:
         if line.startswith("|"):

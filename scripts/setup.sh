@@ -13,7 +13,8 @@ for argument in "$@"; do
 done
 
 PACKAGES=(build-essential cmake ninja-build ccache git python3-venv pkg-config libspdlog-dev libcli11-dev
-  nlohmann-json3-dev libhdf5-dev libyaml-cpp-dev libpcre2-dev libgtest-dev libgmock-dev zlib1g-dev clang-format)
+  nlohmann-json3-dev libhdf5-dev libyaml-cpp-dev libpcre2-dev libgtest-dev libgmock-dev zlib1g-dev libzstd-dev
+  clang-format)
 
 system_packages() {
   if ! command -v dpkg-query >/dev/null; then

@@ -46,6 +46,8 @@ row_options() {
   esac
   local every=$(((first + second) / 8))
   case $row in kl_rl_*) every=$((second / 7)) ;; esac  # the second stage is the slow one
+  # As in configs/experiments/no_labels_kl_rl.yaml: a retriever that chooses well already is unlearnt by wide draws.
+  case $row in kl_rl_*) set -- "$@" --set ppo.temperature=0.25 --set ppo.learning_rate=3e-4 --set ppo.entropy=0 ;; esac
   case $row in *_span_loo) set -- "$@" --set ppo.credit=span_loo --set ppo.credit_group=$group ;; esac
   printf '%s\n' "$@" --set dsr.budget="$budget" --set stages.0.steps=$first --set stages.1.steps=$second \
     --set train.evaluate_every=$((every > 0 ? every : 1)) --set train.checkpoint_every=$((first + second))

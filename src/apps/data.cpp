@@ -34,13 +34,24 @@ void add_prepare(CLI::App& app, dsrsq::PrepareOptions& options) {
     formats += (formats.empty() ? "" : " | ") + entry.name;
   CLI::App* command =
       app.add_subcommand("prepare", "Read files of one format into a data set (HDF5)");
-  command->add_option("inputs", options.inputs, "Input files, plain or gzip")->required();
-  command->add_option("--format", options.format, formats)->required();
+  command->add_option("inputs", options.inputs, "Input files, plain, gzip or zstd")->required();
+  command
+      ->add_option("--format", options.format,
+                   formats + "; one for all inputs or, with commas, one for each")
+      ->required();
   command->add_option("--tokenizer", options.tokenizer, "tokenizer.json")->required();
   command->add_option("--output", options.output, "The data set to write, e.g. nq.h5")->required();
   command->add_option("--split", options.split,
                       "Shares, e.g. train=0.8,validation=0.1,test=0.1; without: one split \"all\"");
-  command->add_option("--seed", options.seed, "Seed of the splits");
+  command->add_option("--seed", options.seed, "Seed of the splits and of drawn passages");
+  command
+      ->add_option("--documents", options.documents,
+                   "Contexts of N passages: that of the question among N - 1 of other questions of "
+                   "its split that hold no answer")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--gold", options.gold,
+                      "Where the question's own passage stands: first (default), middle, last or "
+                      "an index from 0");
   command
       ->add_option("--maximum-bad", options.maximum_bad,
                    "Bad records that are left out (and listed) in each input before it is an error")
@@ -81,7 +92,8 @@ void add_validate(CLI::App& app, ValidateOptions& options) {
       app.add_subcommand("validate", "Check every offset, span and token id of a data set");
   command->add_option("file", options.path, "Data set (.h5)")->required();
   command->add_option("--tokenizer", options.tokenizer,
-                      "Check that it was made with this tokenizer.json");
+                      "Check that it was made with this tokenizer.json, and compare answer "
+                      "spans with their text");
   command->callback([&options] { dsrsq::validate_dataset(options.path, options.tokenizer); });
 }
 

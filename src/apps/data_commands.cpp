@@ -10,35 +10,11 @@
 #include "dsrsq/core/files.h"
 #include "dsrsq/core/logging.h"
 #include "dsrsq/core/progress.h"
-#include "dsrsq/data/readers.h"
-#include "dsrsq/data/splits.h"
+#include "dsrsq/data/span_check.h"
 #include "dsrsq/data/store.h"
 #include "dsrsq/data/synthetic.h"
 
 namespace dsrsq {
-namespace {
-
-std::string file_name(const std::string& path) {
-  return std::filesystem::path(path).filename().string();
-}
-
-int64_t size_of_file(const std::string& path) {
-  std::error_code error;
-  const auto size = std::filesystem::file_size(path, error);
-  if (error) throw DataError(concat(path, ": cannot be read: ", error.message()));
-  return static_cast<int64_t>(size);
-}
-
-// Checked before any work: a run of hours must not end in a missing folder.
-void require_folder_of(const std::string& output) {
-  const std::filesystem::path folder = std::filesystem::path(output).parent_path();
-  if (!folder.empty() && !std::filesystem::is_directory(folder)) {
-    throw ConfigError(concat("--output ", output, ": folder ", folder.string(),
-                             " does not exist; create it first"));
-  }
-  if (std::filesystem::is_directory(output))
-    throw ConfigError(concat("--output ", output, ": is a folder; expected a file name"));
-}
 
 void print_info(const Store& store) {
   const StoreInfo& info = store.info();
@@ -52,20 +28,7 @@ void print_info(const Store& store) {
   }
 }
 
-// What the readers counted, over all inputs.
-struct Totals {
-  int64_t records = 0;
-  int64_t unanswerable = 0;
-  int64_t bad = 0;
-};
-
-void add_report(Totals& totals, const ReadReport& report) {
-  totals.records += report.records;
-  totals.unanswerable += report.unanswerable;
-  totals.bad += static_cast<int64_t>(report.bad.size());
-  for (const ReadReport::Bad& bad : report.bad)
-    log_warning("bad record, left out: ", bad.where, ": ", bad.reason);
-}
+namespace {
 
 // The tokens [begin, end) of a document with [[evidence]] and {{answer}} marked.
 std::string marked_text(const Tokenizer& tokenizer, const std::vector<int32_t>& ids,
@@ -144,54 +107,6 @@ void write_synthetic_store(const SyntheticConfig& config, const Tokenizer& token
 
 }  // namespace
 
-void prepare_dataset(const PrepareOptions& options) {
-  const ReaderEntry& reader = find_reader(options.format);
-  const std::vector<SplitShare> shares =
-      options.split.empty() ? std::vector<SplitShare>{{"all", 1.0}} : parse_splits(options.split);
-  require_folder_of(options.output);
-  int64_t total_bytes = 0;
-  for (const std::string& input : options.inputs) total_bytes += size_of_file(input);
-  const Tokenizer tokenizer = Tokenizer::from_file(options.tokenizer);
-
-  StoreWriter::Options writer_options;
-  writer_options.command = options.command;
-  writer_options.source = options.format + ":";
-  for (const std::string& input : options.inputs) writer_options.source += " " + file_name(input);
-  writer_options.splits.clear();
-  for (const SplitShare& share : shares) writer_options.splits.push_back(share.name);
-  StoreWriter writer(options.output, tokenizer, writer_options);
-  SplitAssigner assigner(shares, options.seed);
-
-  Progress progress("bytes", total_bytes);
-  Totals totals;
-  int64_t bytes_before = 0;
-  for (const std::string& input : options.inputs) {
-    ReadOptions read_options;
-    read_options.maximum_bad = options.maximum_bad;
-    read_options.progress = [&](int64_t done, int64_t) {
-      progress.update(bytes_before + done, concat(writer.records(), " records"));
-    };
-    const ReadReport report = reader.read(input, read_options, [&](DocumentExample&& example) {
-      writer.add(example);
-      for (const Question& question : example.questions)
-        assigner.add(question.text, example.document);
-    });
-    add_report(totals, report);
-    bytes_before += size_of_file(input);
-  }
-  if (totals.records == 0)
-    throw DataError(concat(options.inputs[0], ": no usable record in ", options.inputs.size(),
-                           " input file(s)"));
-  writer.set_splits(assigner.assign());
-  writer.finish();
-  progress.finish(concat(totals.records, " records"));
-
-  std::cout << options.output << "\n";
-  print_info(Store(options.output));
-  std::cout << "unanswerable      " << totals.unanswerable << "\nbad records       " << totals.bad
-            << "\n";
-}
-
 void synthesise_dataset(const SynthOptions& options) {
   SyntheticConfig config;
   load_config({options.config, options.overrides, {}},
@@ -248,10 +163,17 @@ void inspect_dataset(const InspectOptions& options) {
 
 void validate_dataset(const std::string& path, const std::string& tokenizer) {
   const Store store(path);
-  if (!tokenizer.empty()) store.require_tokenizer(Tokenizer::from_file(tokenizer));
   store.validate();
+  SpanCheck check;
+  if (!tokenizer.empty()) check = check_answer_spans(store, Tokenizer::from_file(tokenizer));
+  if (check.spans != check.at_text && spans_are_exact(store.info().source)) {
+    throw DataError(concat(path, ": ", check.spans - check.at_text, " of ", check.spans,
+                           " answer spans are not at their text, first ", check.first_other,
+                           "; make the data set anew"));
+  }
   std::cout << path << ": valid\n";
   print_info(store);
+  if (!tokenizer.empty()) print_spans(check.spans, check.at_text);
 }
 
 }  // namespace dsrsq

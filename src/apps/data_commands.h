@@ -6,15 +6,19 @@
 #include <string>
 #include <vector>
 
+#include "dsrsq/data/store.h"
+
 namespace dsrsq {
 
 struct PrepareOptions {
   std::vector<std::string> inputs;
-  std::string format;
+  std::string format;  // one for all inputs, or one for each: "lost_in_the_middle,qed"
   std::string tokenizer;
   std::string output;
   std::string split;        // "train=0.8,validation=0.1,test=0.1"; empty: one split "all"
-  uint64_t seed = 0;        // of the splits
+  uint64_t seed = 0;        // of the splits and of the passages that are drawn
+  int64_t documents = 0;    // passages of an assembled context; 0: contexts are not assembled
+  std::string gold;         // first, middle, last or an index; empty: first
   int64_t maximum_bad = 0;  // an input file
   std::string command;
 };
@@ -37,6 +41,14 @@ struct InspectOptions {
 };
 void inspect_dataset(const InspectOptions& options);
 
+// Shared by the commands. The answer spans that are at their text, as a share.
+void print_info(const Store& store);
+void print_spans(int64_t spans, int64_t at_text);
+// Whether every answer span is to be the text of an answer, by the formats that `source` of a data
+// set names.
+bool spans_are_exact(const std::string& source);
+
+// With a tokenizer, answer spans are compared with their text as well.
 void validate_dataset(const std::string& path, const std::string& tokenizer);
 
 }  // namespace dsrsq

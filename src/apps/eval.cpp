@@ -1,4 +1,5 @@
-// dsrsq-eval: compares methods on a test split: quality, cost, and what each part did.
+// dsrsq-eval: compares methods on a test split: quality, cost, and what each part did; or scores
+// answers that were made elsewhere.
 #include <torch/torch.h>
 
 #include <filesystem>
@@ -7,6 +8,7 @@
 
 #include "dsrsq/core/files.h"
 #include "dsrsq/core/logging.h"
+#include "dsrsq/eval/predictions.h"
 #include "eval_rows.h"
 #include "run_program.h"
 
@@ -14,54 +16,151 @@ namespace {
 
 struct Options {
   dsrsq::EvalRequest request;
-  std::string output_dir, log_level = "info";
+  dsrsq::PredictionRequest predictions;
+  std::string missing = "error";
+  std::vector<std::string> columns, keys;
+  std::string dump, output_dir, log_level = "info";
 };
 
-void add_options(CLI::App& app, Options& options) {
-  auto& request = options.request;
+// What runs a model.
+void add_model_options(CLI::App& app, dsrsq::EvalRequest& request, CLI::Option* input) {
   app.add_option("--checkpoint", request.checkpoints,
                  "[ROW=]FOLDER of a run or of one checkpoint; repeatable, one row each")
-      ->required()
-      ->allow_extra_args(false);
+      ->allow_extra_args(false)
+      ->excludes(input);
   app.add_option("--config", request.config,
-                 "YAML file; default: the one that the run was trained with");
+                 "YAML file; default: the one that the run was trained with")
+      ->excludes(input);
   app.add_option("--set", request.overrides, "a.b=c: overrides one key (repeatable)")
-      ->allow_extra_args(false);
+      ->allow_extra_args(false)
+      ->excludes(input);
   app.add_option("--methods", request.methods,
                  "rows beside the runs' own, with the first run's reader: random, bm25, ...")
-      ->delimiter(',');
+      ->delimiter(',')
+      ->excludes(input);
   app.add_option("--probes", request.probes,
                  "diagnostics of the first run: dense_read, random_routing, latents_masked")
-      ->delimiter(',');
-  app.add_option("--budget", request.budget, "tokens (512) or a share of the context (5%)");
+      ->delimiter(',')
+      ->excludes(input);
+  app.add_option("--budget", request.budget, "tokens (512) or a share of the context (5%)")
+      ->excludes(input);
   app.add_option("--trace", request.trace,
                  "questions, the split's first N, that get a page in <output-dir>/trace: the text "
                  "with what the first run picked, evidence and answer marked")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::NonNegativeNumber)
+      ->excludes(input);
+  app.add_option("--device", request.device, "cpu, cuda, cuda:N")->excludes(input);
+  app.add_option("--seed", request.seed, "seed of the selectors")->excludes(input);
+}
+
+// What scores answers made elsewhere, without a model. Returns --input.
+CLI::Option* add_input_options(CLI::App& app, Options& options) {
+  auto& request = options.predictions;
+  auto* input =
+      app.add_option("--input", request.inputs,
+                     "[ROW=]FILE of JSON lines {\"id\", \"prediction\", \"answers\"} (plain "
+                     "or gzip) instead of --checkpoint; repeatable; also a questions.jsonl")
+          ->allow_extra_args(false);
+  app.add_option(
+         "--references", request.references,
+         "where --input's answers come from: JSON lines {\"id\", \"answers\"} or a data set")
+      ->needs(input);
+  app.add_option("--split", request.split, "split of the data set that --references names")
+      ->needs(input)
+      ->capture_default_str();
+  app.add_option("--missing", options.missing,
+                 "a question of --references without a prediction: error, empty (scored as an "
+                 "empty answer), skip")
+      ->check(CLI::IsMember({"error", "empty", "skip"}))
+      ->needs(input)
+      ->capture_default_str();
+  app.add_option("--key", options.keys,
+                 "FIELD=NAME: what id, question, prediction or answers is called in these files "
+                 "(repeatable)")
+      ->allow_extra_args(false)
+      ->needs(input);
+  return input;
+}
+
+void add_options(CLI::App& app, Options& options) {
+  add_model_options(app, options.request, add_input_options(app, options));
+  app.add_option("--baseline", options.request.baseline,
+                 "the row that the others are compared with; default: the first");
+  app.add_option("--columns", options.columns,
+                 "metrics of the table (em,f1,subspan_em,...); results.json has them all")
+      ->delimiter(',');
+  app.add_option("--dump", options.dump,
+                 "where the questions with predictions and scores go; default: "
+                 "<output-dir>/questions.jsonl");
   app.add_option("--output-dir", options.output_dir,
-                 "where results.json and table.md go; default: <first run>/eval");
-  app.add_option("--device", request.device, "cpu, cuda, cuda:N");
-  app.add_option("--seed", request.seed, "seed of the selectors");
+                 "where results.json and table.md go; default: <first run>/eval; with --input "
+                 "nothing is written without it");
   app.add_option("--log-level", options.log_level, "debug, info, warning, error")
       ->capture_default_str();
+}
+
+dsrsq::EvalOutcome score_inputs(Options& options) {
+  using namespace dsrsq;
+  auto& request = options.predictions;
+  for (const auto& key : options.keys) {
+    auto equals = key.find('=');
+    if (equals == std::string::npos || equals + 1 == key.size())
+      throw ConfigError(concat("--key ", key, ": expected FIELD=NAME"));
+    request.keys[key.substr(0, equals)] = key.substr(equals + 1);
+  }
+  request.missing = options.missing == "empty"  ? MissingPrediction::kEmpty
+                    : options.missing == "skip" ? MissingPrediction::kSkip
+                                                : MissingPrediction::kError;
+  EvalOutcome outcome;
+  outcome.device = "none";
+  outcome.rows = read_predictions(request);
+  for (const auto& row : outcome.rows) {
+    auto records = answer_records(row);
+    outcome.records.insert(outcome.records.end(), records.begin(), records.end());
+  }
+  return outcome;
+}
+
+void write_outcome(const std::string& folder, const std::string& dump,
+                   const std::vector<std::string>& command, const dsrsq::EvalOutcome& outcome,
+                   const std::string& table) {
+  using namespace dsrsq;
+  std::string questions;
+  for (const auto& row : outcome.rows) questions += question_lines(row);
+  if (!dump.empty()) write_file_atomic(dump, questions);
+  if (folder.empty()) return;
+  std::filesystem::create_directories(folder);
+  auto results =
+      results_json(make_provenance(command, outcome.device, outcome.seeds), outcome.records);
+  write_file_atomic(folder + "/results.json", results.dump(1) + "\n");
+  if (dump.empty()) write_file_atomic(folder + "/questions.jsonl", questions);
+  write_file_atomic(folder + "/table.md", table);
+  if (!outcome.trace.empty()) write_trace(folder + "/trace", outcome.trace);
+  log_info("wrote ", folder, "/results.json, ", dump.empty() ? "questions.jsonl" : dump,
+           " and table.md", outcome.trace.empty() ? "" : ", trace/index.html");
 }
 
 void run(Options& options, const std::vector<std::string>& command) {
   using namespace dsrsq;
   set_log_level(parse_log_level(options.log_level));
-  auto outcome = evaluate_rows(options.request);
-  auto folder = options.output_dir.empty() ? outcome.run_folder + "/eval" : options.output_dir;
-  std::filesystem::create_directories(folder);
-  auto results =
-      results_json(make_provenance(command, outcome.device, outcome.seeds), outcome.records);
-  write_file_atomic(folder + "/results.json", results.dump(1) + "\n");
-  write_file_atomic(folder + "/questions.jsonl", outcome.questions);
-  auto table = markdown_table(outcome.records, result_columns()) + "\n" + outcome.notes;
-  write_file_atomic(folder + "/table.md", table);
-  if (!outcome.trace.empty()) write_trace(folder + "/trace", outcome.trace);
+  const auto& request = options.request;
+  if (request.checkpoints.empty() && options.predictions.inputs.empty())
+    throw ConfigError("give --checkpoint FOLDER of a run, or --input FILE of predictions");
+  auto columns = choose_columns(options.columns);
+  bool scored = !options.predictions.inputs.empty();
+  auto outcome = scored ? score_inputs(options) : evaluate_rows(request);
+  auto baseline = request.baseline.empty() ? outcome.rows.at(0).row : request.baseline;
+  outcome.notes += compare_rows(outcome.rows, baseline, outcome.records);
+  auto table = markdown_table(outcome.records, columns) + "\n";
+  if (options.columns.empty())  // a difference takes a wide column: of the answers alone
+    columns = choose_columns({"em", "f1", "rouge_l", "bleu"});
+  if (auto comparison = comparison_table(outcome.records, columns); !comparison.empty())
+    table += comparison + "\n";
+  table += outcome.notes;
+  auto folder = options.output_dir;
+  if (folder.empty() && !scored) folder = outcome.run_folder + "/eval";
+  write_outcome(folder, options.dump, command, outcome, table);
   std::cout << table << "\n";
-  log_info("wrote ", folder, "/results.json, questions.jsonl and table.md",
-           outcome.trace.empty() ? "" : ", trace/index.html");
 }
 
 }  // namespace

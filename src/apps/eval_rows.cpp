@@ -2,6 +2,7 @@
 
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -19,6 +20,7 @@ namespace {
 
 struct TrainedRun {
   std::string row;
+  std::string path;  // as given: of the run, or of one of its checkpoints
   std::string folder;
   RunConfig config;
   std::shared_ptr<Tokenizer> tokenizer;
@@ -52,11 +54,12 @@ void set_budget(const std::string& text, PassOptions& options) {
     options.budget = int64_t(number);
 }
 
-TrainedRun open_run(const std::string& text, const EvalRequest& request) {
+// What of a run is known without its weights.
+TrainedRun describe_run(const std::string& text, const EvalRequest& request) {
   TrainedRun run;
   auto equals = text.find('=');
-  auto path = equals == std::string::npos ? text : text.substr(equals + 1);
-  run.folder = run_folder_of(path);
+  run.path = equals == std::string::npos ? text : text.substr(equals + 1);
+  run.folder = run_folder_of(run.path);
   auto overrides = request.overrides;
   if (!request.device.empty()) overrides.push_back("train.device=" + request.device);
   run.config = request.config.empty()
@@ -64,7 +67,12 @@ TrainedRun open_run(const std::string& text, const EvalRequest& request) {
                    : load_run_config({request.config, overrides, config_search_folders()});
   run.row = equals == std::string::npos ? run.config.method : text.substr(0, equals);
   run.config.require_data();
-  auto checkpoint = find_checkpoint(path, true);
+  return run;
+}
+
+TrainedRun open_run(const std::string& text, const EvalRequest& request) {
+  auto run = describe_run(text, request);
+  auto checkpoint = find_checkpoint(run.path, true);
   run.tokenizer = std::make_shared<Tokenizer>(Tokenizer::from_file(run.config.data.tokenizer));
   run.model = make_model(run.config, *run.tokenizer);
   load_module_tensors(*run.model, CheckpointFolder::read_model(checkpoint), checkpoint.folder);
@@ -147,42 +155,6 @@ std::string own_budget(const RunConfig& config) {
                 dsr.budget, ", dsr.alpha ", dsr.alpha, ", dsr.complexity ", dsr.complexity, ")");
 }
 
-const char* place_name(AnswerPlace place) {
-  switch (place) {
-    case AnswerPlace::kUnknown:
-      return "unknown";
-    case AnswerPlace::kNotChosen:
-      return "not chosen";
-    case AnswerPlace::kExact:
-      return "exact";
-    case AnswerPlace::kLatent:
-      return "latent";
-    case AnswerPlace::kMixed:
-      return "mixed";
-  }
-  return "unknown";
-}
-
-std::string question_lines(const EvaluationResult& result, const std::string& row) {
-  std::string lines;
-  for (const auto& q : result.questions) {
-    nlohmann::ordered_json line{{"row", row},
-                                {"id", q.id},
-                                {"question", q.question},
-                                {"prediction", q.prediction},
-                                {"answers", q.answers},
-                                {"em", q.exact_match},
-                                {"f1", q.f1},
-                                {"place", place_name(q.place)},
-                                {"tokens_read", q.selected_tokens},
-                                {"context_tokens", q.context_tokens}};
-    if (q.evidence_recall >= 0) line["evidence_recall"] = q.evidence_recall;
-    if (q.answer_recall >= 0) line["answer_recall"] = q.answer_recall;
-    lines += line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
-  }
-  return lines;
-}
-
 class Rows {
  public:
   explicit Rows(const EvalRequest& request) : request_(request) {
@@ -198,7 +170,7 @@ class Rows {
                            flop_settings(run, method), row);
     auto records = result_records(result, run.config.data.test_split, row);
     outcome.records.insert(outcome.records.end(), records.begin(), records.end());
-    outcome.questions += question_lines(result, row);
+    outcome.rows.push_back({run.config.data.test_split, row, result.questions});
     if (!own) return;
     auto training = records.front();
     training.metric = "train_core_seconds";
@@ -222,19 +194,9 @@ class Rows {
   PassOptions options_;
 };
 
-}  // namespace
-
-EvalOutcome evaluate_rows(const EvalRequest& request) {
-  // A typo is known before any work.
-  std::set<std::string> names;
-  for (const auto& name : request.methods) {
-    if (find_method(name).trainable)
-      throw ConfigError(concat("--methods: '", name,
-                               "' has weights of its own; give its run by another --checkpoint"));
-    names.insert(name);
-  }
+std::vector<std::pair<std::string, Probe>> find_probes(const std::vector<std::string>& names) {
   std::vector<std::pair<std::string, Probe>> probes;
-  for (const auto& name : request.probes) {
+  for (const auto& name : names) {
     bool found = false;
     for (const auto& entry : probe_table())
       if (entry.name == name) {
@@ -245,12 +207,42 @@ EvalOutcome evaluate_rows(const EvalRequest& request) {
       throw ConfigError(concat("--probes: unknown probe '", name,
                                "'; known: dense_read, random_routing, latents_masked"));
   }
+  return probes;
+}
+
+// A typo is known before any work, which may take hours.
+void check_names(const EvalRequest& request) {
+  std::set<std::string> names;
+  for (const auto& name : request.methods) {
+    if (find_method(name).trainable)
+      throw ConfigError(concat("--methods: '", name,
+                               "' has weights of its own; give its run by another --checkpoint"));
+    names.insert(name);
+  }
+  std::string first;
+  for (const auto& checkpoint : request.checkpoints) {
+    auto row = describe_run(checkpoint, request).row;
+    if (!names.insert(row).second)
+      throw ConfigError(
+          concat("--checkpoint: two rows are called '", row, "'; name them: ROW=FOLDER"));
+    if (first.empty()) first = row;
+  }
+  for (const auto& probe : request.probes) names.insert(first + ":" + probe);
+  if (request.baseline.empty() || names.count(request.baseline)) return;
+  std::string known;
+  for (const auto& name : names) known += (known.empty() ? "" : ", ") + name;
+  throw ConfigError(
+      concat("--baseline: no row is called '", request.baseline, "'; there are: ", known));
+}
+
+}  // namespace
+
+EvalOutcome evaluate_rows(const EvalRequest& request) {
+  auto probes = find_probes(request.probes);
+  check_names(request);
   Rows rows(request);
   for (size_t i = 0; i < request.checkpoints.size(); ++i) {
     auto run = open_run(request.checkpoints[i], request);
-    if (!names.insert(run.row).second)
-      throw ConfigError(
-          concat("--checkpoint: two rows are called '", run.row, "'; name them: ROW=FOLDER"));
     if (i == 0) set_determinism(run.config.train.threads);
     run.model->eval();
     rows.add(run, run.model, run.row, run.config.method, Probe::kNone, true);
@@ -275,6 +267,12 @@ EvalOutcome evaluate_rows(const EvalRequest& request) {
 std::vector<Column> result_columns() {
   return {{"em", "EM"},
           {"f1", "F1"},
+          {"subspan_em", "subspan EM"},
+          {"rouge_1", "ROUGE-1"},
+          {"rouge_2", "ROUGE-2"},
+          {"rouge_l", "ROUGE-L"},
+          {"rouge_lsum", "ROUGE-Lsum"},
+          {"bleu", "BLEU"},
           {"evidence_recall", "evidence recall"},
           {"answer_recall", "answer recall"},
           {"em_exact", "EM, answer exact"},
@@ -292,6 +290,25 @@ std::vector<Column> result_columns() {
           {"density", "density"},
           {"latent_mass", "latent mass"},
           {"train_core_seconds", "training, core-seconds"}};
+}
+
+std::vector<Column> choose_columns(const std::vector<std::string>& names) {
+  const std::set<std::string> hidden{"subspan_em", "rouge_1", "rouge_2", "rouge_lsum"};
+  const auto all = result_columns();
+  std::vector<Column> columns;
+  for (const auto& column : all)
+    if (names.empty() && !hidden.count(column.metric)) columns.push_back(column);
+  for (const auto& name : names) {
+    auto found = std::find_if(all.begin(), all.end(),
+                              [&](const Column& column) { return column.metric == name; });
+    if (found == all.end()) {
+      std::string known;
+      for (const auto& column : all) known += (known.empty() ? "" : ", ") + column.metric;
+      throw ConfigError(concat("--columns: unknown metric '", name, "'; known: ", known));
+    }
+    columns.push_back(*found);
+  }
+  return columns;
 }
 
 }  // namespace dsrsq

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "dsrsq/eval/answers.h"
 #include "dsrsq/eval/report.h"
 #include "eval_trace.h"
 
@@ -18,13 +19,14 @@ struct EvalRequest {
   std::string budget;
   std::string device;
   int64_t seed = -1;
-  int64_t trace = 0;  // questions of the first run that get a page
+  int64_t trace = 0;     // questions of the first run that get a page
+  std::string baseline;  // the row that the others are compared with; empty: the first
 };
 
 struct EvalOutcome {
   std::vector<ResultRecord> records;
-  std::string questions;  // JSON lines: every question of every row, its prediction and scores
-  std::string notes;      // which parts were active, in words
+  std::vector<AnsweredRow> rows;
+  std::string notes;  // which parts were active, in words
   std::vector<TracePage> trace;
   std::string run_folder;
   std::string device;
@@ -32,6 +34,10 @@ struct EvalOutcome {
 };
 
 EvalOutcome evaluate_rows(const EvalRequest& request);
+// Every metric that a table can show.
 std::vector<Column> result_columns();
+// Those of these names, in that order; throws ConfigError naming the known ones. Without names the
+// ones that a table shows by default: results.json has them all.
+std::vector<Column> choose_columns(const std::vector<std::string>& names);
 
 }  // namespace dsrsq

@@ -1,7 +1,6 @@
 #include "dsrsq/core/config.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <utility>
 
 #include "config_tree.h"
@@ -83,22 +82,6 @@ const ConfigEntry* ConfigNode::find(const std::string& key) const {
     if (entry.key == key) return &entry;
   }
   return nullptr;
-}
-
-std::string quote(const std::string& text) {
-  constexpr size_t kShown = 80;
-  std::string out = "'";
-  for (size_t i = 0; i < text.size() && i < kShown; ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    if (byte >= 0x20 && byte != 0x7f) {
-      out += text[i];
-    } else {
-      char escape[8];
-      std::snprintf(escape, sizeof(escape), "\\x%02x", byte);
-      out += byte == '\n' ? "\\n" : escape;
-    }
-  }
-  return out + (text.size() > kShown ? "...'" : "'");
 }
 
 std::string describe(const ConfigNode& node) {

@@ -38,8 +38,6 @@ inline constexpr const char* kDefaultLocation = "default";
 
 // What a node is, for messages: "an empty value", "'12'", "a list", "a group of keys".
 std::string describe(const ConfigNode& node);
-// 'text', on one line and shortened.
-std::string quote(const std::string& text);
 std::string join_key(const std::string& prefix, const std::string& name);
 std::string join_names(const std::vector<std::string>& names);
 std::vector<std::string> split_key(const std::string& key);

@@ -10,13 +10,13 @@
 #include <cerrno>
 #include <cstring>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <unordered_map>
 
 #include "descriptor.h"
 #include "dsrsq/core/error.h"
+#include "dsrsq/core/json.h"
 
 namespace dsrsq {
 namespace {
@@ -27,7 +27,10 @@ static_assert(std::endian::native == std::endian::little,
 using Json = nlohmann::json;
 using OrderedJson = nlohmann::ordered_json;  // for writing only: its look-up is linear
 
-constexpr uint64_t kMaximumHeader = 100'000'000;  // the limit of the reference implementation
+// The reference implementation grants a header 100 MB, and any number of tensors: a file of that
+// size then costs gigabytes. The largest published models have some thousand tensors.
+constexpr uint64_t kMaximumHeader = uint64_t{16} << 20;
+constexpr size_t kMaximumTensors = 100'000;
 constexpr size_t kMaximumRank = 8;
 constexpr size_t kAlignment = 64;
 constexpr const char* kMetadata = "__metadata__";
@@ -68,18 +71,20 @@ std::optional<uint64_t> byte_count(const std::vector<int64_t>& shape, size_t ite
 }
 
 void check_views(const std::string& path, const std::vector<TensorView>& tensors) {
+  if (tensors.size() > kMaximumTensors)
+    fail_write(path, concat(tensors.size(), " tensors; at most ", kMaximumTensors));
   std::set<std::string> names;
   for (const TensorView& view : tensors) {
     if (view.name == kMetadata || !names.insert(view.name).second) {
-      fail_write(path, concat("the name '", view.name, "' is reserved or given twice"));
+      fail_write(path, concat("the name ", quote(view.name), " is reserved or given twice"));
     }
     const std::optional<uint64_t> bytes = byte_count(view.shape, scalar_bytes(view.type));
     if (view.shape.size() > kMaximumRank || !bytes || *bytes != view.bytes) {
-      fail_write(path, concat("'", view.name, "' has ", view.bytes,
+      fail_write(path, concat(quote(view.name), " has ", view.bytes,
                               " bytes, which do not match its shape and type"));
     }
     if (view.data == nullptr && view.bytes > 0)
-      fail_write(path, concat("'", view.name, "' has no data"));
+      fail_write(path, concat(quote(view.name), " has no data"));
   }
 }
 
@@ -101,7 +106,8 @@ std::string header_text(const std::string& path, const std::vector<const TensorV
     fail_write(path, concat("a name or metadata value is not UTF-8: ", error.what()));
   }
   text.append((kAlignment - (8 + text.size()) % kAlignment) % kAlignment, ' ');
-  if (text.size() > kMaximumHeader) fail_write(path, "the header is over 100 MB");
+  if (text.size() > kMaximumHeader)
+    fail_write(path, concat("the header is over ", kMaximumHeader, " bytes"));
   return text;
 }
 
@@ -172,39 +178,27 @@ void SafetensorsFile::Impl::map_file() {
   mapping = mapped;
 }
 
-// nlohmann keeps the last of two equal keys silently; the callback sees every key.
 Json SafetensorsFile::Impl::parse_header(const char* begin, const char* end) const {
-  std::vector<std::set<std::string>> keys;  // of the open objects, by depth
-  const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    if (depth > 4) fail("the header is nested too deep");
-    if (event == Json::parse_event_t::object_start) {
-      keys.resize(static_cast<size_t>(depth) + 1);
-      keys.back().clear();
-    } else if (event == Json::parse_event_t::key) {
-      const auto& name = parsed.get_ref<const std::string&>();
-      if (!keys.at(static_cast<size_t>(depth) - 1).insert(name).second)
-        fail(concat("'", name, "' appears twice"));
-    }
-    return true;
-  };
+  constexpr JsonLimits kLimits{/*depth=*/4,
+                               /*values=*/int64_t{kMaximumTensors * (6 + kMaximumRank)}};
   try {
-    return Json::parse(begin, end, watch);
-  } catch (const Json::exception& error) {
-    fail(concat("the header is not JSON: ", error.what()));
+    return parse_json({begin, static_cast<size_t>(end - begin)}, kLimits);
+  } catch (const JsonError& error) {
+    fail(concat("the header: ", error.what()));
   }
 }
 
 std::vector<int64_t> SafetensorsFile::Impl::read_shape(const std::string& name,
                                                        const Json& entry) const {
   const Json& dims = entry.at("shape");
-  if (!dims.is_array()) fail(concat("'", name, "': shape is not a list"));
+  if (!dims.is_array()) fail(concat(quote(name), ": shape is not a list"));
   if (dims.size() > kMaximumRank)
-    fail(concat("'", name, "': rank ", dims.size(), " is over ", kMaximumRank));
+    fail(concat(quote(name), ": rank ", dims.size(), " is over ", kMaximumRank));
   std::vector<int64_t> shape;
   for (const Json& dim : dims) {
     if (!dim.is_number_unsigned() ||
         dim.get<uint64_t>() > uint64_t{std::numeric_limits<int64_t>::max()}) {
-      fail(concat("'", name, "': dimension ", dim.dump(), " is not a count"));
+      fail(concat(quote(name), ": dimension ", dim.dump(), " is not a count"));
     }
     shape.push_back(static_cast<int64_t>(dim.get<uint64_t>()));
   }
@@ -215,30 +209,30 @@ TensorView SafetensorsFile::Impl::read_tensor(const std::string& name, const Jso
                                               const char* data, uint64_t data_bytes) const {
   if (!entry.is_object() || entry.size() != 3 || !entry.contains("dtype") ||
       !entry.contains("shape") || !entry.contains("data_offsets")) {
-    fail(concat("'", name, "': expected exactly dtype, shape and data_offsets"));
+    fail(concat(quote(name), ": expected exactly dtype, shape and data_offsets"));
   }
   TensorView view;
   view.name = name;
   const Json& dtype = entry.at("dtype");
   const auto* row = std::find_if(std::begin(kTypes), std::end(kTypes),
                                  [&](const TypeRow& r) { return dtype == r.name; });
-  if (row == std::end(kTypes)) fail(concat("'", name, "': unknown dtype ", dtype.dump()));
+  if (row == std::end(kTypes)) fail(concat(quote(name), ": unknown dtype ", dtype.dump()));
   view.type = row->type;
   view.shape = read_shape(name, entry);
   const Json& offsets = entry.at("data_offsets");
   if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() ||
       !offsets[1].is_number_unsigned()) {
-    fail(concat("'", name, "': data_offsets is not [begin, end]"));
+    fail(concat(quote(name), ": data_offsets is not [begin, end]"));
   }
   const auto begin = offsets[0].get<uint64_t>();
   const auto end = offsets[1].get<uint64_t>();
   if (begin > end || end > data_bytes) {
-    fail(concat("'", name, "': offsets ", begin, " to ", end, " leave the ", data_bytes,
+    fail(concat(quote(name), ": offsets ", begin, " to ", end, " leave the ", data_bytes,
                 " bytes of data; is the file truncated?"));
   }
   const std::optional<uint64_t> bytes = byte_count(view.shape, row->bytes);
   if (!bytes || *bytes != end - begin) {
-    fail(concat("'", name, "': ", end - begin, " bytes of data do not match its shape and dtype"));
+    fail(concat(quote(name), ": ", end - begin, " bytes of data do not match its shape and dtype"));
   }
   view.data = data + begin;
   view.bytes = static_cast<size_t>(end - begin);
@@ -248,7 +242,7 @@ TensorView SafetensorsFile::Impl::read_tensor(const std::string& name, const Jso
 void SafetensorsFile::Impl::read_metadata(const Json& entry) {
   if (!entry.is_object()) fail("__metadata__ is not an object");
   for (const auto& [key, value] : entry.items()) {
-    if (!value.is_string()) fail(concat("__metadata__ '", key, "' is not text"));
+    if (!value.is_string()) fail(concat("__metadata__ ", quote(key), " is not text"));
     metadata[key] = value.get<std::string>();
   }
 }
@@ -266,7 +260,7 @@ void SafetensorsFile::Impl::check_layout(uint64_t data_bytes, const char* data) 
   for (const TensorView& view : tensors) {
     const uint64_t begin = begin_of(view);
     if (begin != expected) {
-      fail(concat("'", view.name, "' begins at ", begin, "; expected ", expected,
+      fail(concat(quote(view.name), " begins at ", begin, "; expected ", expected,
                   begin < expected ? " (overlap)" : " (gap)"));
     }
     expected = begin + view.bytes;
@@ -282,13 +276,15 @@ void SafetensorsFile::Impl::open_and_validate() {
   uint64_t header_bytes = 0;
   std::memcpy(&header_bytes, base, sizeof(header_bytes));
   if (header_bytes > kMaximumHeader || header_bytes > size - 8) {
-    fail(concat("the header length ", header_bytes, " is over the file's ", size,
-                " bytes or over 100 MB"));
+    fail(concat("the header length ", header_bytes, " is over the file's ", size, " bytes or over ",
+                kMaximumHeader));
   }
   if (header_bytes == 0 || base[8] != '{') fail("the header does not begin with '{'");
   const Json header = parse_header(base + 8, base + 8 + header_bytes);
   const char* data = base + 8 + header_bytes;
   const uint64_t data_bytes = size - 8 - header_bytes;
+  if (header.size() > kMaximumTensors)
+    fail(concat(header.size(), " tensors; at most ", kMaximumTensors));
   for (const auto& [name, entry] : header.items()) {
     if (name == kMetadata) {
       read_metadata(entry);

@@ -3,53 +3,27 @@
 
 #include "dsrsq/core/error.h"
 #include "dsrsq/data/readers.h"
+#include "passages.h"
 #include "record_reader.h"
+#include "text_spans.h"
 
 namespace dsrsq {
 namespace {
 
 using nlohmann::json;
 
-// Unicode code points to bytes of a valid UTF-8 text (the JSON parser has checked it). Built only
-// where it is needed.
-class CodePoints {
- public:
-  explicit CodePoints(const std::string& text) : text_(text) {}
-  ByteSpan bytes(int64_t begin, int64_t end, const std::string& name) {
-    if (starts_.empty()) {
-      for (size_t i = 0; i < text_.size(); ++i) {
-        if ((static_cast<unsigned char>(text_[i]) & 0xC0) != 0x80)
-          starts_.push_back(static_cast<int64_t>(i));
-      }
-      starts_.push_back(static_cast<int64_t>(text_.size()));
-    }
-    const int64_t points = static_cast<int64_t>(starts_.size()) - 1;
-    if (begin < 0 || begin >= end || end > points) {
-      throw BadRecord{concat("\"", name, "\" is [", begin, ", ", end, "), the context has ", points,
-                             " code points")};
-    }
-    return {starts_[begin], starts_[end]};
-  }
-
- private:
-  const std::string& text_;
-  std::vector<int64_t> starts_;
-};
-
 void read_documents(const json& documents, DocumentExample& example) {
   for (size_t i = 0; i < require_array(documents, "documents").size(); ++i) {
     const std::string name = concat("documents[", i, "]");
-    std::string text;
     if (documents[i].is_object()) {
       const std::string& title =
           require_string(require_key(documents[i], "title", name + "."), name + ".title");
-      text = title + "\n" +
-             require_string(require_key(documents[i], "text", name + "."), name + ".text");
+      append_passage(example, title,
+                     require_string(require_key(documents[i], "text", name + "."), name + ".text"));
       if (documents.size() == 1) example.title = title;
     } else {
-      text = require_string(documents[i], name);
+      append_passage(example, "", require_string(documents[i], name));
     }
-    example.document += (i == 0 ? "" : "\n\n") + text;
   }
 }
 
@@ -92,21 +66,11 @@ std::vector<ByteSpan> read_spans(const json& value, const std::string& key,
   return spans;
 }
 
-// The first verbatim occurrence in the evidence, else in the document; an answer in free words has
-// none.
+// In the evidence, else in the document; an answer in free words has no place.
 void locate_answers(const std::string& document, Question& question) {
   for (const std::string& answer : question.answers) {
-    size_t at = std::string::npos;
-    for (const ByteSpan& span : question.evidence) {
-      const size_t inside = document.substr(span.begin, span.end - span.begin).find(answer);
-      if (inside == std::string::npos) continue;
-      at = static_cast<size_t>(span.begin) + inside;
-      break;
-    }
-    if (at == std::string::npos) at = document.find(answer);
-    if (at != std::string::npos)
-      add_once(question.answer_spans,
-               {static_cast<int64_t>(at), static_cast<int64_t>(at + answer.size())});
+    if (const auto span = find_answer(document, question.evidence, answer))
+      add_once(question.answer_spans, *span);
   }
 }
 
@@ -128,16 +92,8 @@ bool is_iso_8601(const std::string& text) {
 Question read_question(const json& value, int64_t line, const std::string& document) {
   Question question;
   question.source_line = line;
-  question.text = require_string(require_key(value, "question"), "question");
-  if (question.text.empty()) throw BadRecord{"\"question\" is empty"};
-  const json& answers = require_array(require_key(value, "answers"), "answers");
-  for (size_t i = 0; i < answers.size(); ++i) {
-    const std::string& answer = require_string(answers[i], concat("answers[", i, "]"));
-    if (answer.empty())
-      throw BadRecord{
-          concat("\"answers[", i, "]\" is empty; an unanswerable question has \"answers\": []")};
-    add_once(question.answers, answer);
-  }
+  question.text = require_text_key(value, "question");
+  question.answers = require_answers(require_key(value, "answers"), "answers");
   if (const auto evidence = value.find("evidence"); evidence != value.end())
     question.evidence = read_spans(*evidence, "evidence", document);
   if (const auto spans = value.find("answer_spans"); spans != value.end()) {
@@ -146,9 +102,7 @@ Question read_question(const json& value, int64_t line, const std::string& docum
     locate_answers(document, question);
   }
   const auto id = value.find("id");
-  question.id = id == value.end() ? std::to_string(line)
-                : id->is_string() ? id->get<std::string>()
-                                  : require_integer_text(*id, "id");
+  question.id = id == value.end() ? std::to_string(line) : require_id(*id, "id");
   if (const auto timestamp = value.find("timestamp"); timestamp != value.end()) {
     question.timestamp = require_string(*timestamp, "timestamp");
     if (!question.timestamp.empty() && !is_iso_8601(question.timestamp)) {
@@ -165,24 +119,15 @@ Question read_question(const json& value, int64_t line, const std::string& docum
 ReadReport read_jsonl(const std::string& path, const ReadOptions& options,
                       const ExampleSink& sink) {
   ReadReport report;
-  DocumentExample pending;  // questions of one context are gathered until another context comes
-  const auto flush = [&] {
-    if (!pending.questions.empty()) sink(std::move(pending));
-    pending = DocumentExample{};
-  };
-  read_json_lines(path, options, report, [&](const json& value, int64_t line) {
+  DocumentGatherer gatherer(sink);
+  read_json_lines({path, options, report}, [&](const json& value, const RecordPlace& place) {
     DocumentExample example;
     read_context(value, example);
-    Question question = read_question(value, line, example.document);
-    ++report.records;
-    if (question.answers.empty()) ++report.unanswerable;
-    if (example.document != pending.document || pending.questions.empty()) {
-      flush();
-      pending = std::move(example);
-    }
-    pending.questions.push_back(std::move(question));
+    example.questions.push_back(read_question(value, place.line, example.document));
+    count_question(report, example.document, example.questions[0]);
+    gatherer.add(std::move(example));
   });
-  flush();
+  gatherer.flush();
   return report;
 }
 

@@ -1,5 +1,5 @@
-// What the line-based readers share: parsing with limits, typed access to keys, and the account of
-// bad records. Private to src/data.
+// What the readers share: records of a JSONL file or of a JSON list, parsed with limits, typed
+// access to keys, and the account of bad records. Private to src/data.
 #pragma once
 
 #include <functional>
@@ -11,16 +11,51 @@
 
 namespace dsrsq {
 
-// A record that cannot be used. Caught by read_json_lines alone.
+// A record that cannot be used. Caught by guard_record alone.
 struct BadRecord {
   std::string reason;
 };
 
-// Parses every line and hands it to `record`, which may throw BadRecord; what it adds to
-// `report.records` stands. Lines of white space are no records. Throws DataError over the limit of
-// bad records, and what for_each_line throws.
-void read_json_lines(const std::string& path, const ReadOptions& options, ReadReport& report,
-                     const std::function<void(const nlohmann::json& value, int64_t line)>& record);
+// What a reader needs to know about its input while it reads it.
+struct ReadContext {
+  const std::string& path;
+  const ReadOptions& options;
+  ReadReport& report;
+};
+
+// Where a record begins: the line, and its index where it is the element of a list (-1: a line).
+struct RecordPlace {
+  int64_t line = 0;
+  int64_t element = -1;
+};
+
+// The id of a record whose source has none: its line, in a list its index.
+std::string record_number(const RecordPlace& place);
+// "file:line", "file:line (element 3)".
+std::string describe_place(const std::string& path, const RecordPlace& place);
+
+// Runs `body`; a BadRecord that it throws is listed under `where`. Throws DataError over the limit.
+void guard_record(const ReadContext& context, const std::string& where,
+                  const std::function<void()>& body);
+
+using RecordSink = std::function<void(const nlohmann::json& value, const RecordPlace& place)>;
+
+// Parses every line and hands the object to `record`, which may throw BadRecord. Lines of white
+// space are no records. Throws DataError over the limit of bad records, and what for_each_line
+// throws.
+void read_json_lines(const ReadContext& context, const RecordSink& record);
+
+// As read_json_lines where the file does not begin with "[", else the elements of that list.
+void read_json_records(const ReadContext& context, const RecordSink& record);
+
+// The elements of the list that is the member `key` of the file's one object, or with an empty key
+// of the list that the file is. One element is in memory at a time. An element that does not end,
+// or is larger than a line may be, is a bad record; so is a file that is no such list.
+void read_json_elements(const ReadContext& context, const std::string& key,
+                        const RecordSink& record);
+
+// Counts an accepted question of `document`: a record, its answers without a span, its spans.
+void count_question(ReadReport& report, const std::string& document, const Question& question);
 
 // The member `key` of an object, of the right type. `where` ("annotations[0].") stands before the
 // key in reasons.
@@ -28,12 +63,35 @@ const nlohmann::json& require_key(const nlohmann::json& object, const std::strin
                                   const std::string& where = "");
 const std::string& require_string(const nlohmann::json& value, const std::string& name);
 const nlohmann::json& require_array(const nlohmann::json& value, const std::string& name);
+const nlohmann::json& require_object(const nlohmann::json& value, const std::string& name);
+bool require_bool(const nlohmann::json& value, const std::string& name);
 int64_t require_integer(const nlohmann::json& value, const std::string& name);  // within int64
 std::string require_integer_text(const nlohmann::json& value,
                                  const std::string& name);  // int64 or uint64, in decimal
 
+// The member `key`: a string that is not empty.
+const std::string& require_text_key(const nlohmann::json& object, const std::string& key,
+                                    const std::string& where = "");
+// An id that is a string or an integer.
+std::string require_id(const nlohmann::json& value, const std::string& name);
+// A list of strings, none of them empty, each once.
+std::vector<std::string> require_answers(const nlohmann::json& value, const std::string& name);
+
 // Appends unless it is there already.
 void add_once(std::vector<std::string>& values, const std::string& value);
 void add_once(std::vector<ByteSpan>& spans, ByteSpan span);
+
+// Questions of one document are gathered until another document comes.
+class DocumentGatherer {
+ public:
+  explicit DocumentGatherer(const ExampleSink& sink) : sink_(sink) {}
+  // `example` has one question.
+  void add(DocumentExample&& example);
+  void flush();
+
+ private:
+  const ExampleSink& sink_;
+  DocumentExample pending_;
+};
 
 }  // namespace dsrsq

@@ -59,13 +59,17 @@ uint32_t find_root(std::vector<uint32_t>& parent, uint32_t node) {
   return node;
 }
 
-void join_equal(std::vector<uint32_t>& parent, std::vector<uint32_t>& order,
-                const std::vector<uint64_t>& hashes) {
+// Joins the owners of equal hashes; the owner of hash i is owners[i], or i itself.
+void join_equal(std::vector<uint32_t>& parent, const std::vector<uint64_t>& hashes,
+                const std::vector<uint32_t>* owners) {
+  std::vector<uint32_t> order(hashes.size());
+  std::iota(order.begin(), order.end(), 0u);
   std::sort(order.begin(), order.end(),
             [&](uint32_t a, uint32_t b) { return hashes[a] < hashes[b]; });
+  const auto owner = [owners](uint32_t i) { return owners == nullptr ? i : (*owners)[i]; };
   for (size_t i = 1; i < order.size(); ++i) {
     if (hashes[order[i]] != hashes[order[i - 1]]) continue;
-    parent[find_root(parent, order[i])] = find_root(parent, order[i - 1]);
+    parent[find_root(parent, owner(order[i]))] = find_root(parent, owner(order[i - 1]));
   }
 }
 
@@ -97,28 +101,51 @@ SplitAssigner::SplitAssigner(std::vector<SplitShare> shares, uint64_t seed)
     throw ConfigError(concat("splits: expected 1 to 255, got ", shares_.size()));
 }
 
-void SplitAssigner::add(const std::string& question, const std::string& document) {
+void SplitAssigner::add_question(const std::string& question) {
   if (questions_.size() == std::numeric_limits<uint32_t>::max())
     throw DataError("splits: over 2^32 - 1 records in one data set; prepare it in parts");
   questions_.push_back(stable_hash(normalize_question(question)));
+}
+
+void SplitAssigner::add_document(std::string_view document) {
+  if (document.empty()) return;
+  if (documents_.size() == std::numeric_limits<uint32_t>::max())
+    throw DataError("splits: over 2^32 - 1 passages in one data set; prepare it in parts");
   documents_.push_back(stable_hash(document));
+  owners_.push_back(static_cast<uint32_t>(questions_.size() - 1));
+}
+
+void SplitAssigner::add(const std::string& question, const std::string& document) {
+  add_question(question);
+  add_document(document);
+}
+
+void SplitAssigner::add(const DocumentExample& example) {
+  const std::string_view document = example.document;
+  for (const Question& question : example.questions) {
+    add_question(question.text);
+    if (example.passages.empty()) add_document(document);
+    for (const ByteSpan& passage : example.passages)
+      add_document(document.substr(passage.begin, passage.end - passage.begin));
+  }
 }
 
 std::vector<uint8_t> SplitAssigner::assign() const {
   const size_t records = questions_.size();
   std::vector<uint32_t> parent(records);
   std::iota(parent.begin(), parent.end(), 0u);
-  std::vector<uint32_t> order = parent;
-  join_equal(parent, order, questions_);
-  join_equal(parent, order, documents_);
+  join_equal(parent, questions_, nullptr);
+  join_equal(parent, documents_, &owners_);
 
   // The smallest hash of a group does not depend on the order of its records. Kept at the root's
   // place.
   std::vector<uint64_t> smallest(records, std::numeric_limits<uint64_t>::max());
-  for (uint32_t i = 0; i < records; ++i) {
-    uint64_t& value = smallest[find_root(parent, i)];
-    value = std::min({value, questions_[i], documents_[i]});
-  }
+  const auto lower = [&](uint32_t record, uint64_t hash) {
+    uint64_t& value = smallest[find_root(parent, record)];
+    value = std::min(value, hash);
+  };
+  for (uint32_t i = 0; i < records; ++i) lower(i, questions_[i]);
+  for (size_t i = 0; i < documents_.size(); ++i) lower(owners_[i], documents_[i]);
   std::vector<uint8_t> splits(records);
   for (uint32_t i = 0; i < records; ++i) {
     const double u =

@@ -10,6 +10,7 @@
 #include "dsrsq/core/progress.h"
 #include "dsrsq/core/timer.h"
 #include "dsrsq/objective/task_loss.h"
+#include "dsrsq/text/resampling.h"
 #include "dsrsq/text/task_metrics.h"
 
 namespace dsrsq {
@@ -93,8 +94,7 @@ void score_batch(const Batch& batch, const Generated& generated, const Tokenizer
     question.question = record.question;
     question.answers = record.answers;
     question.prediction = tokenizer.decode(generated.tokens[size_t(b)]);
-    question.exact_match = exact_match(question.prediction, record.answers);
-    question.f1 = token_f1(question.prediction, record.answers);
+    score_answer(question);
     question.evidence_recall = share_selected(batch.evidence[b][0], chosen[b]);
     question.answer_recall = share_selected(batch.answer_tokens[b][0], chosen[b]);
     question.selected_tokens = double(chosen[b].sum().item<int64_t>());
@@ -228,7 +228,7 @@ std::vector<double> collect(const EvaluationResult& result, Get get) {
 
 std::vector<ResultRecord> result_records(const EvaluationResult& result,
                                          const std::string& case_name, const std::string& row) {
-  std::vector<ResultRecord> records;
+  auto records = answer_records({case_name, row, result.questions});
   auto context = mean_of(collect(result, [](const auto& q) { return q.context_tokens; }));
   auto selected = mean_of(collect(result, [](const auto& q) { return q.selected_tokens; }));
   std::map<std::string, double> shape{{"questions", double(result.questions.size())},
@@ -246,10 +246,6 @@ std::vector<ResultRecord> result_records(const EvaluationResult& result,
     return collect(result,
                    [place](const auto& q) { return q.place == place ? q.exact_match : -1; });
   };
-  add_mean("em", collect(result, [](const auto& q) { return q.exact_match; }));
-  add_mean("f1", collect(result, [](const auto& q) { return q.f1; }));
-  add_mean("evidence_recall", collect(result, [](const auto& q) { return q.evidence_recall; }));
-  add_mean("answer_recall", collect(result, [](const auto& q) { return q.answer_recall; }));
   if (auto values = em_at(AnswerPlace::kExact); !values.empty()) add_mean("em_exact", values);
   auto located = collect(result, [](const auto& q) {
     return q.place == AnswerPlace::kUnknown ? -1.0 : double(q.place == AnswerPlace::kLatent);

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <tuple>
 #include <utility>
 
 #include "dsrsq/core/error.h"
@@ -128,6 +129,25 @@ double number_of(const json& value, const std::string& where) {
   return value.get<double>();
 }
 
+std::pair<double, double> interval_of(const json& value, const std::string& where) {
+  if (!value.is_array() || value.size() != 2) bad_field(where, "[low, high]", value);
+  return {number_of(value[0], where + "[0]"), number_of(value[1], where + "[1]")};
+}
+
+RowDifference parse_difference(const json& item, const std::string& where) {
+  if (!item.is_object()) bad_field(where, "an object", item);
+  auto number = [&](const char* key) {
+    return number_of(member(item, key, where), where + "." + key);
+  };
+  RowDifference difference;
+  difference.value = number("value");
+  std::tie(difference.low, difference.high) = interval_of(member(item, "ci", where), where + ".ci");
+  difference.p = number("p");
+  difference.exact = text_of(member(item, "test", where), where + ".test") == "exact";
+  difference.pairs = int64_t(number("pairs"));
+  return difference;
+}
+
 ResultRecord parse_record(const json& item, const std::string& where) {
   if (!item.is_object()) bad_field(where, "an object", item);
   auto string = [&](const char* key) {
@@ -144,11 +164,13 @@ ResultRecord parse_record(const json& item, const std::string& where) {
     for (const auto& [name, size] : shape->items())
       record.shape[name] = number_of(size, where + ".shape." + name);
   }
-  if (auto ci = item.find("ci"); ci != item.end()) {
-    if (!ci->is_array() || ci->size() != 2) bad_field(where + ".ci", "[low, high]", *ci);
-    record.low = number_of((*ci)[0], where + ".ci[0]");
-    record.high = number_of((*ci)[1], where + ".ci[1]");
-  }
+  if (auto ci = item.find("ci"); ci != item.end())
+    std::tie(record.low, record.high) = interval_of(*ci, where + ".ci");
+  if (item.contains("baseline")) record.baseline = string("baseline");
+  if (auto difference = item.find("difference"); difference != item.end())
+    record.difference = parse_difference(*difference, where + ".difference");
+  if (auto ratio = item.find("ratio"); ratio != item.end())
+    record.ratio = number_of(*ratio, where + ".ratio");
   return record;
 }
 
@@ -258,6 +280,14 @@ json results_json(const json& provenance, const std::vector<ResultRecord>& recor
       item["value"] = record.value;  // JSON has no NaN: null, shown as "n/a"
     if (record.low && record.high && std::isfinite(*record.low) && std::isfinite(*record.high))
       item["ci"] = {*record.low, *record.high};
+    if (!record.baseline.empty()) item["baseline"] = record.baseline;
+    if (const auto& d = record.difference)
+      item["difference"] = {{"value", d->value},
+                            {"ci", {d->low, d->high}},
+                            {"p", d->p},
+                            {"test", d->exact ? "exact" : "drawn"},
+                            {"pairs", d->pairs}};
+    if (record.ratio && std::isfinite(*record.ratio)) item["ratio"] = *record.ratio;
     list.push_back(std::move(item));
   }
   return {{"provenance", provenance}, {"records", list}};
@@ -273,8 +303,12 @@ std::vector<ResultRecord> parse_results(const json& results, const std::string& 
   return records;
 }
 
-std::string markdown_table(const std::vector<ResultRecord>& records,
-                           const std::vector<Column>& columns) {
+namespace {
+
+using CellText = std::string (*)(const ResultRecord&);
+
+std::string table_of(const std::vector<ResultRecord>& records, const std::vector<Column>& columns,
+                     CellText text) {
   using Row = std::pair<std::string, std::string>;  // case, method
   std::vector<Row> order;
   std::map<Row, std::map<std::string, std::string>> cells;
@@ -284,7 +318,7 @@ std::string markdown_table(const std::vector<ResultRecord>& records,
     if (std::find(order.begin(), order.end(), row) == order.end()) order.push_back(row);
     if (std::find(cases.begin(), cases.end(), record.case_name) == cases.end())
       cases.push_back(record.case_name);
-    if (!cells[row].emplace(record.metric, format_record(record)).second)
+    if (!cells[row].emplace(record.metric, text(record)).second)
       throw DataError(concat("results: ", record.metric, " of ", record.method, " in ",
                              record.case_name,
                              " stands twice; give each evaluation its own case or method name"));
@@ -311,6 +345,36 @@ std::string markdown_table(const std::vector<ResultRecord>& records,
     rows.push_back(std::move(line));
   }
   return aligned_table(rows, several ? 2 : 1);
+}
+
+std::string format_difference(const ResultRecord& record) {
+  const auto& d = *record.difference;
+  auto text = concat(d.value < 0 ? "" : "+", with_decimals(d.value, 3), " [",
+                     with_decimals(d.low, 3), ", ", with_decimals(d.high, 3), "], p ");
+  return text + (d.p < 0.001 ? "< 0.001" : with_decimals(d.p, 3));
+}
+
+}  // namespace
+
+std::string markdown_table(const std::vector<ResultRecord>& records,
+                           const std::vector<Column>& columns) {
+  return table_of(records, columns, format_record);
+}
+
+std::string comparison_table(const std::vector<ResultRecord>& records,
+                             const std::vector<Column>& columns) {
+  std::vector<ResultRecord> compared;
+  for (const auto& record : records) {
+    bool shown = std::any_of(columns.begin(), columns.end(),
+                             [&](const Column& column) { return column.metric == record.metric; });
+    if (shown && record.difference) compared.push_back(record);
+  }
+  if (compared.empty()) return "";
+  return concat("Less ", escaped(compared[0].baseline),
+                ", question by question: mean of the differences (of BLEU: difference of the "
+                "corpora), 95 % paired bootstrap interval, p of a two-sided sign-flip test (not "
+                "corrected for several comparisons).\n\n",
+                table_of(compared, columns, format_difference));
 }
 
 }  // namespace dsrsq

@@ -9,6 +9,7 @@
 #include "bpe.h"
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/files.h"
+#include "tokenizer_files.h"
 #include "tokenizer_spec.h"
 #include "utf8.h"
 
@@ -105,7 +106,7 @@ class AddedTokenFinder {
 }  // namespace
 
 struct Tokenizer::Impl {
-  Impl(const std::string& json, const std::string& name_for_errors);
+  Impl(text::TokenizerSpec parsed, std::string name_for_errors, std::string sha256);
 
   // Calls emit(id, begin, end), offsets in the clean text.
   template <typename Emit>
@@ -125,10 +126,10 @@ struct Tokenizer::Impl {
   int64_t vocabulary_size = 0;
 };
 
-Tokenizer::Impl::Impl(const std::string& json, const std::string& name_for_errors)
-    : name(name_for_errors),
-      fingerprint(sha256_hex(json)),
-      spec(text::parse_tokenizer_json(json, name_for_errors)),
+Tokenizer::Impl::Impl(text::TokenizerSpec parsed, std::string name_for_errors, std::string sha256)
+    : name(std::move(name_for_errors)),
+      fingerprint(std::move(sha256)),
+      spec(std::move(parsed)),
       bpe(spec),
       ids(spec.vocabulary) {
   for (const AddedToken& token : spec.added) {
@@ -213,10 +214,24 @@ Tokenizer::~Tokenizer() = default;
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 
-Tokenizer Tokenizer::from_file(const std::string& path) { return from_json(read_file(path), path); }
+Tokenizer Tokenizer::from_file(const std::string& path) {
+  constexpr size_t kMaximumBytes = size_t{128} << 20;  // the largest known have 33 MB
+  const text::TokenizerFiles files = text::find_tokenizer_files(path);
+  const std::string content = read_file(files.path, kMaximumBytes);
+  if (files.merges.empty()) return from_json(content, files.path);
+  return from_pair(content, read_file(files.merges, kMaximumBytes), files.path, files.merges);
+}
 
 Tokenizer Tokenizer::from_json(const std::string& json, const std::string& name_for_errors) {
-  return Tokenizer(std::make_unique<Impl>(json, name_for_errors));
+  return Tokenizer(std::make_unique<Impl>(text::parse_tokenizer_json(json, name_for_errors),
+                                          name_for_errors, sha256_hex(json)));
+}
+
+Tokenizer Tokenizer::from_pair(const std::string& vocabulary, const std::string& merges,
+                               const std::string& vocabulary_name, const std::string& merges_name) {
+  return Tokenizer(std::make_unique<Impl>(
+      text::parse_tokenizer_pair(vocabulary, vocabulary_name, merges, merges_name), vocabulary_name,
+      sha256_hex(sha256_hex(vocabulary) + sha256_hex(merges))));
 }
 
 std::vector<int32_t> Tokenizer::encode(const std::string& text, bool parse_special) const {

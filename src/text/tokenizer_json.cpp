@@ -1,8 +1,8 @@
-#include <limits>
-#include <nlohmann/json.hpp>
+#include <algorithm>
 #include <set>
 
 #include "dsrsq/core/error.h"
+#include "dsrsq/core/json.h"
 #include "tokenizer_spec.h"
 
 namespace dsrsq::text {
@@ -14,21 +14,27 @@ namespace {
 
 using Json = nlohmann::json;
 
+// Model and data buffers have a row an id: one stray id must not ask for gigabytes.
+constexpr uint64_t kMaximumId = (1 << 24) - 1;
+
+int32_t read_token_id(const Json& value, const std::string& where) {
+  if (!value.is_number_unsigned() || value.get<uint64_t>() > kMaximumId) {
+    throw DataError(concat(where, ": expected a token id from 0 to ", kMaximumId, ", got ",
+                           value.dump().substr(0, 80)));
+  }
+  return value.get<int32_t>();
+}
+
 class SpecParser {
  public:
   explicit SpecParser(const std::string& name) : name_(name) {}
 
   TokenizerSpec parse(const std::string& text) {
-    Json root;
-    try {
-      root = Json::parse(text);
-    } catch (const Json::exception& e) {
-      throw DataError(concat(name_, ": not valid JSON: ", e.what()));
-    }
+    const Json root = read_tokenizer_json(text, name_);
     if (!root.is_object()) fail("a tokenizer.json is an object, got ", root.type_name());
     require_absent(root, "normalizer");
     parse_model(member(root, "", "model"));
-    if (root.contains("added_tokens")) parse_added_tokens(root["added_tokens"]);
+    if (root.contains("added_tokens")) parse_added_tokens(root.at("added_tokens"));
     check_ids();
     parse_pre_tokenizer_root(root);
     const Json& decoder = member(root, "", "decoder");
@@ -42,7 +48,12 @@ class SpecParser {
  private:
   template <typename... Parts>
   [[noreturn]] void fail(const Parts&... parts) const {
-    throw DataError(concat(name_, ": ", parts...));
+    constexpr size_t kLongest = 300;  // what the file says may be megabytes, or many lines
+    std::string what = concat(parts...);
+    if (what.size() > kLongest) what = what.substr(0, kLongest) + "...";
+    std::replace_if(
+        what.begin(), what.end(), [](unsigned char c) { return c < ' ' || c == 0x7f; }, '?');
+    throw DataError(concat(name_, ": ", what));
   }
 
   const Json& member(const Json& object, const std::string& path, const char* key) const {
@@ -69,12 +80,7 @@ class SpecParser {
   }
 
   int32_t token_id(const Json& value, const std::string& path) const {
-    const bool fits =
-        value.is_number_unsigned() &&
-        value.get<uint64_t>() < static_cast<uint64_t>(std::numeric_limits<int32_t>::max());
-    if (!fits)
-      fail(path, ": expected a token id from 0 to 2147483646, got ", value.dump().substr(0, 80));
-    return value.get<int32_t>();
+    return read_token_id(value, concat(name_, ": ", path));
   }
 
   void require_absent(const Json& root, const char* key) const {
@@ -100,7 +106,7 @@ class SpecParser {
       fail("model.byte_fallback is not supported");
     spec_.fuse_unknown = boolean(model, "model", "fuse_unk", false);
     spec_.ignore_merges = boolean(model, "model", "ignore_merges", false);
-    parse_vocabulary(member(model, "model", "vocab"));
+    parse_vocabulary_object(member(model, "model", "vocab"), name_ + ": model.vocab", spec_);
     parse_merges(member(model, "model", "merges"));
     const auto unknown = model.find("unk_token");
     if (unknown != model.end() && !unknown->is_null()) {
@@ -108,21 +114,10 @@ class SpecParser {
     }
   }
 
-  void parse_vocabulary(const Json& vocabulary) {
-    if (!vocabulary.is_object())
-      fail("model.vocab: expected an object, got ", vocabulary.type_name());
-    if (vocabulary.empty()) fail("model.vocab is empty");
-    spec_.vocabulary.reserve(vocabulary.size());
-    for (const auto& [token, id] : vocabulary.items()) {
-      spec_.vocabulary.emplace(token,
-                               token_id(id, concat("model.vocab[", Json(token).dump(), "]")));
-    }
-  }
-
   int32_t find_token(const std::string& token, const std::string& path) const {
     const auto it = spec_.vocabulary.find(token);
     if (it == spec_.vocabulary.end())
-      fail(path, ": token ", Json(token).dump(), " is not in model.vocab");
+      fail(path, ": token ", quote(token), " is not in model.vocab");
     return it->second;
   }
 
@@ -178,12 +173,12 @@ class SpecParser {
     std::set<std::string> contents;
     for (const AddedToken& token : spec_.added) {
       if (!contents.insert(token.content).second)
-        fail("added_tokens has ", Json(token.content).dump(), " twice");
+        fail("added_tokens has ", quote(token.content), " twice");
       const auto it = spec_.vocabulary.find(token.content);
       if (it == spec_.vocabulary.end()) {
         check_owner(owner, token.id, token.content);
       } else if (it->second != token.id) {
-        fail("added token ", Json(token.content).dump(), " has id ", token.id, ", but ", it->second,
+        fail("added token ", quote(token.content), " has id ", token.id, ", but ", it->second,
              " in model.vocab");
       }
     }
@@ -192,8 +187,7 @@ class SpecParser {
   void check_owner(std::unordered_map<int32_t, std::string>& owner, int32_t id,
                    const std::string& token) const {
     const auto [it, inserted] = owner.emplace(id, token);
-    if (!inserted)
-      fail("id ", id, " belongs to both ", Json(it->second).dump(), " and ", Json(token).dump());
+    if (!inserted) fail("id ", id, " belongs to both ", quote(it->second), " and ", quote(token));
   }
 
   void parse_pre_tokenizer_root(const Json& root) {
@@ -268,6 +262,24 @@ class SpecParser {
 };
 
 }  // namespace
+
+Json read_tokenizer_json(const std::string& text, const std::string& name) {
+  constexpr JsonLimits kLimits{/*depth=*/32, /*values=*/8'000'000};  // the largest known have 2
+  try {
+    return parse_json(text, kLimits);
+  } catch (const JsonError& error) {
+    throw DataError(concat(name, ": ", error.what()));
+  }
+}
+
+void parse_vocabulary_object(const Json& vocabulary, const std::string& name, TokenizerSpec& spec) {
+  if (!vocabulary.is_object())
+    throw DataError(concat(name, ": expected an object, got ", vocabulary.type_name()));
+  if (vocabulary.empty()) throw DataError(concat(name, " is empty"));
+  spec.vocabulary.reserve(vocabulary.size());
+  for (const auto& [token, id] : vocabulary.items())
+    spec.vocabulary.emplace(token, read_token_id(id, concat(name, "[", quote(token), "]")));
+}
 
 TokenizerSpec parse_tokenizer_json(const std::string& json, const std::string& name) {
   return SpecParser(name).parse(json);

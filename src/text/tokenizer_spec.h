@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -42,7 +43,10 @@ struct TokenizerSpec {
 // The pattern of a ByteLevel pre-tokenizer with use_regex, from GPT-2.
 extern const char* const kGpt2Pattern;
 
-// Throws DataError that begins with `name`.
+// Throw DataError that begins with `name`.
+nlohmann::json read_tokenizer_json(const std::string& text, const std::string& name);
+void parse_vocabulary_object(const nlohmann::json& vocabulary, const std::string& name,
+                             TokenizerSpec& spec);
 TokenizerSpec parse_tokenizer_json(const std::string& json, const std::string& name);
 
 }  // namespace dsrsq::text

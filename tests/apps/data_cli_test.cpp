@@ -77,11 +77,122 @@ TEST(Prepare, ATruncatedGzipFileIsADataErrorAndLeavesNothingBehind) {
 TEST(Prepare, UsageErrorsHaveTheirCode) {
   EXPECT_EQ(data({}).code, 2);
   EXPECT_EQ(data({"prepare", "x.jsonl"}).code, 2);
-  auto unknown = data({"prepare", project().config(), "--format", "squad", "--tokenizer",
+  auto unknown = data({"prepare", project().config(), "--format", "squat", "--tokenizer",
                        project().tokenizer(), "--output", project().folder() + "/x.h5"});
   EXPECT_EQ(unknown.code, 2);
   ASSERT_EQ(unknown.errors().size(), 1u) << unknown.err;
-  EXPECT_THAT(unknown.errors()[0], AllOf(HasSubstr("squad"), HasSubstr("jsonl")));
+  EXPECT_THAT(unknown.errors()[0],
+              AllOf(HasSubstr("\"squat\""), HasSubstr("jsonl"), HasSubstr("did you mean squad")));
+}
+
+TEST(Prepare, ListsWhatIsLeftOutAndCountsWhatIsKept) {
+  auto input = project().folder() + "/papers.json";
+  write_bytes(input,
+              R"({"data": [{"paragraphs": [{"context": "anna met otto, then anna left", "qas": [
+      {"id": 1, "question": "who left", "answers": [{"text": "anna", "answer_start": 19}]},
+      {"id": 1, "question": "who met", "answers": [{"text": "maria", "answer_start": 0}]},
+      {"id": 2, "question": "when", "answers": [], "is_impossible": true},
+      {"id": 3, "question": "where", "answers": [{"text": "anna", "answer_start": 300}]}]}]}]})");
+  auto output = project().folder() + "/papers.h5";
+  std::vector<std::string> command = {"prepare",  input,         "--format",
+                                      "squad",    "--tokenizer", project().tokenizer(),
+                                      "--output", output};
+  auto strict = dsrsq::data(command);
+  EXPECT_EQ(strict.code, 3) << strict.err;
+  command.insert(command.end(), {"--maximum-bad", "1"});
+  auto made = dsrsq::data(command);
+  ASSERT_EQ(made.code, 0) << made.err;
+  EXPECT_THAT(made.out,
+              AllOf(HasSubstr("records           3\n"), HasSubstr("unanswerable      1\n"),
+                    HasSubstr("bad records       1\n"), HasSubstr("repeated ids      1\n"),
+                    HasSubstr("relocated answers 1\n"), HasSubstr("unlocated answers 1\n"),
+                    HasSubstr("answer spans      1, 1 at their text (100 %)")));
+  ASSERT_EQ(made.warnings().size(), 2u) << made.err;
+  EXPECT_THAT(made.warnings()[0], AllOf(HasSubstr("papers.json:1 (data[0].paragraphs[0].qas[3])"),
+                                        HasSubstr("is 300, the context has 29 code points")));
+  EXPECT_THAT(made.warnings()[1], HasSubstr("1 records repeat the id of another"));
+  auto valid = data({"validate", output, "--tokenizer", project().tokenizer()});
+  EXPECT_EQ(valid.code, 0) << valid.err;
+  EXPECT_THAT(valid.out, HasSubstr("answer spans      1, 1 at their text (100 %)"));
+}
+
+// 30 questions over a passage each.
+std::string passages() {
+  nlohmann::json record;
+  std::string lines;
+  for (int i = 0; i < 30; ++i) {
+    auto name = "name" + std::to_string(i);
+    record = {{"question", "who is " + std::to_string(i)},
+              {"answers", {name}},
+              {"ctxs", nlohmann::json::array({{{"title", "Title " + std::to_string(i)},
+                                               {"text", "it is " + name + " of course"},
+                                               {"isgold", true}}})}};
+    lines += record.dump() + "\n";
+  }
+  return lines;
+}
+
+std::vector<std::string> assemble(const std::string& output,
+                                  const std::vector<std::string>& options) {
+  auto input = project().folder() + "/passages.jsonl";
+  write_bytes(input, passages());
+  std::vector<std::string> command = {
+      "prepare",  input, "--format", "lost_in_the_middle", "--tokenizer", project().tokenizer(),
+      "--output", output};
+  command.insert(command.end(), options.begin(), options.end());
+  return command;
+}
+
+TEST(Prepare, AssemblesContextsOfOneSplitDeterministically) {
+  auto first = project().folder() + "/first.h5", again = project().folder() + "/again.h5";
+  const std::vector<std::string> options = {"--documents", "4",       "--gold", "middle",
+                                            "--split",     "a=1,b=1", "--seed", "5"};
+  auto made = data(assemble(first, options));
+  ASSERT_EQ(made.code, 0) << made.err;
+  EXPECT_THAT(made.out, AllOf(HasSubstr("documents         30\n"),
+                              HasSubstr("answer spans      30, 30 at their text (100 %)")));
+  EXPECT_EQ(data({"validate", first, "--tokenizer", project().tokenizer()}).code, 0);
+  // Nothing of the first pass is left.
+  for (const auto& entry : fs::directory_iterator(project().folder()))
+    EXPECT_EQ(entry.path().filename().string().find("passages-"), std::string::npos);
+  ASSERT_EQ(data(assemble(again, options)).code, 0);
+  auto show = [](const std::string& store) {
+    return data({"inspect", store, "--records", "30", "--tokenizer", project().tokenizer()}).out;
+  };
+  auto records = show(first);
+  EXPECT_EQ(records.substr(records.find("\nrecord 0")),
+            show(again).substr(show(again).find("\nrecord 0")));
+}
+
+TEST(Prepare, ContextsThatCannotBeAssembledAreErrors) {
+  auto output = project().folder() + "/none.h5";
+  auto few = data(assemble(output, {"--documents", "31"}));
+  EXPECT_EQ(few.code, 3);
+  ASSERT_EQ(few.errors().size(), 1u) << few.err;
+  EXPECT_THAT(few.errors()[0], HasSubstr("needs 30 other passages"));
+  EXPECT_EQ(data(assemble(output, {"--documents", "3", "--gold", "3"})).code, 2);
+  EXPECT_EQ(data(assemble(output, {"--documents", "0"})).code, 2);
+  EXPECT_EQ(data(assemble(output, {"--gold", "first"})).code, 2);
+  EXPECT_FALSE(fs::exists(output));
+}
+
+TEST(Prepare, OneFormatForEachInput) {
+  auto open = project().folder() + "/open.jsonl", lines = project().folder() + "/lines.jsonl";
+  write_bytes(open, R"({"question": "who is 3?", "answer": ["anna"]})");
+  write_bytes(lines, jsonl());
+  auto output = project().folder() + "/both.h5";
+  auto with = [&](const std::string& formats) {
+    return data({"prepare", open, lines, "--format", formats, "--tokenizer", project().tokenizer(),
+                 "--output", output, "--split", "a=1,b=1"});
+  };
+  auto made = with("nq_open,jsonl");
+  ASSERT_EQ(made.code, 0) << made.err;
+  EXPECT_THAT(made.out, HasSubstr("records           201"));
+  EXPECT_EQ(data({"validate", output, "--tokenizer", project().tokenizer()}).code, 0);
+  auto wrong = with("nq_open,jsonl,jsonl");
+  EXPECT_EQ(wrong.code, 2);
+  ASSERT_EQ(wrong.errors().size(), 1u) << wrong.err;
+  EXPECT_THAT(wrong.errors()[0], HasSubstr("3 formats for 2 inputs"));
 }
 
 TEST(Validate, AnotherTokenizerIsADataError) {
@@ -95,6 +206,29 @@ TEST(Validate, AnotherTokenizerIsADataError) {
   EXPECT_EQ(result.code, 3);
   ASSERT_EQ(result.errors().size(), 1u) << result.err;
   EXPECT_THAT(result.errors()[0], HasSubstr("another tokenizer"));
+}
+
+TEST(Validate, AnswerSpansBesideTheirTextAreADataError) {
+  auto input = project().folder() + "/one.json", output = project().folder() + "/one.h5";
+  write_bytes(input, R"({"data": [{"paragraphs": [{"context": "it was anna", "qas": [
+      {"id": 1, "question": "who", "answers": [{"text": "anna", "answer_start": 7}]}]}]}]})");
+  ASSERT_EQ(data({"prepare", input, "--format", "squad", "--tokenizer", project().tokenizer(),
+                  "--output", output})
+                .code,
+            0);
+  auto validate = [&] { return data({"validate", output, "--tokenizer", project().tokenizer()}); };
+  EXPECT_EQ(validate().code, 0);
+  // The document is tokens: the text stands in the file once, as the answer.
+  auto bytes = read_bytes(output);
+  auto at = bytes.find("anna");
+  ASSERT_NE(at, std::string::npos);
+  write_bytes(output, bytes.replace(at, 4, "otto"));
+  auto result = validate();
+  EXPECT_EQ(result.code, 3);
+  ASSERT_EQ(result.errors().size(), 1u) << result.err;
+  EXPECT_THAT(result.errors()[0], AllOf(HasSubstr("1 of 1 answer spans are not at their text"),
+                                        HasSubstr("record 0 (id 1)"), HasSubstr("anna")));
+  EXPECT_EQ(data({"validate", output}).code, 0);  // without a tokenizer nothing can be compared
 }
 
 class Evaluation : public ::testing::Test {

@@ -156,8 +156,8 @@ TEST_F(Safetensors, BrokenFiles) {
   EXPECT_NE(error().find("the header length 18446744073709551615"), std::string::npos);
   put_raw(std::string("\x03\0\0\0\0\0\0\0{}", 10));  // one byte more than there is
   EXPECT_NE(error().find("the header length 3"), std::string::npos);
-  put_raw(std::string("\0\xe2\xf5\x05\0\0\0\0{}", 10));
-  EXPECT_NE(error().find("the header length 100000256"), std::string::npos);
+  put_raw(std::string("\x01\0\0\x01\0\0\0\0{}", 10));
+  EXPECT_NE(error().find("the header length 16777217"), std::string::npos);
   path_ = folder_.string();
   EXPECT_NE(error().find("not a regular file"), std::string::npos);
 }
@@ -167,9 +167,9 @@ TEST_F(Safetensors, BrokenHeaders) {
   put("{" + entry("x", "F32", "[2]", "[0,8]") + "}  ", data);
   EXPECT_EQ(error(), "no error");
   expect_error("[]", "", "does not begin with '{'");
-  expect_error("{", "", "not JSON");
-  expect_error("{}x", "", "not JSON");
-  expect_error("{\"\xff\":1}", "", "not JSON");
+  expect_error("{", "", "invalid JSON");
+  expect_error("{}x", "", "invalid JSON");
+  expect_error("{\"\xff\":1}", "", "invalid UTF-8");
   expect_error("{\"x\":1}", "", "expected exactly dtype, shape and data_offsets");
   expect_error("{\"x\":{\"dtype\":\"F32\",\"shape\":[2]}}", data, "expected exactly dtype");
   expect_error("{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8],\"y\":1}}", data,
@@ -219,7 +219,28 @@ TEST_F(Safetensors, BrokenHeaders) {
   expect_error("{\"__metadata__\":{\"a\":\"1\",\"a\":\"2\"}}", "", "'a' appears twice");
   std::string deep = "{\"x\":";
   for (int i = 0; i < 100000; ++i) deep += '[';
-  expect_error(deep, "", "nested too deep");
+  expect_error(deep, "", "nested over 4 levels");
+  std::string many = "{\"x\":[0";
+  for (int i = 0; i < 1'500'000; ++i) many += ",0";
+  expect_error(many + "]}", "", "over 1400000 values");
+  expect_error("{\"a\\nb\":1}", "", "'a\\nb': expected exactly");
+}
+
+TEST_F(Safetensors, TensorsAndHeaderAreLimited) {
+  const auto header = [](int count) {
+    std::string out = "{";
+    for (int i = 0; i < count; ++i)
+      out += (i == 0 ? "" : ",") + entry(std::to_string(i), "U8", "[0]", "[0,0]");
+    return out + "}";
+  };
+  put(header(100'000), "");
+  EXPECT_EQ(SafetensorsFile(path_).tensors().size(), 100'000u);
+  expect_error(header(100'001), "", "100001 tensors; at most 100000");
+  std::vector<TensorView> views;
+  for (int i = 0; i <= 100'000; ++i)
+    views.push_back({std::to_string(i), ScalarType::kU8, {0}, nullptr, 0});
+  EXPECT_THROW(write_safetensors(path_, views), Error);
+  EXPECT_THROW(write_safetensors(path_, {}, {{"note", std::string(16 << 20, 'x')}}), Error);
 }
 
 TEST_F(Safetensors, SameKeyInTwoTensorsIsNotADuplicate) {

@@ -92,6 +92,42 @@ TEST(SplitsTest, TheSplitOfARecordDoesNotDependOnTheOrder) {
   EXPECT_NE(forward, assign(records, 4));
 }
 
+TEST(SplitsTest, EveryPassageOfADocumentCounts) {
+  const auto example = [](const std::string& question, const std::vector<std::string>& passages) {
+    DocumentExample out;
+    out.questions.push_back({});
+    out.questions[0].text = question;
+    for (const std::string& passage : passages) {
+      if (!out.document.empty()) out.document += "\n\n";
+      const int64_t begin = static_cast<int64_t>(out.document.size());
+      out.document += passage;
+      out.passages.push_back({begin, static_cast<int64_t>(out.document.size())});
+    }
+    return out;
+  };
+  std::set<int> of_others;
+  for (uint64_t seed = 0; seed < 40; ++seed) {
+    SplitAssigner assigner(parse_splits(kShares), seed);
+    assigner.add(example("a", {"one", "two", "three"}));
+    assigner.add(example("b", {"four", "three"}));
+    assigner.add("c", "four");  // a document of its own that is a passage of another
+    assigner.add(example("d", {"five", "six"}));
+    const std::vector<uint8_t> splits = assigner.assign();
+    EXPECT_EQ(splits[0], splits[1]);
+    EXPECT_EQ(splits[0], splits[2]);
+    of_others.insert(splits[0] == splits[3]);
+  }
+  EXPECT_EQ(of_others.size(), 2u);  // the fourth shares nothing
+}
+
+TEST(SplitsTest, ClosedBookQuestionsHangTogetherByTheirTextAlone) {
+  Records records;
+  for (int i = 0; i < 400; ++i) records.push_back({concat("question ", i % 200), ""});
+  const std::vector<uint8_t> splits = assign(records);
+  EXPECT_EQ(std::set<uint8_t>(splits.begin(), splits.end()).size(), 3u);
+  for (int i = 0; i < 200; ++i) EXPECT_EQ(splits[i], splits[i + 200]);
+}
+
 TEST(SplitsTest, NoRecordsGiveNoSplits) { EXPECT_TRUE(assign({}).empty()); }
 
 }  // namespace

@@ -130,6 +130,54 @@ TEST(Report, ResultsRoundTrip) {
   }
 }
 
+std::vector<ResultRecord> compared_sample() {
+  auto records = sample();
+  records[1].baseline = records[4].baseline = "dsrsq";
+  records[1].difference = RowDifference{-0.9539, -0.97, -0.93, 0.00004, true, 200};
+  records[4].ratio = 121.5;
+  return records;
+}
+
+TEST(Report, ComparisonsRoundTrip) {
+  auto results = json::parse(results_json({}, compared_sample()).dump());
+  const auto& item = results["records"][1];
+  EXPECT_EQ(item["baseline"], "dsrsq");
+  EXPECT_EQ(item["difference"], json({{"value", -0.9539},
+                                      {"ci", {-0.97, -0.93}},
+                                      {"p", 0.00004},
+                                      {"test", "exact"},
+                                      {"pairs", 200}}));
+  EXPECT_EQ(results["records"][4]["ratio"], 121.5);
+  for (const char* key : {"baseline", "difference", "ratio"})
+    EXPECT_FALSE(results["records"][0].contains(key)) << key;
+  auto again = parse_results(results, "results.json");
+  EXPECT_EQ(again[1].baseline, "dsrsq");
+  ASSERT_TRUE(again[1].difference);
+  EXPECT_EQ(again[1].difference->low, -0.97);
+  EXPECT_EQ(again[1].difference->p, 0.00004);
+  EXPECT_TRUE(again[1].difference->exact);
+  EXPECT_EQ(again[1].difference->pairs, 200);
+  EXPECT_EQ(again[4].ratio, 121.5);
+  EXPECT_FALSE(again[0].difference);
+  results["records"][1]["difference"].erase("p");
+  EXPECT_THAT(parse_error(results), HasSubstr("records[1].difference: the key \"p\" is missing"));
+}
+
+TEST(Report, ComparisonTable) {
+  auto records = compared_sample();
+  auto close = record("c", "em", 0.99, "share");
+  close.baseline = "dsrsq";
+  close.difference = RowDifference{0.0049, -0.002, 0.0121, 0.0624, false, 200};
+  records.push_back(close);
+  auto lines = lines_of(comparison_table(records, {{"em", "EM"}, {"latency_p50", "latency"}}));
+  ASSERT_EQ(lines.size(), 6u);
+  EXPECT_THAT(lines[0], HasSubstr("Less dsrsq, question by question"));
+  EXPECT_EQ(lines[2], "| method |                                 EM |");
+  EXPECT_EQ(lines[4], "| random | -0.954 [-0.970, -0.930], p < 0.001 |");
+  EXPECT_EQ(lines[5], "| c      |    +0.005 [-0.002, 0.012], p 0.062 |");
+  EXPECT_EQ(comparison_table(sample(), {{"em", "EM"}}), "");
+}
+
 TEST(Report, AValueThatIsNotFiniteIsNullNotANumber) {
   auto results =
       results_json({}, {record("m", "em", std::numeric_limits<double>::infinity(), "share")});

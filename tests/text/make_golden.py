@@ -13,7 +13,7 @@ import re
 import string
 import sys
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "scripts"))
@@ -139,6 +139,25 @@ def tokenizer_golden() -> dict:
     return out
 
 
+def pair_golden() -> dict:
+    """The tokenizer of golden/tokenizer.json as the two files vocab.json and merges.txt, read back by the package."""
+    folder = GOLDEN / "pair"
+    folder.mkdir(exist_ok=True)
+    whole = Tokenizer.from_file(str(GOLDEN / "tokenizer.json"))
+    whole.model.save(str(folder))
+    pair = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+    pair.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pair.decoder = decoders.ByteLevel()
+    pair.add_special_tokens(["<|pad|>", "<|bos|>", "<|eos|>"])
+    texts = TEXTS + [bytes.fromhex(h).decode("utf-8", errors="replace") for h in INVALID]
+    pair.encode_special_tokens = True
+    plain = [pair.encode(t).ids for t in texts]
+    pair.encode_special_tokens = False
+    special = [pair.encode(t).ids for t in texts]
+    return {"ids": plain, "ids_special": special, "size": pair.get_vocab_size(),
+            "decoded": [pair.decode(ids, skip_special_tokens=True) for ids in special]}
+
+
 # The official SQuAD evaluation scripts (v1.1 and v2.0): normalisation and F1.
 def normalize_answer(text: str) -> str:
     text = "".join(ch for ch in text.lower() if ch not in set(string.punctuation))
@@ -185,7 +204,8 @@ def metrics_golden() -> dict:
 
 def main() -> None:
     GOLDEN.mkdir(exist_ok=True)
-    for name, value in [("tokenizer_golden.json", tokenizer_golden()), ("metrics_golden.json", metrics_golden())]:
+    for name, value in [("tokenizer_golden.json", tokenizer_golden()), ("pair_golden.json", pair_golden()),
+                        ("metrics_golden.json", metrics_golden())]:
         (GOLDEN / name).write_text(json.dumps(value, ensure_ascii=True, separators=(",", ":")) + "\n")
         print(f"{name}: {(GOLDEN / name).stat().st_size} bytes")
 

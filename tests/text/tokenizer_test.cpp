@@ -218,22 +218,29 @@ TEST(Tokenizer, MergesAsStringsEqualMergesAsPairs) {
 }
 
 TEST(Tokenizer, MalformedFilesAreNamed) {
-  EXPECT_HAS(error_of("{\"model\": "), "test.json: not valid JSON");
+  EXPECT_HAS(error_of("{\"model\": "), "test.json: invalid JSON (column ");
   EXPECT_HAS(error_of("[]"), "is an object");
+  EXPECT_HAS(error_of("{\"model\":1,\"model\":2}"), "test.json: key 'model' appears twice");
+  EXPECT_HAS(error_of("{\"\xff\":1}"), "test.json: invalid UTF-8");
+  EXPECT_HAS(error_of(std::string(100000, '[')), "test.json: nested over 32 levels");
+  EXPECT_HAS(error_of("{\"normalizer\":{\"type\":\"a\\nb\"}}"), "normalizer a?b is not supported");
+  EXPECT_LT(error_after([](Json& j) { j["model"]["type"] = std::string(1 << 20, 'x'); }).size(),
+            400u);
   EXPECT_HAS(error_of("{}"), "model is missing");
   EXPECT_HAS(error_after([](Json& j) { j["model"]["vocab"]["new"] = 5; }), "id 5 belongs to both");
-  EXPECT_HAS(error_after([](Json& j) { j["model"]["vocab"]["new"] = -1; }), "model.vocab[\"new\"]");
+  EXPECT_HAS(error_after([](Json& j) { j["model"]["vocab"]["new"] = -1; }), "model.vocab['new']");
   EXPECT_HAS(error_after([](Json& j) { j["model"]["vocab"]["new"] = "7"; }), "expected a token id");
-  EXPECT_HAS(error_after([](Json& j) { j["model"]["vocab"]["new"] = 4294967296; }),
-             "expected a token id");
+  EXPECT_HAS(error_after([](Json& j) { j["model"]["vocab"]["new"] = 16777216; }),
+             "expected a token id from 0 to 16777215");
+  EXPECT_EQ(error_after([](Json& j) { j["model"]["vocab"]["new"] = 16777215; }), "no error");
   EXPECT_HAS(error_after([](Json& j) {
                j["model"]["merges"].push_back({"a", "absent"});
              }),
-             "token \"absent\" is not in");
+             "token 'absent' is not in");
   EXPECT_HAS(error_after([](Json& j) {
                j["model"]["merges"].push_back({"#", "#"});
              }),
-             "token \"##\" is not in");
+             "token '##' is not in");
   EXPECT_HAS(error_after([](Json& j) { j["model"]["merges"].push_back("a b c"); }),
              "got \"a b c\"");
   EXPECT_HAS(error_after([](Json& j) { j["added_tokens"][0]["id"] = 9; }),

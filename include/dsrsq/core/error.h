@@ -27,6 +27,9 @@ std::string concat(const Parts&... parts) {
   return out.str();
 }
 
+// 'text', for messages: on one line, control characters as escapes, cut after 80 bytes.
+std::string quote(const std::string& text);
+
 class Error : public std::runtime_error {
  public:
   Error(ExitCode code, const std::string& message) : std::runtime_error(message), code_(code) {}

@@ -66,13 +66,24 @@ class AppendFile {
   int descriptor_ = -1;
 };
 
-// Calls `line(number, text)` for each line (without its newline, \n or \r\n) of a plain or gzip
-// file (by its magic bytes), streaming. `bytes_read(compressed_bytes_so_far, total)` is called now
-// and then, for progress. Throws DataError naming file:line on a truncated or corrupt gzip stream
-// and on a line over `maximum_line_bytes`.
+// Calls `line(number, text)` for each line (without its newline, \n or \r\n) of a plain, gzip
+// (RFC 1952) or zstd (RFC 8878) file, told apart by magic bytes, streaming; members and frames one
+// after another are one text. `bytes_read(compressed_bytes_so_far, total)` is called now and then,
+// for progress. Throws DataError naming file:line on a truncated or corrupt stream, on a zstd
+// window over 128 MiB, on a line over `maximum_line_bytes`, and on a packed file that unpacks to
+// more than `maximum_unpacked_bytes` (2^38 = 256 GiB, a few minutes of work and far above what
+// one shard of a data set holds; without it, some megabytes of zstd could unpack for days). A
+// limit on the ratio would refuse honest text: 94 to 1 has been seen. Plain files may be larger.
 void for_each_line(const std::string& path,
                    const std::function<void(int64_t number, const std::string& text)>& line,
                    const std::function<void(int64_t done, int64_t total)>& bytes_read = {},
-                   size_t maximum_line_bytes = size_t{64} << 20);
+                   size_t maximum_line_bytes = size_t{64} << 20,
+                   uint64_t maximum_unpacked_bytes = uint64_t{1} << 38);
+// The same bytes as chunks, unpacked, until `chunk` returns false: for JSON documents that have no
+// lines to speak of.
+void for_each_chunk(const std::string& path,
+                    const std::function<bool(const char* bytes, size_t size)>& chunk,
+                    const std::function<void(int64_t done, int64_t total)>& bytes_read = {},
+                    uint64_t maximum_unpacked_bytes = uint64_t{1} << 38);
 
 }  // namespace dsrsq

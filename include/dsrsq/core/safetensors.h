@@ -1,7 +1,8 @@
 // The safetensors format: 8-byte little-endian header length, JSON header, data. Written so that
 // Python's `safetensors` reads it; read with full validation before anything is allocated (header
-// size, unique names, known dtype, rank <= 8, non-negative dims, size = product * itemsize without
-// overflow, offsets contiguous, no gap or overlap, end = file size).
+// of at most 16 MiB, at most 100,000 tensors, unique names, known dtype, rank <= 8, non-negative
+// dims, size = product * itemsize without overflow, offsets contiguous, no gap or overlap, end =
+// file size).
 #pragma once
 
 #include <cstddef>

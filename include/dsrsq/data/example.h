@@ -27,9 +27,12 @@ struct Question {
 // Questions of one document stand together: consecutive pairs may share a training sequence
 // (data.questions_per_sequence).
 struct DocumentExample {
-  std::string document;
+  std::string document;  // UTF-8; empty: closed-book questions, which have no context
   std::string title;
   std::vector<Question> questions;
+  // Of a document that is put together from passages: their ranges, titles included, in order.
+  // Empty (or one): the document is one passage.
+  std::vector<ByteSpan> passages = {};
 };
 
 }  // namespace dsrsq

@@ -13,6 +13,10 @@ namespace dsrsq {
 struct ReadReport {
   int64_t records = 0;       // accepted questions
   int64_t unanswerable = 0;  // of these, without an answer
+  int64_t relocated = 0;     // answers whose offset in the source was not that of their text
+  int64_t unlocated = 0;     // answers that no answer span shows (free words, yes, no, aliases)
+  int64_t answer_spans = 0;
+  int64_t answer_spans_at_text = 0;  // of these, whose text is an answer of the question, verbatim
   struct Bad {
     std::string where;
     std::string reason;
@@ -28,26 +32,82 @@ struct ReadOptions {
 
 using ExampleSink = std::function<void(DocumentExample&&)>;
 
-// Natural Questions v1.0-simplified: (gzip) JSONL; tokens are joined by single blanks, offsets
-// count these tokens; several annotators give several answers (duplicates merged); yes/no answers
-// become "yes" / "no"; no non-null annotation: unanswerable. Evidence is the long answer,
-// answer_spans the short answers (the long answer is the answer where there is no short one).
+// All readers take plain, gzip or zstd files (by magic bytes). JSONL readers but nq_simplified,
+// natural_questions and jsonl take a JSON list of the same objects as well. Where a source has no
+// id, it is the line's number (in a list, the element's index, from 0).
+
+// Natural Questions v1.0-simplified (github.com/google-research-datasets/natural-questions), JSONL:
+// tokens are joined by single blanks, offsets count these tokens; several annotators give several
+// answers (duplicates merged); yes/no answers become "yes" / "no"; no non-null annotation:
+// unanswerable. Evidence is the long answer, answer_spans the short answers (the long answer is the
+// answer where there is no short one).
 ReadReport read_nq_simplified(const std::string& path, const ReadOptions& options,
                               const ExampleSink& sink);
 
-// Plain (gzip) JSONL: {"question": str, "context": str | "documents": [str | {"title","text"}],
+// Natural Questions v1.0, JSONL: document_html, document_tokens {token, start_byte, end_byte,
+// html_token}, annotations with byte and token offsets. The document is all tokens, those of html
+// too, joined by single blanks (a blank inside a token becomes "_"): what NQ's own simplification
+// writes as document_text, so that both forms give the same example and tags mark tables and lists.
+// Byte offsets of spans precede token offsets, as in NQ's evaluation; where they name other tokens
+// than these the span counts as relocated. Answers as above.
+ReadReport read_natural_questions(const std::string& path, const ReadOptions& options,
+                                  const ExampleSink& sink);
+
+// NQ-open and EfficientQA (Lee et al. 2019, Min et al. 2021), JSONL: {"question", "answer": [str]}.
+// Closed-book: the document is empty.
+ReadReport read_nq_open(const std::string& path, const ReadOptions& options,
+                        const ExampleSink& sink);
+
+// lost-in-the-middle (Liu et al. 2023), JSONL: {"question", "answers", "ctxs": [{"title", "text",
+// "isgold"}]}, with any number of contexts, also the one of the oracle file. Passages are joined by
+// a blank line, the title is a line of its own. Evidence is the text of the gold passage, answers
+// are looked for there alone.
+ReadReport read_lost_in_the_middle(const std::string& path, const ReadOptions& options,
+                                   const ExampleSink& sink);
+
+// QED (Lamm et al. 2021), JSONL: the document is the paragraph, the answers are those of all NQ
+// annotators, evidence is the selected sentence or, where there is none, the answers. Offsets are
+// code points, half-open.
+ReadReport read_qed(const std::string& path, const ReadOptions& options, const ExampleSink& sink);
+
+// SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016, 2018), one JSON object, read one element of "data" at a
+// time. Ids may be integers (COVID-QA). is_impossible or no answer: unanswerable. An answer_start
+// (code points) that is not that of the text has drifted: the nearest verbatim occurrence is taken,
+// and counted. Evidence is the answer's span.
+ReadReport read_squad(const std::string& path, const ReadOptions& options, const ExampleSink& sink);
+
+// TimeQA (Chen et al. 2021): JSONL of human_*.json.gzip {"idx", "question", "context", "targets",
+// "from", "end", "paragraphs"?}, targets [""] is unanswerable; or the list of
+// human_annotated_*.json
+// {"index", "questions": [[question, [{"para", "from", "end", "answer"}]]], "paras"}, whose
+// paragraphs are joined by blanks as the contexts are. Evidence is the paragraph of the answer, as
+// the form cuts it (JSONL: where "paragraphs" shows it), else the answer.
+ReadReport read_timeqa(const std::string& path, const ReadOptions& options,
+                       const ExampleSink& sink);
+
+// HotpotQA (Yang et al. 2018): a list of {"_id", "question", "answer", "context": [[title,
+// [sentence]]], "supporting_facts": [[title, index]]}; without "context", the adversarial variant
+// {"title_a", "para_a", "title_b", "para_b", "supporting_facts": [[index], [index]], "distractors":
+// [[title, [sentence], score]]}, whose paragraphs get an order drawn from the id. Evidence is the
+// supporting sentences; the answer is looked for there, in their paragraphs, then everywhere; yes
+// and no have no span.
+ReadReport read_hotpotqa(const std::string& path, const ReadOptions& options,
+                         const ExampleSink& sink);
+
+// Plain JSONL: {"question": str, "context": str | "documents": [str | {"title","text"}],
 // "answers": [str], "evidence"?: [str | [begin, end] in Unicode code points of the context],
 // "answer_spans"?: the same, "id"?, "timestamp"?}. `documents` are joined by a blank line. Answers
-// without spans are located in the evidence, then in the context (first verbatim occurrence).
-// Consecutive records with the same context are one document.
+// without spans are located in the evidence, then in the context (the first verbatim occurrence,
+// whole words before parts of words). Consecutive records with the same context are one document.
 ReadReport read_jsonl(const std::string& path, const ReadOptions& options, const ExampleSink& sink);
 
-// The table of formats: name, one line, reader. Throws ConfigError for an unknown name, naming the
-// known ones.
+// The table of formats: name, one line, reader. find_reader throws ConfigError for an unknown name,
+// naming the known ones.
 struct ReaderEntry {
   std::string name;
   std::string description;
   ReadReport (*read)(const std::string&, const ReadOptions&, const ExampleSink&);
+  bool exact_spans;  // every answer span of this reader is the text of an answer
 };
 const std::vector<ReaderEntry>& reader_table();
 const ReaderEntry& find_reader(const std::string& name);

@@ -1,12 +1,16 @@
 // Splits that do not leak: a question (normalised) and a document (by hash) are in one split only.
-// Records that share either are joined (union-find over 64-bit hashes, 24 bytes a record); each
-// group goes to one split by the hash of its smallest member and the seed, so the split of a record
-// does not depend on the order of the file.
+// A document that is put together from passages counts as all of these: none of them is in two
+// splits. Records that share anything are joined (union-find over 64-bit hashes, 36 bytes a record
+// of one passage, 16 for each further one); each group goes to one split by the hash of its
+// smallest member and the seed, so the split of a record does not depend on the order of the file.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include "dsrsq/data/example.h"
 
 namespace dsrsq {
 
@@ -21,14 +25,20 @@ class SplitAssigner {
  public:
   SplitAssigner(std::vector<SplitShare> shares, uint64_t seed);
   // In record order. Question: lower-cased, white space collapsed, a final "?" dropped.
+  // An empty document (of a closed-book question) joins nothing.
   void add(const std::string& question, const std::string& document);
+  void add(const DocumentExample& example);  // all of its questions
   std::vector<uint8_t> assign() const;
 
  private:
   std::vector<SplitShare> shares_;
   uint64_t seed_;
+  void add_question(const std::string& question);
+  void add_document(std::string_view document);  // of the question added last
+
   std::vector<uint64_t> questions_;
   std::vector<uint64_t> documents_;
+  std::vector<uint32_t> owners_;  // the record of each of documents_
 };
 
 }  // namespace dsrsq

@@ -7,6 +7,7 @@
 
 #include "dsrsq/batch/loader.h"
 #include "dsrsq/core/config.h"
+#include "dsrsq/eval/answers.h"
 #include "dsrsq/eval/efficiency.h"
 #include "dsrsq/eval/report.h"
 #include "dsrsq/model/generate.h"
@@ -19,31 +20,6 @@ struct EvalConfig {
   int64_t questions = 0;           // 0: the whole split
   int64_t latency_questions = 20;  // questions timed one by one, after two untimed ones
   void visit_fields(ConfigVisitor& v);
-};
-
-// Where a question's answer stood when the answer was decoded (D17).
-enum class AnswerPlace {
-  kUnknown,    // the record has no answer spans
-  kNotChosen,  // some answer token was not selected
-  kExact,      // every answer token is an exact key
-  kLatent,     // every answer token has left the exact set: in latents, or dropped by the buffer
-  kMixed,
-};
-
-struct QuestionResult {
-  std::string id;
-  std::string question;
-  std::string prediction;
-  std::vector<std::string> answers;
-  double exact_match = 0;
-  double f1 = 0;
-  double evidence_recall =
-      -1;  // share of evidence tokens that were selected; -1 where there is no evidence
-  double answer_recall = -1;  // the same for answer tokens
-  AnswerPlace place = AnswerPlace::kUnknown;
-  bool retained = false;  // kLatent: every answer token is in the latents of at least one layer
-  double selected_tokens = 0;
-  double context_tokens = 0;
 };
 
 struct EvaluationResult {
@@ -66,10 +42,10 @@ EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Toke
                           const EvalConfig& config, const PassOptions& options,
                           const FlopSettings& flops, const std::string& label);
 
-// The records of one row: em, f1 (bootstrap intervals), evidence_recall, answer_recall, em_exact,
-// em_latent, share_latent, retained_latent, throughput, latency_p50, latency_p95, peak_memory,
-// bytes_held, flops, tokens_read, token_efficiency, sparse_share, density, latent_mass. A metric
-// without data (no evidence, no latents, no question in that place) has no record.
+// The records of one row: those of answer_records, then em_exact, em_latent, share_latent,
+// retained_latent, throughput, latency_p50, latency_p95, peak_memory, bytes_held, bytes_shared,
+// flops, tokens_read, token_efficiency, sparse_share, density, latent_mass. A metric without data
+// (no evidence, no latents, no question in that place) has no record.
 std::vector<ResultRecord> result_records(const EvaluationResult& result,
                                          const std::string& case_name, const std::string& row);
 

@@ -2,7 +2,12 @@
 // and memory (design section 4):
 //   {"provenance": {"commit","command","date","device","versions","seeds"},
 //    "records":
-//    [{"case","method","shape":{},"metric","value","unit","ci"?:[low,high],"p10"?,"p90"?,"baseline"?,"ratio"?}]}
+//    [{"case","method","shape":{},"metric","value","unit","ci"?:[low,high],
+//      "baseline"?,"ratio"?,
+//      "difference"?:{"value","ci":[low,high],"p","test":"exact"|"drawn","pairs"}}]}
+// `baseline` names the row that this one is compared with: a quality question by question, as the
+// `difference` to it over `pairs` questions with a paired bootstrap interval and the p of a sign-flip
+// test (text/resampling.h), a cost by its `ratio`, value / baseline's value.
 #pragma once
 
 #include <map>
@@ -13,6 +18,13 @@
 
 namespace dsrsq {
 
+struct RowDifference {
+  double value = 0, low = 0, high = 0;
+  double p = 1;
+  bool exact = false;  // every sign flip was counted, none drawn
+  int64_t pairs = 0;
+};
+
 struct ResultRecord {
   std::string case_name;                // what was evaluated: "test", "nq/test"
   std::string method;                   // the row: "dsrsq", "no_sqa", "random"
@@ -21,6 +33,9 @@ struct ResultRecord {
   double value = 0;
   std::string unit;                 // "share", "s", "tokens/s", "bytes", "FLOP", "tokens"
   std::optional<double> low, high;  // confidence interval
+  std::string baseline = {};        // the row compared with; empty: none
+  std::optional<RowDifference> difference = {};
+  std::optional<double> ratio = {};
 };
 
 // Commit (git, "unknown" outside a checkout; "-dirty" where files differ), command line, date
@@ -42,5 +57,9 @@ struct Column {
 };
 std::string markdown_table(const std::vector<ResultRecord>& records,
                            const std::vector<Column>& columns);
+// The same rows and columns of differences, "+0.012 [0.002, 0.023], p 0.013", under a sentence that
+// says what they are. Empty where no record has one.
+std::string comparison_table(const std::vector<ResultRecord>& records,
+                             const std::vector<Column>& columns);
 
 }  // namespace dsrsq

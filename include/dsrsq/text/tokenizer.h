@@ -1,6 +1,6 @@
-// Byte-level BPE as in GPT-2 and its descendants, read from a Hugging Face `tokenizer.json`. Ids
-// are identical to the `tokenizers` package for the supported components; an unsupported component
-// is a DataError that names it.
+// Byte-level BPE as in GPT-2 and its descendants, read from a Hugging Face `tokenizer.json` or from
+// GPT-2's `encoder.json` and `vocab.bpe`. Ids are identical to the `tokenizers` package for the
+// supported components; an unsupported component is a DataError that names it.
 #pragma once
 
 #include <cstdint>
@@ -12,14 +12,24 @@ namespace dsrsq {
 
 class Tokenizer {
  public:
-  // model BPE (merges as "a b" strings or as pairs; ignore_merges; unk_token; byte_fallback
-  // unsupported), added_tokens (special and not), pre_tokenizer ByteLevel (add_prefix_space,
-  // use_regex) or a Sequence of Split (Regex or String, every behavior), Digits and a final
-  // ByteLevel, normalizer null (any other is an error), decoder ByteLevel. Throws DataError.
-  // post_processor, truncation and padding are ignored: encode adds no begin token and cuts
-  // nothing; the prompt does.
+  // `path` is a tokenizer.json (any name), one of the two files of a pair with the other beside it
+  // (encoder.json and vocab.bpe, or vocab.json and merges.txt), or a folder that holds a
+  // tokenizer.json or else such a pair. Each file has at most 128 MiB. Throws DataError.
   static Tokenizer from_file(const std::string& path);
+  // tokenizer.json: model BPE (merges as "a b" strings or as pairs; ignore_merges; unk_token;
+  // byte_fallback unsupported), added_tokens (special and not), pre_tokenizer ByteLevel
+  // (add_prefix_space, use_regex) or a Sequence of Split (Regex or String, every behavior), Digits
+  // and a final ByteLevel, normalizer null (any other is an error), decoder ByteLevel.
+  // post_processor, truncation and padding are ignored: encode adds no begin token and cuts
+  // nothing; the prompt does. Ids are below 2^24 and may have holes. Throws DataError.
   static Tokenizer from_json(const std::string& json, const std::string& name_for_errors);
+  // The texts of a pair. `vocabulary` is an object of token -> id, the ids 0 to n - 1; `merges` a
+  // line "left right" for each merge, by rank, and lines that begin with #version. The
+  // pre-tokenizer is GPT-2's, without a blank in front. Special are the tokens in angle brackets
+  // that no merge makes (<|endoftext|>, <s>); other added tokens need a tokenizer.json. Throws
+  // DataError.
+  static Tokenizer from_pair(const std::string& vocabulary, const std::string& merges,
+                             const std::string& vocabulary_name, const std::string& merges_name);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
@@ -47,7 +57,9 @@ class Tokenizer {
   int32_t end_id()
       const;  // <|eos|>, </s>, <|im_end|>, <|endoftext|>; throws DataError where none exists
   int32_t token_id(const std::string& token) const;  // -1 where absent
-  const std::string& fingerprint() const;            // sha256 of the file's bytes
+  // In hex, the SHA-256 of tokenizer.json's bytes; of a pair the SHA-256 of the 128 characters
+  // sha256(vocabulary) sha256(merges), whatever the files are called and whichever was named.
+  const std::string& fingerprint() const;
 
  private:
   struct Impl;

@@ -1,0 +1,252 @@
+// dsrsq-data prepare.
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+
+#include "data_commands.h"
+#include "dsrsq/core/error.h"
+#include "dsrsq/core/logging.h"
+#include "dsrsq/core/progress.h"
+#include "dsrsq/core/random.h"
+#include "dsrsq/data/assembly.h"
+#include "dsrsq/data/readers.h"
+#include "dsrsq/data/splits.h"
+#include "dsrsq/data/store.h"
+
+namespace dsrsq {
+namespace {
+
+// What stands in for the context of a closed-book question: every reader of a data set needs a
+// token.
+const std::string kNoContext = "\n";
+
+int64_t size_of_file(const std::string& path) {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(path, error);
+  if (error) throw DataError(concat(path, ": cannot be read: ", error.message()));
+  return static_cast<int64_t>(size);
+}
+
+// Checked before any work: a run of hours must not end in a missing folder.
+void require_folder_of(const std::string& output) {
+  const std::filesystem::path folder = std::filesystem::path(output).parent_path();
+  if (!folder.empty() && !std::filesystem::is_directory(folder)) {
+    throw ConfigError(concat("--output ", output, ": folder ", folder.string(),
+                             " does not exist; create it first"));
+  }
+  if (std::filesystem::is_directory(output))
+    throw ConfigError(concat("--output ", output, ": is a folder; expected a file name"));
+}
+
+std::vector<std::string> cut_at_commas(const std::string& text) {
+  std::vector<std::string> parts;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t comma = std::min(text.find(',', begin), text.size());
+    parts.push_back(text.substr(begin, comma - begin));
+    begin = comma + 1;
+  }
+  return parts;
+}
+
+// The reader of each input.
+std::vector<const ReaderEntry*> find_readers(const PrepareOptions& options) {
+  const std::vector<std::string> formats = cut_at_commas(options.format);
+  if (formats.size() != 1 && formats.size() != options.inputs.size()) {
+    throw ConfigError(concat("--format \"", options.format, "\" names ", formats.size(),
+                             " formats for ", options.inputs.size(),
+                             " inputs; expected one for all, or one for each in their order"));
+  }
+  std::vector<const ReaderEntry*> readers;
+  for (size_t i = 0; i < options.inputs.size(); ++i)
+    readers.push_back(&find_reader(formats[formats.size() == 1 ? 0 : i]));
+  return readers;
+}
+
+// Ids of one input, as hashes: eight bytes each.
+int64_t count_repeated(std::vector<uint64_t>& ids) {
+  std::sort(ids.begin(), ids.end());
+  return static_cast<int64_t>(ids.end() - std::unique(ids.begin(), ids.end()));
+}
+
+class Preparation {
+ public:
+  explicit Preparation(const PrepareOptions& options)
+      : options_(options),
+        readers_(find_readers(options)),
+        shares_(options.split.empty() ? std::vector<SplitShare>{{"all", 1.0}}
+                                      : parse_splits(options.split)),
+        assigner_(shares_, options.seed) {
+    if (options.documents == 0 && !options.gold.empty())
+      throw ConfigError("--gold places a passage among --documents N; give both or neither");
+    if (options.documents > 0)
+      position_ = gold_position(options.gold.empty() ? "first" : options.gold, options.documents);
+    require_folder_of(options.output);
+    for (const std::string& input : options.inputs) bytes_ += size_of_file(input);
+  }
+
+  void run() {
+    const Tokenizer tokenizer = Tokenizer::from_file(options_.tokenizer);
+    StoreWriter writer(options_.output, tokenizer, writer_options());
+    if (options_.documents > 0) {
+      write_assembled(writer);
+    } else {
+      write_plain(writer);
+    }
+    writer.finish();
+    print();
+  }
+
+ private:
+  StoreWriter::Options writer_options() const {
+    StoreWriter::Options out;
+    out.command = options_.command;
+    out.source = options_.format + ":";
+    for (const std::string& input : options_.inputs)
+      out.source += " " + std::filesystem::path(input).filename().string();
+    out.splits.clear();
+    for (const SplitShare& share : shares_) out.splits.push_back(share.name);
+    return out;
+  }
+
+  void write_plain(StoreWriter& writer) {
+    Progress progress("bytes", bytes_);
+    read_inputs(progress, 0, true, [&](DocumentExample&& example) {
+      assigner_.add(example);
+      if (example.document.empty()) example.document = kNoContext;
+      writer.add(example);
+    });
+    writer.set_splits(assign_splits());
+    progress.finish(concat(totals_.records, " records"));
+  }
+
+  // Two passes: the splits, and with them the passages to draw from, are known after the first.
+  void write_assembled(StoreWriter& writer) {
+    Progress progress("bytes", 2 * bytes_);
+    PassagePool pool(concat(options_.output, ".passages-", ::getpid()));
+    int64_t records = 0;
+    read_inputs(progress, 0, true, [&](DocumentExample&& example) {
+      assigner_.add(example);
+      pool.add(example, records);
+      records += static_cast<int64_t>(example.questions.size());
+    });
+    const std::vector<uint8_t> splits = assign_splits();
+    pool.set_splits(splits);
+    records = 0;
+    read_inputs(progress, bytes_, false, [&](DocumentExample&& example) {
+      for (const Question& question : example.questions) {
+        const uint8_t split = splits.at(static_cast<size_t>(records++));
+        writer.add(
+            pool.assemble(example, question, split, options_.documents, position_, options_.seed),
+            split);
+      }
+    });
+    progress.finish(concat(totals_.records, " records"));
+  }
+
+  // `account`: in the first pass, what the readers counted is kept and checked.
+  void read_inputs(Progress& progress, int64_t done_before, bool account, const ExampleSink& sink) {
+    int64_t before = done_before;
+    for (size_t i = 0; i < options_.inputs.size(); ++i) {
+      const std::string& input = options_.inputs[i];
+      int64_t records = 0;
+      std::vector<uint64_t> ids;
+      ReadOptions read_options;
+      read_options.maximum_bad = options_.maximum_bad;
+      read_options.progress = [&](int64_t done, int64_t) {
+        progress.update(before + done, concat(records, " records"));
+      };
+      const ReadReport report =
+          readers_[i]->read(input, read_options, [&](DocumentExample&& example) {
+            records += static_cast<int64_t>(example.questions.size());
+            for (const Question& question : example.questions) {
+              if (account) ids.push_back(stable_hash(question.id));
+            }
+            sink(std::move(example));
+          });
+      if (account) add_report(*readers_[i], input, report, count_repeated(ids));
+      before += size_of_file(input);
+    }
+    if (totals_.records == 0)
+      throw DataError(concat(options_.inputs[0], ": no usable record in ", options_.inputs.size(),
+                             " input file(s)"));
+  }
+
+  void add_report(const ReaderEntry& reader, const std::string& input, const ReadReport& report,
+                  int64_t repeated) {
+    for (const ReadReport::Bad& bad : report.bad)
+      log_warning("bad record, left out: ", bad.where, ": ", bad.reason);
+    if (repeated > 0)
+      log_warning(input, ": ", repeated, " records repeat the id of another; all are kept");
+    if (reader.exact_spans && report.answer_spans != report.answer_spans_at_text) {
+      throw DataError(concat(input, ": ", report.answer_spans - report.answer_spans_at_text, " of ",
+                             report.answer_spans, " answer spans are not at their text, which ",
+                             reader.name, " promises: a fault of this reader"));
+    }
+    totals_.records += report.records;
+    totals_.unanswerable += report.unanswerable;
+    totals_.relocated += report.relocated;
+    totals_.unlocated += report.unlocated;
+    totals_.answer_spans += report.answer_spans;
+    totals_.answer_spans_at_text += report.answer_spans_at_text;
+    bad_ += static_cast<int64_t>(report.bad.size());
+    repeated_ += repeated;
+  }
+
+  std::vector<uint8_t> assign_splits() const {
+    std::vector<uint8_t> splits = assigner_.assign();
+    for (size_t i = 0; i < shares_.size(); ++i) {
+      if (std::find(splits.begin(), splits.end(), static_cast<uint8_t>(i)) == splits.end())
+        log_warning("split ", shares_[i].name,
+                    " got no record: too few records, or all hang "
+                    "together by questions or passages that they share");
+    }
+    return splits;
+  }
+
+  void print() const {
+    std::cout << options_.output << "\n";
+    print_info(Store(options_.output));
+    std::cout << "unanswerable      " << totals_.unanswerable << "\nbad records       " << bad_
+              << "\nrepeated ids      " << repeated_ << "\nrelocated answers " << totals_.relocated
+              << "\nunlocated answers " << totals_.unlocated << "\n";
+    print_spans(totals_.answer_spans, totals_.answer_spans_at_text);
+  }
+
+  const PrepareOptions& options_;
+  std::vector<const ReaderEntry*> readers_;
+  std::vector<SplitShare> shares_;
+  SplitAssigner assigner_;
+  int64_t position_ = 0;
+  int64_t bytes_ = 0;
+  ReadReport totals_;  // its list of bad records stays empty
+  int64_t bad_ = 0;
+  int64_t repeated_ = 0;
+};
+
+}  // namespace
+
+void print_spans(int64_t spans, int64_t at_text) {
+  std::cout << "answer spans      " << spans << ", " << at_text << " at their text";
+  if (spans > 0)
+    std::cout << " (" << 100.0 * static_cast<double>(at_text) / static_cast<double>(spans) << " %)";
+  std::cout << "\n";
+}
+
+bool spans_are_exact(const std::string& source) {
+  const size_t colon = source.find(':');
+  if (colon == std::string::npos) return false;  // generated
+  const std::vector<std::string> formats = cut_at_commas(source.substr(0, colon));
+  const std::vector<ReaderEntry>& table = reader_table();
+  return std::all_of(formats.begin(), formats.end(), [&table](const std::string& format) {
+    return std::any_of(table.begin(), table.end(), [&format](const ReaderEntry& entry) {
+      return entry.name == format && entry.exact_spans;
+    });
+  });
+}
+
+void prepare_dataset(const PrepareOptions& options) { Preparation(options).run(); }
+
+}  // namespace dsrsq

@@ -1,0 +1,251 @@
+// Records of JSONL files and of JSON lists: limits, bad records, typed access.
+#include <algorithm>
+#include <limits>
+
+#include "dsrsq/core/error.h"
+#include "dsrsq/core/files.h"
+#include "json_elements.h"
+#include "record_reader.h"
+
+namespace dsrsq {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kMaximumDepth = 32;  // the formats need 8
+constexpr int64_t kMaximumValues =
+    4'000'000;  // a line of 64 MiB of "[],[]," would take gigabytes as values
+constexpr size_t kMaximumElement = size_t{64} << 20;  // as for_each_line's limit for a line
+constexpr size_t kListedBad = 5;
+
+// "[json.exception.parse_error.101] parse error at line 1, column 3: ..., last read: '...'" without
+// its head, and cut: what was read last may be a whole document, and may hold the very bytes that
+// are wrong.
+std::string describe_parse_error(const std::string& what) {
+  constexpr size_t kLongest = 120;
+  const size_t column = what.find("column ");
+  std::string text = what.substr(column == std::string::npos ? 0 : column, kLongest);
+  for (char& c : text) {
+    if (c < ' ' || c > '~') c = '?';
+  }
+  return concat(what.find("UTF-8") != std::string::npos ? "invalid UTF-8 (" : "invalid JSON (",
+                text, ")");
+}
+
+json parse_record(const std::string& text) {
+  int64_t values = 0;
+  const json::parser_callback_t limit = [&values](int depth, json::parse_event_t, json&) {
+    if (depth > kMaximumDepth) throw BadRecord{concat("nested over ", kMaximumDepth, " levels")};
+    if (++values > kMaximumValues)
+      throw BadRecord{concat("over ", kMaximumValues, " values in one record")};
+    return true;
+  };
+  try {
+    return json::parse(text, limit);
+  } catch (const json::exception& error) {
+    throw BadRecord{describe_parse_error(error.what())};
+  }
+}
+
+[[noreturn]] void fail_over_limit(const std::string& path, const ReadReport& report,
+                                  int64_t limit) {
+  std::string list;
+  for (size_t i = 0; i < std::min(report.bad.size(), kListedBad); ++i) {
+    list += concat(i == 0 ? "" : "; ", report.bad[i].where, ": ", report.bad[i].reason);
+  }
+  if (report.bad.size() > kListedBad) list += "; ...";
+  throw DataError(concat(path, ": ", report.bad.size(), " bad record",
+                         report.bad.size() == 1 ? "" : "s", ", ", limit, " allowed (", list,
+                         "); repair the file or raise --maximum-bad"));
+}
+
+void read_record(const ReadContext& context, const std::string& text, const RecordPlace& place,
+                 const RecordSink& record) {
+  guard_record(context, describe_place(context.path, place), [&] {
+    const json value = parse_record(text);
+    if (!value.is_object())
+      throw BadRecord{concat("a record must be an object, got ", value.type_name())};
+    record(value, place);
+  });
+}
+
+// Whether the file begins with "[", after white space and a byte order mark.
+bool is_list(const std::string& path) {
+  bool list = false;
+  for_each_chunk(path, [&list](const char* bytes, size_t size) {
+    const std::string blank = " \t\r\n\xEF\xBB\xBF";
+    const char* first = std::find_if(bytes, bytes + size,
+                                     [&](char c) { return blank.find(c) == std::string::npos; });
+    list = first != bytes + size && *first == '[';
+    return first == bytes + size;
+  });
+  return list;
+}
+
+std::string type_error(const json& value, const std::string& name, const char* expected) {
+  return concat("\"", name, "\" must be ", expected, ", got ",
+                value.is_number_float() ? "a number that is no 64-bit integer" : value.type_name());
+}
+
+}  // namespace
+
+std::string record_number(const RecordPlace& place) {
+  return std::to_string(place.element < 0 ? place.line : place.element);
+}
+
+std::string describe_place(const std::string& path, const RecordPlace& place) {
+  return place.element < 0 ? concat(path, ":", place.line)
+                           : concat(path, ":", place.line, " (element ", place.element, ")");
+}
+
+void guard_record(const ReadContext& context, const std::string& where,
+                  const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const BadRecord& bad) {
+    context.report.bad.push_back({where, bad.reason});
+    if (static_cast<int64_t>(context.report.bad.size()) > context.options.maximum_bad)
+      fail_over_limit(context.path, context.report, context.options.maximum_bad);
+  }
+}
+
+void read_json_lines(const ReadContext& context, const RecordSink& record) {
+  const auto read_line = [&](int64_t number, const std::string& text) {
+    if (text.find_first_not_of(" \t\r") == std::string::npos) return;
+    read_record(context, text, {number, -1}, record);
+  };
+  for_each_line(context.path, read_line, context.options.progress, kMaximumElement);
+}
+
+void read_json_records(const ReadContext& context, const RecordSink& record) {
+  if (is_list(context.path)) {
+    read_json_elements(context, "", record);
+  } else {
+    read_json_lines(context, record);
+  }
+}
+
+void read_json_elements(const ReadContext& context, const std::string& key,
+                        const RecordSink& record) {
+  const auto problem = [&context](const RecordPlace& place, const std::string& reason) {
+    guard_record(context, describe_place(context.path, place), [&] { throw BadRecord{reason}; });
+  };
+  JsonElements elements(
+      key, kMaximumElement,
+      [&](const std::string& text, const RecordPlace& place) {
+        read_record(context, text, place, record);
+      },
+      problem);
+  for_each_chunk(
+      context.path,
+      [&elements](const char* bytes, size_t size) { return elements.add(bytes, size); },
+      context.options.progress);
+  elements.finish();
+}
+
+void count_question(ReadReport& report, const std::string& document, const Question& question) {
+  ++report.records;
+  if (question.answers.empty()) ++report.unanswerable;
+  std::vector<bool> shown(question.answers.size());
+  for (const ByteSpan& span : question.answer_spans) {
+    const std::string_view text =
+        std::string_view(document).substr(span.begin, span.end - span.begin);
+    const auto answer = std::find(question.answers.begin(), question.answers.end(), text);
+    ++report.answer_spans;
+    if (answer == question.answers.end()) continue;
+    ++report.answer_spans_at_text;
+    shown[answer - question.answers.begin()] = true;
+  }
+  if (document.empty()) return;  // closed-book: there is nowhere to look
+  report.unlocated += std::count(shown.begin(), shown.end(), false);
+}
+
+const json& require_key(const json& object, const std::string& key, const std::string& where) {
+  const auto found = object.find(key);
+  if (found == object.end()) throw BadRecord{concat("key \"", where, key, "\" is missing")};
+  return *found;
+}
+
+const std::string& require_string(const json& value, const std::string& name) {
+  if (!value.is_string()) throw BadRecord{type_error(value, name, "a string")};
+  return value.get_ref<const std::string&>();
+}
+
+const json& require_array(const json& value, const std::string& name) {
+  if (!value.is_array()) throw BadRecord{type_error(value, name, "a list")};
+  return value;
+}
+
+const json& require_object(const json& value, const std::string& name) {
+  if (!value.is_object()) throw BadRecord{type_error(value, name, "an object")};
+  return value;
+}
+
+bool require_bool(const json& value, const std::string& name) {
+  if (!value.is_boolean()) throw BadRecord{type_error(value, name, "true or false")};
+  return value.get<bool>();
+}
+
+int64_t require_integer(const json& value, const std::string& name) {
+  const bool fits = value.is_number_integer() &&
+                    (!value.is_number_unsigned() ||
+                     value.get<uint64_t>() <= uint64_t{std::numeric_limits<int64_t>::max()});
+  if (!fits) throw BadRecord{type_error(value, name, "an integer of 64 bits")};
+  return value.get<int64_t>();
+}
+
+std::string require_integer_text(const json& value, const std::string& name) {
+  if (!value.is_number_integer()) throw BadRecord{type_error(value, name, "an integer")};
+  return value.is_number_unsigned() ? std::to_string(value.get<uint64_t>())
+                                    : std::to_string(value.get<int64_t>());
+}
+
+const std::string& require_text_key(const json& object, const std::string& key,
+                                    const std::string& where) {
+  const std::string& text = require_string(require_key(object, key, where), where + key);
+  if (text.empty()) throw BadRecord{concat("\"", where, key, "\" is empty")};
+  return text;
+}
+
+std::string require_id(const json& value, const std::string& name) {
+  return value.is_string() ? value.get<std::string>() : require_integer_text(value, name);
+}
+
+std::vector<std::string> require_answers(const json& value, const std::string& name) {
+  std::vector<std::string> answers;
+  for (size_t i = 0; i < require_array(value, name).size(); ++i) {
+    const std::string& answer = require_string(value[i], concat(name, "[", i, "]"));
+    if (answer.empty())
+      throw BadRecord{concat("\"", name, "[", i, "]\" is empty; an unanswerable question has \"",
+                             name, "\": []")};
+    add_once(answers, answer);
+  }
+  return answers;
+}
+
+void add_once(std::vector<std::string>& values, const std::string& value) {
+  if (std::find(values.begin(), values.end(), value) == values.end()) values.push_back(value);
+}
+
+void add_once(std::vector<ByteSpan>& spans, ByteSpan span) {
+  const auto same = [span](const ByteSpan& other) {
+    return other.begin == span.begin && other.end == span.end;
+  };
+  if (std::none_of(spans.begin(), spans.end(), same)) spans.push_back(span);
+}
+
+void DocumentGatherer::add(DocumentExample&& example) {
+  if (!pending_.questions.empty() && example.document == pending_.document) {
+    pending_.questions.push_back(std::move(example.questions[0]));
+    return;
+  }
+  flush();
+  pending_ = std::move(example);
+}
+
+void DocumentGatherer::flush() {
+  if (!pending_.questions.empty()) sink_(std::move(pending_));
+  pending_ = DocumentExample{};
+}
+
+}  // namespace dsrsq

@@ -1,0 +1,299 @@
+// Every reader against input that is damaged or made to harm: each fault is a bad record with its
+// place, and nothing else is lost.
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "reader_fixture.h"
+
+namespace dsrsq {
+namespace {
+
+using nlohmann::json;
+using testing::ReaderFixture;
+
+enum class Layout { kLines, kList, kData };
+
+// A good record of a format, with what has to hold of it.
+struct Case {
+  std::string name;
+  std::string format;
+  Layout layout;
+  json record;
+  int64_t questions;                   // of the record
+  std::vector<std::string> required;   // pointers: absent or of a wrong type, nothing is read
+  std::vector<std::string> positions;  // pointers to integers that must lie inside something
+  std::string id;                      // pointer, or empty where the format has none
+};
+
+void PrintTo(const Case& test, std::ostream* out) { *out << test.name; }
+
+std::string file_of(const Case& test, const std::vector<std::string>& records) {
+  std::string text;
+  for (const std::string& record : records) {
+    if (!text.empty()) text += test.layout == Layout::kLines ? "\n" : ",\n";
+    text += record;
+  }
+  if (test.layout == Layout::kLines) return text + "\n";
+  if (test.layout == Layout::kList) return "[" + text + "]";
+  return "{\"version\": \"1\", \"data\": [" + text + "]}";
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  const auto add = [&all](const std::string& name, const std::string& format, Layout layout,
+                          int64_t questions, const std::string& record,
+                          std::vector<std::string> required, std::vector<std::string> positions,
+                          const std::string& id) {
+    all.push_back({name, format, layout, json::parse(record), questions, std::move(required),
+                   std::move(positions), id});
+  };
+  add("NqSimplified", "nq_simplified", Layout::kLines, 1,
+      R"({"document_text": "a b c", "question_text": "q", "example_id": 5, "document_url": "u",
+          "annotations": [{"long_answer": {"start_token": 0, "end_token": 3},
+                           "short_answers": [{"start_token": 1, "end_token": 2}],
+                           "yes_no_answer": "NONE"}]})",
+      {"/document_text", "/question_text", "/example_id", "/annotations", "/annotations/0",
+       "/annotations/0/long_answer", "/annotations/0/short_answers",
+       "/annotations/0/short_answers/0", "/annotations/0/yes_no_answer",
+       "/annotations/0/long_answer/start_token"},
+      {"/annotations/0/long_answer/end_token", "/annotations/0/short_answers/0/start_token",
+       "/annotations/0/short_answers/0/end_token"},
+      "/example_id");
+  add("NaturalQuestions", "natural_questions", Layout::kLines, 1,
+      R"({"example_id": 5, "question_text": "q", "document_title": "t", "document_html": "<P>a b",
+          "document_tokens": [{"token": "<P>", "start_byte": 0, "end_byte": 3, "html_token": true},
+                              {"token": "a", "start_byte": 3, "end_byte": 4, "html_token": false},
+                              {"token": "b", "start_byte": 5, "end_byte": 6, "html_token": false}],
+          "annotations": [{"long_answer": {"start_byte": 0, "end_byte": 6,
+                                           "start_token": 0, "end_token": 3},
+                           "short_answers": [{"start_byte": 3, "end_byte": 4,
+                                              "start_token": 1, "end_token": 2}],
+                           "yes_no_answer": "NONE"}]})",
+      {"/question_text", "/example_id", "/document_html", "/document_tokens", "/document_tokens/1",
+       "/document_tokens/1/token", "/document_tokens/1/start_byte", "/annotations",
+       "/annotations/0/long_answer", "/annotations/0/short_answers",
+       "/annotations/0/short_answers/0", "/annotations/0/yes_no_answer"},
+      {"/document_tokens/1/start_byte", "/document_tokens/2/end_byte",
+       "/annotations/0/long_answer/start_byte", "/annotations/0/long_answer/end_token",
+       "/annotations/0/short_answers/0/start_byte"},
+      "/example_id");
+  add("NqOpen", "nq_open", Layout::kLines, 1, R"({"question": "q", "answer": ["a", "b"]})",
+      {"/question", "/answer", "/answer/0"}, {}, "");
+  add("LostInTheMiddle", "lost_in_the_middle", Layout::kLines, 1,
+      R"({"question": "q", "answers": ["a"],
+          "ctxs": [{"title": "t", "text": "x", "isgold": false},
+                   {"title": "u", "text": "a", "isgold": true}]})",
+      {"/question", "/answers", "/answers/0", "/ctxs", "/ctxs/1", "/ctxs/1/title", "/ctxs/1/text",
+       "/ctxs/1/isgold"},
+      {}, "");
+  add("Qed", "qed", Layout::kLines, 1,
+      R"({"example_id": 5, "title_text": "t", "question_text": "q", "paragraph_text": "a b c",
+          "original_nq_answers": [[{"start": 2, "end": 3, "string": "b"}]],
+          "annotation": {"selected_sentence": {"start": 0, "end": 5, "string": "a b c"}}})",
+      {"/example_id", "/title_text", "/question_text", "/paragraph_text", "/original_nq_answers",
+       "/original_nq_answers/0/0/start", "/original_nq_answers/0/0/end",
+       "/original_nq_answers/0/0/string", "/annotation/selected_sentence/end"},
+      {"/original_nq_answers/0/0/start", "/original_nq_answers/0/0/end",
+       "/annotation/selected_sentence/end"},
+      "/example_id");
+  add("Squad", "squad", Layout::kData, 1,
+      R"({"title": "t", "paragraphs": [{"context": "a b c", "qas": [
+            {"id": 5, "question": "q", "answers": [{"text": "b", "answer_start": 2}]}]}]})",
+      {"/paragraphs", "/paragraphs/0", "/paragraphs/0/context", "/paragraphs/0/qas",
+       "/paragraphs/0/qas/0", "/paragraphs/0/qas/0/id", "/paragraphs/0/qas/0/question",
+       "/paragraphs/0/qas/0/answers", "/paragraphs/0/qas/0/answers/0",
+       "/paragraphs/0/qas/0/answers/0/text", "/paragraphs/0/qas/0/answers/0/answer_start"},
+      {"/paragraphs/0/qas/0/answers/0/answer_start"}, "/paragraphs/0/qas/0/id");
+  add("TimeQa", "timeqa", Layout::kLines, 1,
+      R"({"idx": "i", "question": "q", "context": "a b c", "targets": ["b"], "from": [2],
+          "end": [3], "paragraphs": [{"title": "t", "text": "a b c"}]})",
+      {"/idx", "/question", "/context", "/targets", "/targets/0", "/from", "/end", "/from/0",
+       "/end/0"},
+      {"/from/0", "/end/0"}, "/idx");
+  add("TimeQaAnnotated", "timeqa", Layout::kList, 1,
+      R"({"index": "i", "questions": [["q", [{"para": 1, "from": 0, "end": 1, "answer": "b"}]]],
+          "paras": ["a", "b c"]})",
+      {"/index", "/questions", "/questions/0", "/questions/0/0", "/questions/0/1",
+       "/questions/0/1/0", "/questions/0/1/0/para", "/questions/0/1/0/from",
+       "/questions/0/1/0/answer", "/paras/1"},
+      {"/questions/0/1/0/para", "/questions/0/1/0/from", "/questions/0/1/0/end"}, "");
+  add("HotpotQa", "hotpotqa", Layout::kList, 1,
+      R"({"_id": "i", "question": "q", "answer": "b", "context": [["t", ["a.", " b."]]],
+          "supporting_facts": [["t", 1]]})",
+      {"/_id", "/question", "/answer", "/context/0", "/context/0/0", "/context/0/1",
+       "/context/0/1/0", "/supporting_facts", "/supporting_facts/0", "/supporting_facts/0/1"},
+      {"/supporting_facts/0/1"}, "/_id");
+  add("HotpotQaAdversarial", "hotpotqa", Layout::kList, 1,
+      R"({"_id": "i", "question": "q", "answer": "b", "title_a": "t", "para_a": ["b."],
+          "title_b": "u", "para_b": ["x.", " y."], "supporting_facts": [[0], [1]],
+          "distractors": [["v", ["z."], 1.5]]})",
+      {"/_id", "/question", "/answer", "/title_a", "/para_a", "/para_b/1", "/supporting_facts",
+       "/supporting_facts/1", "/distractors", "/distractors/0", "/distractors/0/1"},
+      {"/supporting_facts/0/0", "/supporting_facts/1/0"}, "/_id");
+  add("Jsonl", "jsonl", Layout::kLines, 1,
+      R"({"question": "q", "context": "a b c", "answers": ["b"], "evidence": [[0, 5]],
+          "answer_spans": [[2, 3]], "id": "i", "timestamp": "2026-11-24"})",
+      {"/question", "/answers", "/answers/0", "/evidence/0", "/answer_spans/0"},
+      {"/evidence/0/1", "/answer_spans/0/0", "/answer_spans/0/1"}, "/id");
+  return all;
+}
+
+class ReadersHostileTest : public ::testing::TestWithParam<Case>, protected ReaderFixture {
+ protected:
+  std::string good() const { return GetParam().record.dump(); }
+  void read_records(const std::vector<std::string>& records) {
+    read_content(GetParam().format, file_of(GetParam(), records));
+  }
+  // The damaged record is one bad record with its place, and both neighbours are read.
+  void expect_bad(const std::string& record, const std::string& what) {
+    read_records({good(), record, good()});
+    EXPECT_EQ(report.bad.size(), 1u) << what << ": " << first_bad();
+    EXPECT_EQ(questions(), 2 * GetParam().questions) << what;
+    EXPECT_EQ(report.records, questions()) << what;
+    EXPECT_NE(first_bad().find("input:2"), std::string::npos) << what << ": " << first_bad();
+    EXPECT_LT(first_bad().size(), 600u) << what;
+  }
+};
+
+TEST_P(ReadersHostileTest, TheGoodRecordIsGood) {
+  read_records({good(), good()});
+  EXPECT_TRUE(report.bad.empty()) << first_bad();
+  EXPECT_EQ(questions(), 2 * GetParam().questions);
+  EXPECT_EQ(report.answer_spans, report.answer_spans_at_text);
+}
+
+TEST_P(ReadersHostileTest, MissingAndMistypedFields) {
+  for (const std::string& name : GetParam().required) {
+    const json::json_pointer pointer(name);
+    const std::vector<json> wrongs = {
+        nullptr, 1.5, json::array({json::object()}), {{"x", json::array()}}};
+    for (const json& wrong : wrongs) {
+      json record = GetParam().record;
+      record[pointer] = wrong;
+      expect_bad(record.dump(), concat(name, " = ", wrong.dump()));
+    }
+    if (!GetParam().record[pointer.parent_pointer()].is_object()) continue;
+    json record = GetParam().record;
+    record[pointer.parent_pointer()].erase(pointer.back());
+    expect_bad(record.dump(), name + " erased");
+  }
+}
+
+TEST_P(ReadersHostileTest, OffsetsOutOfRange) {
+  for (const std::string& name : GetParam().positions) {
+    for (const char* wrong : {"-7", "1000", "9223372036854775807", "-9223372036854775808",
+                              "18446744073709551615", "1e300"}) {
+      json record = GetParam().record;
+      record[json::json_pointer(name)] = json::parse(wrong);
+      expect_bad(record.dump(), concat(name, " = ", wrong));
+    }
+  }
+}
+
+// Whatever single value is put anywhere, the reader says yes or no and goes on.
+TEST_P(ReadersHostileTest, AnyValueAnywhere) {
+  const json flat = GetParam().record.flatten();
+  const std::vector<json> values = {
+      nullptr, true, -1, std::string(100000, 'x'), "", json::array(), 2.5, "\x01", json::object()};
+  for (const auto& [pointer, old] : flat.items()) {
+    for (const json& value : values) {
+      json record = GetParam().record;
+      record[json::json_pointer(pointer)] = value;
+      read_records({good(), record.dump(), good()});
+      EXPECT_LE(report.bad.size(), 1u) << pointer << " = " << value.type_name();
+      EXPECT_GE(questions(), 2 * GetParam().questions) << pointer << " = " << value.type_name();
+      EXPECT_EQ(report.records, questions());
+    }
+  }
+}
+
+TEST_P(ReadersHostileTest, TruncatedAnywhere) {
+  const std::string whole = file_of(GetParam(), {good(), good()});
+  for (size_t size = 0; size < whole.size(); ++size) {
+    read_content(GetParam().format, whole.substr(0, size));
+    EXPECT_LE(questions(), 2 * GetParam().questions) << size;
+    EXPECT_LE(report.bad.size(), 1u) << size;
+    // An empty file holds no record; lines are whole after each of them.
+    const bool whole_lines =
+        GetParam().layout == Layout::kLines &&
+        (size == good().size() || size == good().size() + 1 || size + 1 == whole.size());
+    const bool nothing = size == 0 && GetParam().layout != Layout::kData;
+    EXPECT_EQ(report.bad.size(), whole_lines || nothing ? 0u : 1u) << size;
+  }
+}
+
+TEST_P(ReadersHostileTest, NoByteMayBeAnything) {
+  const std::string record = good();
+  const size_t string_at = record.find(":\"") + 2;  // inside a string
+  for (const char* bytes : {"\xff", "\xc3", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xc0\xaf"}) {
+    std::string damaged = record;
+    damaged.insert(string_at, bytes);
+    expect_bad(damaged, "bytes that are no UTF-8");
+    EXPECT_NE(first_bad().find("invalid UTF-8"), std::string::npos) << first_bad();
+  }
+  for (size_t at = 0; at < record.size(); ++at) {
+    std::string damaged = record;
+    damaged[at] = '\xff';
+    read_records({good(), damaged});
+    EXPECT_GE(report.bad.size(), 1u) << at;
+    EXPECT_LE(questions(), 2 * GetParam().questions) << at;
+  }
+}
+
+TEST_P(ReadersHostileTest, DeepAndManyValues) {
+  const auto with_extra = [this](const std::string& value) {
+    std::string record = good();
+    return record.replace(0, 1, "{\"extra\": " + value + ", ");
+  };
+  expect_bad(with_extra(std::string(100000, '[') + std::string(100000, ']')), "deep");
+  EXPECT_NE(first_bad().find("nested over 32"), std::string::npos) << first_bad();
+  std::string many = "[0";
+  for (int i = 0; i < 4'100'000; ++i) many += ",0";
+  expect_bad(with_extra(many + "]"), "many");
+  EXPECT_NE(first_bad().find("over 4000000 values"), std::string::npos) << first_bad();
+}
+
+TEST_P(ReadersHostileTest, RepeatedRecordsAndIdsAreKept) {
+  json other = GetParam().record;
+  if (!GetParam().id.empty()) {
+    other[json::json_pointer(GetParam().id)] = GetParam().record[json::json_pointer(GetParam().id)];
+  }
+  read_records({good(), other.dump(), good()});
+  EXPECT_EQ(questions(), 3 * GetParam().questions);
+  EXPECT_TRUE(report.bad.empty()) << first_bad();
+}
+
+TEST_P(ReadersHostileTest, FilesThatAreSomethingElse) {
+  for (const std::string& content :
+       {std::string(), std::string("\0\0\0", 3), std::string("\x1f\x8b garbage"),
+        std::string("\x28\xb5\x2f\xfd garbage"), std::string("null"), std::string("\"x\""),
+        std::string("[[[["), std::string("{\"data\": 5}"), std::string("question,answer\na,b\n"),
+        std::string(300000, '{')}) {
+    try {
+      read_content(GetParam().format, content);
+      EXPECT_EQ(questions(), 0);
+      if (!content.empty()) {
+        EXPECT_FALSE(report.bad.empty()) << content.substr(0, 20);
+      }
+    } catch (const DataError& error) {  // compressed data that cannot be read
+      EXPECT_NE(std::string(error.what()).find("input"), std::string::npos) << error.what();
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, ReadersHostileTest, ::testing::ValuesIn(cases()),
+                         [](const auto& info) { return info.param.name; });
+
+// A reader without a case here would go untested.
+TEST(ReadersHostileTable, EveryFormatHasACase) {
+  for (const ReaderEntry& entry : reader_table()) {
+    const std::vector<Case> all = cases();
+    EXPECT_TRUE(std::any_of(all.begin(), all.end(), [&](const Case& test) {
+      return test.format == entry.name;
+    })) << entry.name;
+  }
+}
+
+}  // namespace
+}  // namespace dsrsq
