@@ -2,7 +2,7 @@
 # A run is killed with SIGKILL again and again, at seeded random moments of its start, its steps, its held-out questions and its
 # checkpoints, and started again by the same command; it must end with the bytes of the run that was left alone.
 #   scripts/reproduce/kill_resume.sh [KILLS] [SEED]      default: 50 0
-# One core; about six minutes. Leaves runs/kill_resume. What is checked, and the figures: kill_resume.py.
+# One core; two to three minutes. Leaves runs/kill_resume. What is checked, and the figures: kill_resume.py.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 KILLS="${1:-50}"
 SEED="${2:-0}"

@@ -147,6 +147,8 @@ void run(Options& options, const std::vector<std::string>& command) {
   if (request.checkpoints.empty() && options.predictions.inputs.empty())
     throw ConfigError("give --checkpoint FOLDER of a run, or --input FILE of predictions");
   auto columns = choose_columns(options.columns);
+  if (!options.output_dir.empty())  // an evaluation of hours must not end in a bad path
+    std::filesystem::create_directories(options.output_dir);
   bool scored = !options.predictions.inputs.empty();
   auto outcome = scored ? score_inputs(options) : evaluate_rows(request);
   auto baseline = request.baseline.empty() ? outcome.rows.at(0).row : request.baseline;

@@ -14,7 +14,7 @@ enum class ExitCode : int {
   kInternal = 1,    // a bug of ours
   kConfig = 2,      // usage or configuration
   kData = 3,        // a data set, tokenizer or record
-  kCheckpoint = 4,  // no usable checkpoint
+  kCheckpoint = 4,  // no usable checkpoint, or an output that cannot be written
   kDiverged = 5,    // loss or gradient not finite; the last checkpoint is untouched
   kStopped = 75,    // stopped by a signal, resumable
 };
