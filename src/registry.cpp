@@ -56,9 +56,19 @@ const std::vector<ProbeEntry>& probe_table() {
 }
 
 LanguageModel make_model(const RunConfig& config, const Tokenizer& tokenizer) {
-  Transformer backbone(config.model, tokenizer.vocabulary_size(), config.train.seed);
-  return LanguageModel(backbone, find_method(config.method).make(config, nullptr),
-                       tokenizer.begin_id());
+  auto rows =
+      config.model.vocabulary_size > 0 ? config.model.vocabulary_size : tokenizer.vocabulary_size();
+  if (rows < tokenizer.vocabulary_size())
+    throw ConfigError(concat("data.tokenizer: ", config.data.tokenizer, ": expected at most ", rows,
+                             " ids, which the model has embeddings for, got ",
+                             tokenizer.vocabulary_size(), "; take the model's own tokenizer"));
+  // What stands in front of every context counts as sinks from here on.
+  auto prefix = encode_template(tokenizer, config.prompt.prefix);
+  auto with_prefix = config;
+  with_prefix.model.sinks += int64_t(prefix.size());
+  Transformer backbone(with_prefix.model, rows, config.train.seed);
+  return LanguageModel(backbone, find_method(config.method).make(with_prefix, nullptr),
+                       tokenizer.begin_id(), prefix);
 }
 
 }  // namespace dsrsq

@@ -255,7 +255,8 @@ EvalOutcome evaluate_rows(const EvalRequest& request) {
     if (request.seed >= 0) config.train.seed = request.seed;
     for (const auto& name : request.methods) {
       auto method = find_method(name).make(config, run.model->shared_method());
-      LanguageModel model(run.model->backbone(), method, run.tokenizer->begin_id());
+      LanguageModel model(run.model->backbone(), method, run.model->begin_id(),
+                          run.model->prefix());
       rows.add(run, model, name, name, Probe::kNone, false);
     }
     for (const auto& [name, probe] : probes)

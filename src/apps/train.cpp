@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "dsrsq/core/logging.h"
+#include "dsrsq/model/pretrained.h"
 #include "dsrsq/registry.h"
 #include "dsrsq/train/run_folder.h"
 #include "dsrsq/train/trainer.h"
@@ -70,10 +71,12 @@ void run(Options& options, const std::vector<std::string>& command) {
   auto device = parse_device(config.train.device);
   auto tokenizer = Tokenizer::from_file(config.data.tokenizer);
   auto model = make_model(config, tokenizer);
+  bool pretrained = config.model.init != "random";
   model->to(device);
   if (config.dsrsq.sqa.enabled && config.method == "dsrsq")
     log_info("sqa.kernel: ", config.dsrsq.sqa.kernel, " -> masked_dense");
   if (options.dry_run) {
+    if (pretrained) load_pretrained(model->backbone(), PretrainedFolder(config.model.init));
     Trainer trainer(config, model, tokenizer, folder);
     Store store(config.data.train);
     std::cout << describe_run(config, model, store.info().longest_document) << std::flush;
@@ -88,6 +91,7 @@ void run(Options& options, const std::vector<std::string>& command) {
   auto from = open_run_folder(folder, config, options.resume, command);
   set_log_file(folder + "/log.txt");
   log_info("run folder ", folder);
+  if (!from && pretrained) load_pretrained(model->backbone(), PretrainedFolder(config.model.init));
   if (from)
     resume(trainer, *from);
   else if (!config.train.start_from.empty())

@@ -12,11 +12,37 @@ namespace {
 
 constexpr int64_t kNoLabel = -100;
 
-std::string filled(const std::string& pattern, const std::string& placeholder,
-                   const std::string& value) {
-  auto at = pattern.find(placeholder);
-  return pattern.substr(0, at) + value + pattern.substr(at + placeholder.size());
+std::string filled(std::string text, const std::string& placeholder, const std::string& value) {
+  auto at = placeholder.empty() ? std::string::npos : text.find(placeholder);
+  return at == std::string::npos ? text : text.replace(at, placeholder.size(), value);
 }
+
+}  // namespace
+
+std::vector<int32_t> encode_template(const Tokenizer& tokenizer, const std::string& pattern,
+                                     const std::string& placeholder, const std::string& value) {
+  std::vector<int32_t> ids;
+  auto add = [&](const std::string& part) {
+    auto more = tokenizer.encode(filled(part, placeholder, value));
+    ids.insert(ids.end(), more.begin(), more.end());
+  };
+  size_t begin = 0;  // of the text that holds no special token
+  for (size_t open = pattern.find('<'); open != std::string::npos;
+       open = pattern.find('<', open + 1)) {
+    auto close = pattern.find('>', open);
+    if (close == std::string::npos) break;
+    auto id = tokenizer.token_id(pattern.substr(open, close + 1 - open));
+    if (id < 0) continue;
+    add(pattern.substr(begin, open - begin));
+    ids.push_back(id);
+    begin = close + 1;
+    open = close;
+  }
+  add(pattern.substr(begin));
+  return ids;
+}
+
+namespace {
 
 struct Sequence {
   std::vector<int32_t> context;
@@ -25,6 +51,7 @@ struct Sequence {
   std::vector<int64_t> labels;
   std::vector<int64_t> label_question;
   std::vector<StoredRecord> records;
+  int64_t sample_id = 0;
 };
 
 void mark(at::Tensor row, const std::vector<TokenSpan>& spans, int64_t length) {
@@ -43,6 +70,11 @@ void copy_row(at::Tensor row, const Ids& ids) {
 }  // namespace
 
 void PromptConfig::visit_fields(ConfigVisitor& v) {
+  v.field(
+      "prefix", prefix,
+      "Text in front of every context: an instruction, examples. The begin of a chat template's "
+      "turn may stand here: tokens such as <|im_start|> are recognised, in question and answer "
+      "too.");
   v.field("question", question,
           "Text of a question in the reader's sequence; must contain {question}.");
   v.field("answer", answer, "Text of an answer after it; must contain {answer}.");
@@ -91,45 +123,24 @@ Collator::Collator(const Store& store, const Tokenizer& tokenizer, const PromptC
                    int64_t maximum_context)
     : store_(store), tokenizer_(tokenizer), prompt_(prompt), maximum_context_(maximum_context) {}
 
-Batch Collator::collate(const std::vector<std::vector<int64_t>>& sequences,
-                        bool with_answers) const {
-  std::vector<Sequence> rows;
+namespace {
+
+void add_question(Sequence& row, std::vector<int32_t> question) {
+  row.tail.insert(row.tail.end(), question.begin(), question.end());
+  row.labels.resize(row.tail.size(), kNoLabel);
+  row.label_question.resize(row.tail.size(), -1);
+  row.questions.push_back(std::move(question));
+}
+
+Batch stack(std::vector<Sequence> rows) {
   int64_t longest_context = 1, longest_tail = 1, longest_question = 1, most_questions = 1;
-  for (const auto& indices : sequences) {
-    Sequence row;
-    row.context = store_.document_tokens(store_.document_of(indices.at(0)));
-    if (maximum_context_ > 0 && int64_t(row.context.size()) > maximum_context_) {
-      row.context.resize(size_t(maximum_context_));
-    }
-    for (auto index : indices) {
-      row.records.push_back(store_.record(index));
-      const auto& record = row.records.back();
-      auto question = tokenizer_.encode(filled(prompt_.question, "{question}", record.question));
-      row.tail.insert(row.tail.end(), question.begin(), question.end());
-      row.labels.resize(row.tail.size(), kNoLabel);
-      row.label_question.resize(row.tail.size(), -1);
-      if (with_answers) {
-        std::vector<int32_t> answer;
-        if (!record.answers.empty())
-          answer = tokenizer_.encode(filled(prompt_.answer, "{answer}", record.answers[0]));
-        if (prompt_.end_answer) answer.push_back(tokenizer_.end_id());
-        for (auto token : answer) {
-          row.labels.back() = token;  // the position before predicts it
-          row.label_question.back() = int64_t(row.questions.size());
-          row.tail.push_back(token);
-          row.labels.push_back(kNoLabel);
-          row.label_question.push_back(-1);
-        }
-      }
+  for (const auto& row : rows) {
+    for (const auto& question : row.questions)
       longest_question = std::max<int64_t>(longest_question, int64_t(question.size()));
-      row.questions.push_back(std::move(question));
-    }
     longest_context = std::max<int64_t>(longest_context, int64_t(row.context.size()));
     longest_tail = std::max<int64_t>(longest_tail, int64_t(row.tail.size()));
-    most_questions = std::max<int64_t>(most_questions, int64_t(indices.size()));
-    rows.push_back(std::move(row));
+    most_questions = std::max<int64_t>(most_questions, int64_t(row.questions.size()));
   }
-
   auto size = int64_t(rows.size());
   Batch batch;
   batch.context = at::zeros({size, longest_context}, at::kLong);
@@ -158,10 +169,62 @@ Batch Collator::collate(const std::vector<std::vector<int64_t>>& sequences,
       mark(batch.evidence[b][question], row.records[q].evidence, length);
       mark(batch.answer_tokens[b][question], row.records[q].answer_spans, length);
     }
-    batch.sample_ids.push_back(sequences[size_t(b)][0]);
+    batch.sample_ids.push_back(row.sample_id);
     batch.records.push_back(std::move(row.records));
   }
   return batch;
+}
+
+}  // namespace
+
+Batch Collator::collate(const std::vector<std::vector<int64_t>>& sequences,
+                        bool with_answers) const {
+  std::vector<Sequence> rows;
+  for (const auto& indices : sequences) {
+    Sequence row;
+    row.context = store_.document_tokens(store_.document_of(indices.at(0)));
+    if (maximum_context_ > 0 && int64_t(row.context.size()) > maximum_context_) {
+      row.context.resize(size_t(maximum_context_));
+    }
+    for (auto index : indices) {
+      row.records.push_back(store_.record(index));
+      const auto& record = row.records.back();
+      add_question(row,
+                   encode_template(tokenizer_, prompt_.question, "{question}", record.question));
+      if (with_answers) {
+        std::vector<int32_t> answer;
+        if (!record.answers.empty())
+          answer = encode_template(tokenizer_, prompt_.answer, "{answer}", record.answers[0]);
+        if (prompt_.end_answer) answer.push_back(tokenizer_.end_id());
+        for (auto token : answer) {
+          row.labels.back() = token;  // the position before predicts it
+          row.label_question.back() = int64_t(row.questions.size()) - 1;
+          row.tail.push_back(token);
+          row.labels.push_back(kNoLabel);
+          row.label_question.push_back(-1);
+        }
+      }
+    }
+    row.sample_id = indices[0];
+    rows.push_back(std::move(row));
+  }
+  return stack(std::move(rows));
+}
+
+Batch collate_text(const Tokenizer& tokenizer, const PromptConfig& prompt,
+                   const std::vector<TextQuestion>& sequences) {
+  std::vector<Sequence> rows;
+  for (const auto& [context, question] : sequences) {
+    Sequence row;
+    row.context = tokenizer.encode(context);
+    add_question(row, encode_template(tokenizer, prompt.question, "{question}", question));
+    StoredRecord record;
+    record.question = question;
+    row.records.push_back(std::move(record));
+    row.sample_id = int64_t(rows.size());
+    rows.push_back(std::move(row));
+  }
+  return stack(std::move(rows));
 }
 
 }  // namespace dsrsq

@@ -41,7 +41,8 @@ AttentionInput narrow_input(const AttentionInput& input, int64_t begin, int64_t 
   segment.key_bias = tokens(input.key_bias, 1);
   segment.record_rows = tokens(input.record_rows, 1);
   if (input.rope)
-    segment.rope = ops::RotaryTable{tokens(input.rope->cosine, 2), tokens(input.rope->sine, 2)};
+    segment.rope = ops::RotaryTable{tokens(input.rope->cosine, 2), tokens(input.rope->sine, 2),
+                                    input.rope->scale};
   return segment;
 }
 
@@ -256,8 +257,7 @@ PartialAttention DsrsqMethod::read_latents(const AttentionInput& segment,
   } else {
     auto keys = rckv_->rebuild_keys(segment.layer, latents.keys);
     if (model_.position_embedding == "rope")
-      keys = ops::rotate(keys,
-                         ops::rotary_table(latents.positions, shape_.head_width, model_.rope_base));
+      keys = ops::rotate(keys, rotary_table(latents.positions));
     part = masked_attention(rotated_q, keys.to(rotated_q.scalar_type()), values, mask, bias);
   }
   part.out =
@@ -280,9 +280,13 @@ void DsrsqMethod::record_rows(const AttentionInput& segment,
 
 // ---- leaving ----
 
+ops::RotaryTable DsrsqMethod::rotary_table(const at::Tensor& positions) const {
+  return ops::rotary_table(positions, shape_.head_width, model_.rope_base, model_.rope_scaling);
+}
+
 at::Tensor DsrsqMethod::before_rope(const at::Tensor& keys, const at::Tensor& positions) const {
   if (model_.position_embedding != "rope") return keys;
-  return ops::rotate(keys, ops::rotary_table(positions, shape_.head_width, model_.rope_base), true);
+  return ops::rotate(keys, rotary_table(positions), true);
 }
 
 void DsrsqMethod::close_segment(const AttentionInput& segment, MethodState& state) const {

@@ -2,7 +2,10 @@
 
 #include <torch/torch.h>
 
+#include <cmath>
+
 #include "dsrsq/core/timer.h"
+#include "dsrsq/ops/noise.h"
 
 namespace dsrsq {
 
@@ -11,6 +14,27 @@ void wait_for(at::Device device) {
   if (device.is_cuda()) torch::cuda::synchronize(device.index());
 }
 }  // namespace
+
+at::Tensor next_tokens(const at::Tensor& logits, const GenerateOptions& options,
+                       const std::vector<int64_t>& sample_ids, int64_t step) {
+  if (options.temperature <= 0) return logits.argmax(-1);
+  auto score = logits / options.temperature;
+  if (options.top_k > 0 && options.top_k < score.size(1)) {
+    auto least = std::get<0>(score.topk(options.top_k, 1)).narrow(1, options.top_k - 1, 1);
+    score = score.masked_fill(score < least, -INFINITY);
+  }
+  if (options.top_p < 1) {
+    auto [sorted, index] = score.sort(1, /*descending=*/true);
+    auto probability = at::softmax(sorted, 1);
+    // What the more probable ones already reach p without; the most probable always stays.
+    auto spare = (probability.cumsum(1) - probability) >= options.top_p;
+    spare.select(1, 0).fill_(false);
+    score = score.masked_fill(at::zeros_like(spare).scatter_(1, index, spare), -INFINITY);
+  }
+  auto noise = ops::noise(ops::Noise::kGumbel, uint64_t(options.seed), Purpose::kGenerate,
+                          uint64_t(step), sample_ids, score.size(1), score.device());
+  return (score + noise).argmax(-1);
+}
 
 Generated generate(LanguageModel& model, const Batch& batch, const PassOptions& options,
                    const GenerateOptions& settings) {
@@ -30,8 +54,8 @@ Generated generate(LanguageModel& model, const Batch& batch, const PassOptions& 
   timer.restart();
   auto hidden = model->read_selected(batch, state);
   auto last = (batch.tail_valid.sum(1) - 1).view({-1, 1});
-  auto next =
-      model->backbone()->logits(gather_entries(hidden, last, 1).squeeze(1)).argmax(-1);  // [B]
+  auto next = next_tokens(model->backbone()->logits(gather_entries(hidden, last, 1).squeeze(1)),
+                          settings, batch.sample_ids, 0);  // [B]
   auto host = next.to(at::kCPU);
   result.prefill_seconds = timer.seconds();
 
@@ -47,14 +71,20 @@ Generated generate(LanguageModel& model, const Batch& batch, const PassOptions& 
         open[size_t(b)] = false;
         continue;
       }
-      result.tokens[size_t(b)].push_back(token);
+      auto& tokens = result.tokens[size_t(b)];
+      tokens.push_back(token);
+      if (settings.stop && settings.stop(tokens)) {
+        open[size_t(b)] = false;
+        continue;
+      }
       unfinished_mask.data_ptr<bool>()[b] = true;
       ++unfinished;
     }
     if (unfinished == 0 || step + 1 == settings.maximum_tokens) break;
     result.decoded_tokens += unfinished;
     hidden = model->read_next(next, unfinished_mask.to(device), state);
-    next = model->backbone()->logits(hidden.squeeze(1)).argmax(-1);
+    next = next_tokens(model->backbone()->logits(hidden.squeeze(1)), settings, batch.sample_ids,
+                       step + 1);
     host = next.to(at::kCPU);
   }
   wait_for(device);

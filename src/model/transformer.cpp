@@ -19,47 +19,59 @@ at::Tensor TransformerImpl::weight(const std::string& name, at::IntArrayRef shap
 TransformerImpl::TransformerImpl(const TransformerConfig& config, int64_t vocabulary_size,
                                  int64_t seed)
     : config_(config), vocabulary_size_(vocabulary_size), seed_(seed) {
-  auto width = config.width, heads = config.heads, head = config.head_width(),
-       kv = config.key_value_heads;
+  auto width = config.width;
   auto deviation = config.initial_deviation;
-  auto residual =
-      deviation /
-      std::sqrt(2.0 *
-                double(config.layers));  // output projections: the residual stream keeps its scale
-  auto ones = [&](const std::string& name) { return register_parameter(name, at::ones({width})); };
-  auto zeros = [&](const std::string& name) {
-    return config.norm == "layernorm" ? register_parameter(name, at::zeros({width})) : at::Tensor();
-  };
   embedding_ = weight("embedding", {vocabulary_size, width}, deviation);
   output_ =
       config.tie_embeddings ? embedding_ : weight("output", {vocabulary_size, width}, deviation);
   if (config.position_embedding == "learned")
     position_table_ = weight("position_table", {config.learned_positions, width}, deviation);
-  for (int64_t layer = 0; layer < config.layers; ++layer) {
-    auto name = [&](const char* part) { return concat("block_", layer, "_", part); };
-    Block block;
-    block.attention_norm = ones(name("attention_norm"));
-    block.attention_norm_bias = zeros(name("attention_norm_bias"));
-    block.query = weight(name("query"), {heads * head, width}, deviation);
-    block.key = weight(name("key"), {kv * head, width}, deviation);
-    block.value = weight(name("value"), {kv * head, width}, deviation);
-    block.output = weight(name("output"), {width, heads * head}, residual);
-    if (config.conv_width > 0) {
-      auto taps =
-          ops::initial_normal(name("conv"), {width, config.conv_width}, 0.18, uint64_t(seed));
-      taps.select(1, config.conv_width - 1) += 1;  // identity tap
-      block.conv = register_parameter(name("conv"), taps);
-    }
-    block.mlp_norm = ones(name("mlp_norm"));
-    block.mlp_norm_bias = zeros(name("mlp_norm_bias"));
-    if (config.mlp == "swiglu")
-      block.gate = weight(name("gate"), {config.mlp_width, width}, deviation);
-    block.up = weight(name("up"), {config.mlp_width, width}, deviation);
-    block.down = weight(name("down"), {width, config.mlp_width}, residual);
-    blocks_.push_back(std::move(block));
+  for (int64_t layer = 0; layer < config.layers; ++layer) blocks_.push_back(make_block(layer));
+  final_norm_ = register_parameter("final_norm", at::ones({width}));
+  if (config.norm == "layernorm")
+    final_norm_bias_ = register_parameter("final_norm_bias", at::zeros({width}));
+}
+
+TransformerImpl::Block TransformerImpl::make_block(int64_t layer) {
+  auto width = config_.width, head = config_.head_width(), inner = config_.mlp_width;
+  auto queries = config_.heads * head, keys = config_.key_value_heads * head;
+  auto deviation = config_.initial_deviation;
+  // Output projections: the residual stream keeps its scale.
+  auto residual = deviation / std::sqrt(2.0 * double(config_.layers));
+  auto name = [&](const char* part) { return concat("block_", layer, "_", part); };
+  auto filled = [&](bool wanted, const char* part, int64_t size, double value) {
+    return wanted ? register_parameter(name(part), at::full({size}, value)) : at::Tensor();
+  };
+  bool shifts = config_.norm == "layernorm";
+  bool of_all = config_.biases == "all", of_output = of_all || config_.biases == "attention",
+       of_qkv = of_output || config_.biases == "qkv";
+  Block block;
+  block.attention_norm = filled(true, "attention_norm", width, 1);
+  block.attention_norm_bias = filled(shifts, "attention_norm_bias", width, 0);
+  block.query = weight(name("query"), {queries, width}, deviation);
+  block.key = weight(name("key"), {keys, width}, deviation);
+  block.value = weight(name("value"), {keys, width}, deviation);
+  block.output = weight(name("output"), {width, queries}, residual);
+  block.query_bias = filled(of_qkv, "query_bias", queries, 0);
+  block.key_bias = filled(of_qkv, "key_bias", keys, 0);
+  block.value_bias = filled(of_qkv, "value_bias", keys, 0);
+  block.output_bias = filled(of_output, "output_bias", width, 0);
+  block.query_norm = filled(config_.query_key_norm, "query_norm", head, 1);
+  block.key_norm = filled(config_.query_key_norm, "key_norm", head, 1);
+  if (config_.conv_width > 0) {
+    auto taps =
+        ops::initial_normal(name("conv"), {width, config_.conv_width}, 0.18, uint64_t(seed_));
+    taps.select(1, config_.conv_width - 1) += 1;  // identity tap
+    block.conv = register_parameter(name("conv"), taps);
   }
-  final_norm_ = ones("final_norm");
-  final_norm_bias_ = zeros("final_norm_bias");
+  block.mlp_norm = filled(true, "mlp_norm", width, 1);
+  block.mlp_norm_bias = filled(shifts, "mlp_norm_bias", width, 0);
+  if (config_.mlp == "swiglu") block.gate = weight(name("gate"), {inner, width}, deviation);
+  block.up = weight(name("up"), {inner, width}, deviation);
+  block.up_bias = filled(of_all, "up_bias", inner, 0);
+  block.down = weight(name("down"), {width, inner}, residual);
+  block.down_bias = filled(of_all, "down_bias", width, 0);
+  return block;
 }
 
 at::Tensor TransformerImpl::embed(const at::Tensor& ids) const {
@@ -72,12 +84,18 @@ at::Tensor TransformerImpl::logits(const at::Tensor& hidden) const {
   return at::linear(hidden, output_).to(at::kFloat);
 }
 
+namespace {
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
+  auto wide = x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
+  return (wide * (wide.square().mean(-1, true) + epsilon).rsqrt()).to(x.scalar_type()) * weight;
+}
+}  // namespace
+
 at::Tensor TransformerImpl::normalise(const at::Tensor& x, const at::Tensor& weight,
                                       const at::Tensor& bias) const {
-  constexpr double kEpsilon = 1e-5;
-  if (config_.norm == "layernorm") return at::layer_norm(x, {x.size(-1)}, weight, bias, kEpsilon);
-  auto wide = x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
-  return (wide * (wide.square().mean(-1, true) + kEpsilon).rsqrt()).to(x.scalar_type()) * weight;
+  if (config_.norm == "layernorm")
+    return at::layer_norm(x, {x.size(-1)}, weight, bias, config_.norm_epsilon);
+  return rms_norm(x, weight, config_.norm_epsilon);
 }
 
 // Padding may stand inside a chunk, so the convolution runs over the valid tokens side by side and
@@ -104,6 +122,13 @@ at::Tensor TransformerImpl::convolve(const at::Tensor& x, const Block& block, in
   return out;
 }
 
+at::Tensor TransformerImpl::mlp(const at::Tensor& x, const Block& block) const {
+  auto up = at::linear(x, block.up, block.up_bias);
+  auto inner = block.gate.defined() ? at::silu(at::linear(x, block.gate)) * up
+                                    : at::gelu(up, config_.mlp == "gelu_tanh" ? "tanh" : "none");
+  return at::linear(inner, block.down, block.down_bias);
+}
+
 at::Tensor TransformerImpl::read_chunk(const ReaderInput& input, Method& method,
                                        MethodState& state) {
   auto batch = input.inputs.size(0), tokens = input.inputs.size(1);
@@ -113,7 +138,8 @@ at::Tensor TransformerImpl::read_chunk(const ReaderInput& input, Method& method,
   };
   AttentionInput attention;
   if (config_.position_embedding == "rope")
-    attention.rope = ops::rotary_table(input.positions, head, config_.rope_base);
+    attention.rope =
+        ops::rotary_table(input.positions, head, config_.rope_base, config_.rope_scaling);
   attention.valid = input.valid;
   attention.padded = input.padded;
   attention.positions = input.positions;
@@ -132,19 +158,20 @@ at::Tensor TransformerImpl::read_chunk(const ReaderInput& input, Method& method,
     attention.layer = layer;
     attention.hidden = normed;
     attention.residual = x;
-    attention.q = split(at::linear(normed, block.query), config_.heads);
-    attention.k = split(at::linear(normed, block.key), config_.key_value_heads);
-    attention.v = split(at::linear(normed, block.value), config_.key_value_heads);
+    attention.q = split(at::linear(normed, block.query, block.query_bias), config_.heads);
+    attention.k = split(at::linear(normed, block.key, block.key_bias), config_.key_value_heads);
+    attention.v = split(at::linear(normed, block.value, block.value_bias), config_.key_value_heads);
+    if (block.query_norm.defined()) {
+      attention.q = rms_norm(attention.q, block.query_norm, config_.norm_epsilon);
+      attention.k = rms_norm(attention.k, block.key_norm, config_.norm_epsilon);
+    }
     auto attended = method.attend(attention, state);
     x = x + at::linear(attended.transpose(1, 2).reshape({batch, tokens, config_.heads * head}),
-                       block.output);
+                       block.output, block.output_bias);
     if (auto extra = method.extra_sublayer(attention, x, state); extra.defined()) x = x + extra;
     method.update_cache(attention, state);
     auto inner = normalise(x, block.mlp_norm, block.mlp_norm_bias);
-    auto up = at::linear(inner, block.up);
-    x = x + at::linear(
-                block.gate.defined() ? at::silu(at::linear(inner, block.gate)) * up : at::gelu(up),
-                block.down);
+    x = x + mlp(inner, block);
   }
   method.end_segment(state);
   return normalise(x, final_norm_, final_norm_bias_);
@@ -179,10 +206,13 @@ at::Tensor TransformerImpl::forward(const ReaderInput& input, Method& method, Me
 }
 
 LanguageModelImpl::LanguageModelImpl(Transformer backbone, std::shared_ptr<Method> method,
-                                     int32_t begin_id)
+                                     int32_t begin_id, const std::vector<int32_t>& prefix)
     : backbone_(register_module("backbone", std::move(backbone))),
       method_(std::move(method)),
-      begin_id_(begin_id) {
+      begin_id_(begin_id),
+      prefix_(prefix) {
+  TORCH_CHECK(int64_t(prefix.size()) <= backbone_->config().sinks,
+              "LanguageModel: the prefix does not fit into model.sinks");
   register_module("method", method_);
 }
 
@@ -220,7 +250,10 @@ at::Tensor LanguageModelImpl::read_selected(const Batch& batch, MethodState& sta
   std::vector<at::Tensor> inputs, valid, positions;
   ReaderInput reader;
   if (sinks > 0) {
-    inputs.push_back(backbone_->embed(at::full({size, sinks}, int64_t(begin_id_), longs)));
+    std::vector<int64_t> head(size_t(sinks) - prefix_.size(), begin_id_);
+    head.insert(head.end(), prefix_.begin(), prefix_.end());
+    auto ids = at::tensor(head, at::kLong).to(longs.device()).unsqueeze(0).expand({size, sinks});
+    inputs.push_back(backbone_->embed(ids));
     valid.push_back(at::ones({size, sinks}, batch.context_valid.options()));
     positions.push_back(at::arange(sinks, longs).unsqueeze(0).expand({size, sinks}));
     reader.segments.push_back(sinks);

@@ -2,14 +2,62 @@
 
 #include <torch/torch.h>
 
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
 namespace dsrsq::ops {
 
-RotaryTable rotary_table(const at::Tensor& positions, int64_t head_width, double base) {
+namespace {
+
+// Llama 3.1: smooth between what is divided and what stays.
+void scale_llama3(std::vector<double>& frequency, const RotaryScaling& s) {
+  for (auto& f : frequency) {
+    auto turns = double(s.original_positions) * f / (2 * std::numbers::pi);
+    auto smooth =
+        (turns - s.low_frequency_factor) / (s.high_frequency_factor - s.low_frequency_factor);
+    smooth = std::clamp(smooth, 0.0, 1.0);
+    f = (1 - smooth) * f / s.factor + smooth * f;
+  }
+}
+
+void scale_yarn(std::vector<double>& frequency, double base, const RotaryScaling& s) {
+  auto width = 2 * double(frequency.size());
+  // The pair that makes `turns` turns over the original length.
+  auto pair = [&](double turns) {
+    return width * std::log(double(s.original_positions) / (turns * 2 * std::numbers::pi)) /
+           (2 * std::log(base));
+  };
+  auto low = std::max(std::floor(pair(s.beta_fast)), 0.0);
+  auto high = std::min(std::ceil(pair(s.beta_slow)), width - 1);
+  if (high == low) high += 0.001;
+  for (size_t i = 0; i < frequency.size(); ++i) {
+    auto ramp = std::clamp((double(i) - low) / (high - low), 0.0, 1.0);
+    frequency[i] = frequency[i] / s.factor * ramp + frequency[i] * (1 - ramp);
+  }
+}
+
+}  // namespace
+
+RotaryTable rotary_table(const at::Tensor& positions, int64_t head_width, double base,
+                         const RotaryScaling& scaling) {
   TORCH_CHECK(head_width % 2 == 0, "rotary_table: head width ", head_width, " must be even");
-  auto options = positions.options().dtype(at::kDouble);
-  auto frequencies = at::pow(base, at::arange(0, head_width, 2, options).div(-double(head_width)));
-  auto angles = positions.to(at::kDouble).unsqueeze(-1) * frequencies;  // [B, T, d/2]
-  return {angles.cos().to(at::kFloat).unsqueeze(1), angles.sin().to(at::kFloat).unsqueeze(1)};
+  std::vector<double> frequency;
+  for (int64_t i = 0; i < head_width; i += 2)
+    frequency.push_back(std::pow(base, -double(i) / double(head_width)));
+  double scale = 1;
+  if (scaling.kind == "linear")
+    for (auto& f : frequency) f /= scaling.factor;
+  if (scaling.kind == "llama3") scale_llama3(frequency, scaling);
+  if (scaling.kind == "yarn") {
+    scale_yarn(frequency, base, scaling);
+    scale = scaling.attention_factor > 0 ? scaling.attention_factor
+                                         : 0.1 * std::log(scaling.factor) + 1;
+  }
+  auto angles = positions.to(at::kDouble).unsqueeze(-1) *
+                at::tensor(frequency, at::kDouble).to(positions.device());  // [B, T, d/2]
+  return {(angles.cos() * scale).to(at::kFloat).unsqueeze(1),
+          (angles.sin() * scale).to(at::kFloat).unsqueeze(1), scale};
 }
 
 at::Tensor rotate(const at::Tensor& x, const RotaryTable& table, bool inverse) {
@@ -18,6 +66,11 @@ at::Tensor rotate(const at::Tensor& x, const RotaryTable& table, bool inverse) {
   auto type = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   auto cosine = table.cosine.to(type);
   auto sine = inverse ? table.sine.to(type).neg() : table.sine.to(type);
+  if (inverse && table.scale != 1) {
+    auto undo = 1 / (table.scale * table.scale);
+    cosine = cosine * undo;
+    sine = sine * undo;
+  }
   auto first = halves[0] * cosine - halves[1] * sine;
   auto second = halves[1] * cosine + halves[0] * sine;
   return at::cat({first, second}, -1).to(x.scalar_type());

@@ -4,6 +4,7 @@
 
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/logging.h"
+#include "dsrsq/model/pretrained_folder.h"
 
 namespace dsrsq {
 
@@ -166,10 +167,15 @@ void RunConfig::require_data() const {
           key, ": expected a path, got nothing; set it in the config or by --set ", key, "=PATH"));
 }
 
-RunConfig load_run_config(const ConfigSource& source) {
+RunConfig load_run_config(const ConfigSource& source, bool resolved) {
   RunConfig config;
   auto locations = load_config(source, [&config](ConfigVisitor& v) { config.visit_fields(v); });
   if (config.stages.empty()) config.stages.emplace_back();
+  if (config.model.init != "random" && !resolved) {
+    PretrainedFolder folder(config.model.init);
+    take_architecture(config.model, folder, locations);
+    if (config.data.tokenizer.empty()) config.data.tokenizer = folder.tokenizer();
+  }
   config.validate(locations);
   return config;
 }

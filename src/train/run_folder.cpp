@@ -142,7 +142,7 @@ RunConfig load_run_folder_config(const std::string& folder,
   auto path = folder + "/config.yaml";
   if (!fs::exists(path))
     throw CheckpointError(concat(folder, ": expected a run folder with config.yaml, found none"));
-  return load_run_config({path, overrides, {}});
+  return load_run_config({path, overrides, {}}, /*resolved=*/true);
 }
 
 std::string describe_run(RunConfig& config, LanguageModel& model, int64_t typical_context) {

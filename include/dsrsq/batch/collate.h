@@ -15,6 +15,7 @@
 namespace dsrsq {
 
 struct PromptConfig {
+  std::string prefix;
   std::string question = "\nQuestion: {question}\nAnswer:";
   std::string answer = " {answer}";
   bool end_answer = true;
@@ -22,6 +23,13 @@ struct PromptConfig {
   void validate(
       const ConfigLocations& locations) const;  // throws ConfigError where a placeholder is missing
 };
+
+// The pattern with `value` in the placeholder's place, as tokens. Tokens that the pattern itself
+// names ("<|im_end|>") become their ids; in the value they stay text: data must not steer the
+// model.
+std::vector<int32_t> encode_template(const Tokenizer& tokenizer, const std::string& pattern,
+                                     const std::string& placeholder = "",
+                                     const std::string& value = "");
 
 struct Batch {
   at::Tensor context;          // [B, N] int64, 0 where padded
@@ -64,5 +72,13 @@ class Collator {
   PromptConfig prompt_;
   int64_t maximum_context_;
 };
+
+// A batch of questions about texts that no store holds; without answers. The sample id is the
+// place in the list.
+struct TextQuestion {
+  std::string context, question;
+};
+Batch collate_text(const Tokenizer& tokenizer, const PromptConfig& prompt,
+                   const std::vector<TextQuestion>& sequences);
 
 }  // namespace dsrsq

@@ -22,6 +22,7 @@ enum class Purpose : uint32_t {
   kSplit = 9,
   kBootstrap = 10,
   kCurriculum = 11,  // random rest of a stage
+  kGenerate = 12,    // sampled answers
 };
 
 // Philox4x32-10 itself, of four counter and two key words. Agrees with the known answers of

@@ -82,6 +82,7 @@ class DsrsqMethod : public Method {
                    const at::Tensor& lse, MethodState& state) const;
   void count_latents(const AttentionInput& segment, const LatentBuffer& latents,
                      const at::Tensor& share, AttentionStats& stats) const;
+  ops::RotaryTable rotary_table(const at::Tensor& positions) const;
   at::Tensor before_rope(const at::Tensor& keys, const at::Tensor& positions) const;
   void close_segment(const AttentionInput& segment, MethodState& state) const;
   void evict(const AttentionInput& segment, MethodState& state) const;

@@ -1,7 +1,9 @@
-// Greedy decoding of a batch: prefill once, then token by token from the method's state.
+// Decoding of a batch, greedy or sampled: prefill once, then token by token from the method's
+// state.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "dsrsq/model/transformer.h"
@@ -11,7 +13,18 @@ namespace dsrsq {
 struct GenerateOptions {
   int64_t maximum_tokens = 16;
   int32_t end_id = -1;
+  double temperature = 0;  // 0: greedy
+  int64_t top_k = 0;       // sampled from the k most probable; 0: from all
+  double top_p = 1;        // and from the fewest whose probability reaches p
+  int64_t seed = 0;        // of the sampling, with the sequence's sample id and the step (D21)
+  // Asked after every token with what a sequence has so far: true ends it (stop strings).
+  std::function<bool(const std::vector<int32_t>&)> stop;
 };
+
+// The next token of each sequence, int64 [B], from fp32 logits [B, V]. `sample_ids`, `step`: name
+// the noise.
+at::Tensor next_tokens(const at::Tensor& logits, const GenerateOptions& options,
+                       const std::vector<int64_t>& sample_ids, int64_t step);
 
 struct Generated {
   std::vector<std::vector<int32_t>> tokens;  // [B], without the end token

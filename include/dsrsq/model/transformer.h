@@ -43,12 +43,15 @@ class TransformerImpl : public torch::nn::Module {
  private:
   struct Block {
     at::Tensor attention_norm, attention_norm_bias, query, key, value, output, conv;
-    at::Tensor mlp_norm, mlp_norm_bias, gate, up, down;
+    at::Tensor query_bias, key_bias, value_bias, output_bias, query_norm, key_norm;
+    at::Tensor mlp_norm, mlp_norm_bias, gate, up, up_bias, down, down_bias;
   };
   at::Tensor normalise(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) const;
   at::Tensor convolve(const at::Tensor& x, const Block& block, int64_t layer,
                       const ReaderInput& input, MethodState& state) const;
+  at::Tensor mlp(const at::Tensor& x, const Block& block) const;
   at::Tensor read_chunk(const ReaderInput& input, Method& method, MethodState& state);
+  Block make_block(int64_t layer);
   at::Tensor weight(const std::string& name, at::IntArrayRef shape, double deviation);
 
   TransformerConfig config_;
@@ -65,7 +68,10 @@ TORCH_MODULE(Transformer);
 // The whole model: backbone and method.
 class LanguageModelImpl : public torch::nn::Module {
  public:
-  LanguageModelImpl(Transformer backbone, std::shared_ptr<Method> method, int32_t begin_id);
+  // Every sequence begins with model.sinks tokens: `begin_id`, as many as `prefix` leaves room for,
+  // then `prefix` (an instruction, say). All of them are attended by every token, never evicted.
+  LanguageModelImpl(Transformer backbone, std::shared_ptr<Method> method, int32_t begin_id,
+                    const std::vector<int32_t>& prefix = {});
 
   // [sinks][selected context][tail] of a batch, read after prepare and select. Returns hidden of
   // the tail [B, T, D].
@@ -81,12 +87,15 @@ class LanguageModelImpl : public torch::nn::Module {
   Method& method() { return *method_; }
   const std::shared_ptr<Method>& shared_method() const { return method_; }
   at::Device device() const;
+  int32_t begin_id() const { return begin_id_; }
+  const std::vector<int32_t>& prefix() const { return prefix_; }
 
  private:
   LanguageModelView view();
   Transformer backbone_;
   std::shared_ptr<Method> method_;
   int32_t begin_id_;
+  std::vector<int32_t> prefix_;
 };
 TORCH_MODULE(LanguageModel);
 

@@ -6,17 +6,21 @@
 
 #include <cstdint>
 
+#include "dsrsq/ops/rotary_scaling.h"
+
 namespace dsrsq::ops {
 
 // Cosines and sines of one set of positions; made once for a chunk, used by every layer.
 struct RotaryTable {
   at::Tensor cosine;  // [B, 1, T, d/2] fp32
   at::Tensor sine;    // [B, 1, T, d/2] fp32
+  double scale = 1;   // both are multiplied by it (yarn); rotating back divides by its square
 };
 
 // positions int64 [B, T]; head_width even. Angles are computed in double: at position 10^6 an fp32
 // angle is off by .06.
-RotaryTable rotary_table(const at::Tensor& positions, int64_t head_width, double base);
+RotaryTable rotary_table(const at::Tensor& positions, int64_t head_width, double base,
+                         const RotaryScaling& scaling = {});
 
 // x [B, H, T, d] -> rotated by its positions, same dtype. `inverse` turns back: what leaves the
 // exact window is compressed before RoPE (D11), so its rotation is undone rather than the unrotated

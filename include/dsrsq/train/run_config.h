@@ -79,7 +79,9 @@ struct RunConfig {
   void validate_policy(const ConfigLocations& locations) const;
 };
 
-// Loads, adds the default stage where there is none, validates.
-RunConfig load_run_config(const ConfigSource& source);
+// Loads, adds the default stage where there is none, takes the architecture (and, where none is
+// named, the tokenizer) of a pretrained model.init, validates. `resolved`: the config of a run,
+// which holds the architecture already: the folder need not be there any more.
+RunConfig load_run_config(const ConfigSource& source, bool resolved = false);
 
 }  // namespace dsrsq

@@ -1,0 +1,77 @@
+#include "dsrsq/model/pretrained.h"
+
+#include <torch/torch.h>
+
+#include <cstring>
+
+#include "dsrsq/core/error.h"
+#include "dsrsq/core/logging.h"
+
+namespace dsrsq {
+namespace {
+
+at::ScalarType torch_type(const TensorView& tensor, const std::string& folder) {
+  switch (tensor.type) {
+    case ScalarType::kF32:
+      return at::kFloat;
+    case ScalarType::kF16:
+      return at::kHalf;
+    case ScalarType::kBF16:
+      return at::kBFloat16;
+    default:
+      throw CheckpointError(concat(folder, ": ", tensor.name, ": expected F32, F16 or BF16, got ",
+                                   scalar_name(tensor.type)));
+  }
+}
+
+// A view of the mapped file, which outlives it; a copy only where another writer left it unaligned.
+at::Tensor as_tensor(const TensorView& tensor, const std::string& folder) {
+  auto type = torch_type(tensor, folder);
+  auto options = at::TensorOptions().dtype(type);
+  if (reinterpret_cast<uintptr_t>(tensor.data) % scalar_bytes(tensor.type) == 0)
+    return at::from_blob(const_cast<void*>(tensor.data), tensor.shape, options);
+  auto copy = at::empty(tensor.shape, options);
+  std::memcpy(copy.mutable_data_ptr(), tensor.data, tensor.bytes);
+  return copy;
+}
+
+void copy_weight(const at::Tensor& target, const WeightMapping& weight,
+                 const PretrainedFolder& folder) {
+  const auto& source = folder.tensor(weight.source);
+  auto value = as_tensor(source, folder.folder());
+  auto wanted = target.sizes().vec();
+  wanted[0] *= weight.parts;
+  if (weight.transposed) std::swap(wanted[0], wanted[1]);
+  if (value.sizes() != at::IntArrayRef(wanted))
+    throw CheckpointError(concat(folder.folder(), ": ", weight.source, ": expected shape ",
+                                 at::IntArrayRef(wanted), " by config.json, got ", value.sizes()));
+  if (weight.transposed) value = value.t();
+  auto rows = target.size(0);
+  at::Tensor(target).copy_(value.narrow(0, weight.part * rows, rows));
+}
+
+}  // namespace
+
+void load_pretrained(Transformer& backbone, const PretrainedFolder& folder) {
+  at::NoGradGuard no_grad;
+  folder.require_all_used();
+  auto parameters = backbone->named_parameters();
+  for (const auto& weight : folder.weights()) {
+    auto* target = parameters.find(weight.name);
+    TORCH_CHECK(target != nullptr, "load_pretrained: the backbone has no ", weight.name);
+    copy_weight(*target, weight, folder);
+  }
+  int64_t convolutions = 0;
+  for (auto& item : parameters) {
+    const auto& name = item.key();
+    if (name.size() < 5 || name.compare(name.size() - 5, 5, "_conv") != 0) continue;
+    item.value().zero_();
+    item.value().select(1, item.value().size(1) - 1).fill_(1);
+    ++convolutions;
+  }
+  log_info("pretrained weights of ", folder.folder(), " (", folder.architecture(),
+           "): ", folder.weights().size(), " tensors",
+           convolutions > 0 ? "; convolutions start as the identity" : "");
+}
+
+}  // namespace dsrsq
