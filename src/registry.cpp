@@ -2,9 +2,18 @@
 
 #include <torch/torch.h>
 
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
 #include "dsrsq/core/error.h"
+#include "dsrsq/model/pretrained.h"
+#include "dsrsq/train/checkpoint.h"
+#include "dsrsq/train/run_folder.h"
+#include "dsrsq/train/trainer.h"
 
 namespace dsrsq {
+
+namespace fs = std::filesystem;
 
 namespace {
 template <typename Selector>
@@ -69,6 +78,51 @@ LanguageModel make_model(const RunConfig& config, const Tokenizer& tokenizer) {
   Transformer backbone(with_prefix.model, rows, config.train.seed);
   return LanguageModel(backbone, find_method(config.method).make(with_prefix, nullptr),
                        tokenizer.begin_id(), prefix);
+}
+
+namespace {
+// A checkpoint folder lies in <run>/checkpoints/.
+std::string run_folder_of(const std::string& path) {
+  if (fs::exists(fs::path(path) / "config.yaml")) return path;
+  auto folder = fs::absolute(path).lexically_normal();
+  if (!folder.has_filename()) folder = folder.parent_path();  // a trailing slash
+  return folder.parent_path().parent_path().string();
+}
+}  // namespace
+
+ModelSource find_model(const std::string& path, const std::string& config,
+                       std::vector<std::string> overrides) {
+  ModelSource source;
+  source.path = path;
+  source.pretrained = fs::exists(fs::path(path) / "config.json");
+  source.folder = source.pretrained ? path : run_folder_of(path);
+  if (source.pretrained) {
+    std::vector<std::string> first{"model.init=" + path};
+    if (config.empty()) first.push_back("method=standard");
+    overrides.insert(overrides.begin(), first.begin(), first.end());
+  }
+  source.config = config.empty() && !source.pretrained
+                      ? load_run_folder_config(source.folder, overrides)
+                      : load_run_config({config, overrides, config_search_folders()});
+  return source;
+}
+
+OpenModel open_model(const ModelSource& source) {
+  OpenModel opened;
+  opened.tokenizer =
+      std::make_shared<Tokenizer>(Tokenizer::from_file(source.config.data.tokenizer));
+  opened.model = make_model(source.config, *opened.tokenizer);
+  if (source.pretrained) {
+    load_pretrained(opened.model->backbone(), PretrainedFolder(source.path));
+    opened.weights = source.path;
+  } else {
+    auto checkpoint = find_checkpoint(source.path, true);
+    load_module_tensors(*opened.model, CheckpointFolder::read_model(checkpoint), checkpoint.folder);
+    opened.core_seconds = CheckpointFolder::read_state(checkpoint).value("core_seconds", 0.0);
+    opened.weights = checkpoint.folder;
+  }
+  opened.model->to(parse_device(source.config.train.device));
+  return opened;
 }
 
 }  // namespace dsrsq

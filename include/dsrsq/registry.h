@@ -34,4 +34,26 @@ const std::vector<ProbeEntry>& probe_table();
 // The model of a run: backbone and its trainable method, weights at their seeded start, on the CPU.
 LanguageModel make_model(const RunConfig& config, const Tokenizer& tokenizer);
 
+// What is known without weights. `path`: a run's folder or one of its checkpoints (config.yaml), or
+// a Hugging Face folder (config.json), which is read with the method, prompt and data of `config`
+// (a file, or a name in configs/; empty: method standard). For a run, `config` replaces its own.
+struct ModelSource {
+  std::string path;
+  std::string folder;  // of the run; the path itself for a Hugging Face folder
+  bool pretrained = false;
+  RunConfig config;
+};
+// Throws ConfigError, CheckpointError.
+ModelSource find_model(const std::string& path, const std::string& config,
+                       std::vector<std::string> overrides);
+
+// Weights loaded (of a run: the best checkpoint, else the newest), on config.train.device.
+struct OpenModel {
+  std::shared_ptr<Tokenizer> tokenizer;
+  LanguageModel model{nullptr};
+  std::string weights;      // the folder that they come from
+  double core_seconds = 0;  // of the training
+};
+OpenModel open_model(const ModelSource& source);
+
 }  // namespace dsrsq

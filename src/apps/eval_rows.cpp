@@ -20,22 +20,12 @@ namespace {
 
 struct TrainedRun {
   std::string row;
-  std::string path;  // as given: of the run, or of one of its checkpoints
-  std::string folder;
+  ModelSource source;
   RunConfig config;
   std::shared_ptr<Tokenizer> tokenizer;
   LanguageModel model{nullptr};
   double core_seconds = 0;
 };
-
-// A checkpoint folder lies in <run>/checkpoints/.
-std::string run_folder_of(const std::string& path) {
-  namespace fs = std::filesystem;
-  if (fs::exists(fs::path(path) / "config.yaml")) return path;
-  auto folder = fs::absolute(path).lexically_normal();
-  if (!folder.has_filename()) folder = folder.parent_path();  // a trailing slash
-  return folder.parent_path().parent_path().string();
-}
 
 void set_budget(const std::string& text, PassOptions& options) {
   if (text.empty()) return;
@@ -58,13 +48,11 @@ void set_budget(const std::string& text, PassOptions& options) {
 TrainedRun describe_run(const std::string& text, const EvalRequest& request) {
   TrainedRun run;
   auto equals = text.find('=');
-  run.path = equals == std::string::npos ? text : text.substr(equals + 1);
-  run.folder = run_folder_of(run.path);
   auto overrides = request.overrides;
   if (!request.device.empty()) overrides.push_back("train.device=" + request.device);
-  run.config = request.config.empty()
-                   ? load_run_folder_config(run.folder, overrides)
-                   : load_run_config({request.config, overrides, config_search_folders()});
+  run.source = find_model(equals == std::string::npos ? text : text.substr(equals + 1),
+                          request.config, overrides);
+  run.config = run.source.config;
   run.row = equals == std::string::npos ? run.config.method : text.substr(0, equals);
   run.config.require_data();
   return run;
@@ -72,13 +60,11 @@ TrainedRun describe_run(const std::string& text, const EvalRequest& request) {
 
 TrainedRun open_run(const std::string& text, const EvalRequest& request) {
   auto run = describe_run(text, request);
-  auto checkpoint = find_checkpoint(run.path, true);
-  run.tokenizer = std::make_shared<Tokenizer>(Tokenizer::from_file(run.config.data.tokenizer));
-  run.model = make_model(run.config, *run.tokenizer);
-  load_module_tensors(*run.model, CheckpointFolder::read_model(checkpoint), checkpoint.folder);
-  run.model->to(parse_device(run.config.train.device));
-  run.core_seconds = CheckpointFolder::read_state(checkpoint).value("core_seconds", 0.0);
-  log_info("row ", run.row, ": ", checkpoint.folder);
+  auto opened = open_model(run.source);
+  run.tokenizer = opened.tokenizer;
+  run.model = opened.model;
+  run.core_seconds = opened.core_seconds;
+  log_info("row ", run.row, ": ", opened.weights);
   return run;
 }
 
@@ -249,7 +235,7 @@ EvalOutcome evaluate_rows(const EvalRequest& request) {
     rows.outcome.seeds.push_back(run.config.train.seed);
     if (i > 0) continue;
     if (request.trace > 0) rows.trace(run);
-    rows.outcome.run_folder = run.folder;
+    rows.outcome.run_folder = run.source.folder;
     rows.outcome.device = run.config.train.device;
     auto config = run.config;
     if (request.seed >= 0) config.train.seed = request.seed;

@@ -3,16 +3,12 @@
 
 #include <torch/torch.h>
 
-#include <filesystem>
 #include <iostream>
 #include <iterator>
 
 #include "dsrsq/core/files.h"
 #include "dsrsq/core/logging.h"
-#include "dsrsq/model/pretrained.h"
 #include "dsrsq/registry.h"
-#include "dsrsq/train/named_tensors.h"
-#include "dsrsq/train/run_folder.h"
 #include "dsrsq/train/trainer.h"
 #include "run_program.h"
 
@@ -21,7 +17,7 @@ namespace {
 using namespace dsrsq;
 
 struct Options {
-  std::string model, config, method, context, device = "cpu", log_level = "warning";
+  std::string model, config, method, context, device, log_level = "warning";
   std::vector<std::string> overrides, questions, stop;
   int64_t threads = 0, budget = 0;
   GenerateOptions generate{.maximum_tokens = 64};
@@ -53,43 +49,18 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--stop", o.stop, "text that ends an answer (repeatable)")
       ->allow_extra_args(false);
   app.add_option("--seed", o.generate.seed, "of the sampling");
-  app.add_option("--device", o.device, "cpu, cuda, cuda:N")->capture_default_str();
+  app.add_option("--device", o.device, "cpu, cuda, cuda:N; overrides train.device");
   app.add_option("--threads", o.threads, "0: all");
   app.add_option("--log-level", o.log_level, "debug, info, warning, error")->capture_default_str();
 }
 
-struct Reader {
-  RunConfig config;
-  std::unique_ptr<Tokenizer> tokenizer;
-  LanguageModel model{nullptr};
-};
-
-Reader open_reader(const Options& options) {
-  Reader reader;
-  auto overrides = options.overrides;
-  bool pretrained = std::filesystem::exists(options.model + "/config.json");
-  if (pretrained) {
-    overrides.insert(overrides.begin(), "model.init=" + options.model);
-    if (options.config.empty()) overrides.insert(overrides.begin(), "method=standard");
-    reader.config = load_run_config({options.config, overrides, config_search_folders()});
-  } else {
-    reader.config = load_run_folder_config(run_folder_of(options.model), overrides);
-  }
-  reader.tokenizer =
-      std::make_unique<Tokenizer>(Tokenizer::from_file(reader.config.data.tokenizer));
-  reader.model = make_model(reader.config, *reader.tokenizer);
-  if (pretrained) {
-    load_pretrained(reader.model->backbone(), PretrainedFolder(options.model));
-  } else {
-    auto checkpoint = find_checkpoint(options.model, true);
-    load_module_tensors(*reader.model, CheckpointFolder::read_model(checkpoint), checkpoint.folder);
-  }
-  reader.model->to(parse_device(options.device));
-  if (options.method.empty() || options.method == reader.config.method) return reader;
-  auto method = find_method(options.method).make(reader.config, reader.model->shared_method());
-  reader.model = LanguageModel(reader.model->backbone(), method, reader.model->begin_id(),
-                               reader.model->prefix());
-  return reader;
+// The model, read with another method where one is named.
+LanguageModel with_method(const OpenModel& opened, const RunConfig& config,
+                          const std::string& name) {
+  auto model = opened.model;
+  if (name.empty() || name == config.method) return model;
+  auto method = find_method(name).make(config, model->shared_method());
+  return LanguageModel(model->backbone(), method, model->begin_id(), model->prefix());
 }
 
 std::string read_context(const std::string& path) {
@@ -108,27 +79,30 @@ std::string cut(std::string text, const std::vector<std::string>& stops) {
 void run(Options& options) {
   set_log_level(parse_log_level(options.log_level));
   set_determinism(options.threads);
-  auto reader = open_reader(options);
+  if (!options.device.empty()) options.overrides.push_back("train.device=" + options.device);
+  auto source = find_model(options.model, options.config, options.overrides);
+  auto opened = open_model(source);
+  const auto& tokenizer = *opened.tokenizer;
+  auto model = with_method(opened, source.config, options.method);
   auto context = read_context(options.context);
   std::vector<TextQuestion> sequences;
   for (const auto& question : options.questions) sequences.push_back({context, question});
-  auto batch =
-      collate_text(*reader.tokenizer, reader.config.prompt, sequences).to(reader.model->device());
+  auto batch = collate_text(tokenizer, source.config.prompt, sequences).to(model->device());
   PassOptions pass;
   pass.budget = options.budget;
-  pass.select_per_segment = reader.config.stages.back().selection == "config";
+  pass.select_per_segment = source.config.stages.back().selection == "config";
   auto& settings = options.generate;
-  settings.end_id = reader.tokenizer->end_id();
+  settings.end_id = tokenizer.end_id();
   settings.stop = [&](const std::vector<int32_t>& tokens) {
-    auto text = reader.tokenizer->decode(tokens);
+    auto text = tokenizer.decode(tokens);
     return cut(text, options.stop).size() < text.size();
   };
   if (options.stop.empty()) settings.stop = nullptr;
-  reader.model->eval();
-  auto generated = generate(reader.model, batch, pass, settings);
+  model->eval();
+  auto generated = generate(model, batch, pass, settings);
   for (size_t i = 0; i < options.questions.size(); ++i) {
     if (options.questions.size() > 1) std::cout << options.questions[i] << "\n";
-    std::cout << cut(reader.tokenizer->decode(generated.tokens[i]), options.stop) << "\n";
+    std::cout << cut(tokenizer.decode(generated.tokens[i]), options.stop) << "\n";
   }
   auto read = generated.state.selected.mask.sum().item<int64_t>() / batch.size();
   log_info("context ", batch.context_valid.sum(1).max().item<int64_t>(), " tokens, read ", read,

@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <set>
-#include <vector>
 
 #include "dsrsq/core/error.h"
+#include "dsrsq/core/json.h"
 
 namespace dsrsq {
 namespace {
@@ -16,6 +15,7 @@ using nlohmann::json;
 constexpr const char* kFormat = "dsrsq-checkpoint";
 constexpr int64_t kFormatVersion = 1;
 constexpr int kMaximumDepth = 3;
+constexpr int64_t kMaximumValues = 4096;  // three a file
 constexpr size_t kMaximumNameBytes = 255;
 constexpr size_t kShownBytes = 80;  // of a name or value in a message
 
@@ -33,7 +33,7 @@ class Parser {
   Manifest parse(const std::string& text) const {
     if (text.size() > kMaximumManifestBytes)
       fail(concat("expected at most ", kMaximumManifestBytes, " bytes, got ", text.size()));
-    const json value = parse_json(text);
+    const json value = read(text);
     if (!value.is_object()) fail(concat("expected a JSON object, got ", shown(value)));
     const json& format = member(value, "", "format");
     if (format != kFormat)
@@ -58,29 +58,11 @@ class Parser {
     throw CheckpointError(concat(where_, ": ", what));
   }
 
-  // nlohmann keeps the last of two equal keys silently; the callback sees every key.
-  json parse_json(const std::string& text) const {
-    std::vector<std::set<std::string>> keys;  // of the open objects, by depth
-    const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
-      const bool opens =
-          event == json::parse_event_t::object_start || event == json::parse_event_t::array_start;
-      if (opens && depth >= kMaximumDepth)
-        fail(concat("expected at most ", kMaximumDepth, " levels of nesting"));
-      if (opens) {
-        keys.resize(static_cast<size_t>(depth) + 1);
-        keys.back().clear();
-      } else if (event == json::parse_event_t::key &&
-                 !keys.at(static_cast<size_t>(depth) - 1)
-                      .insert(parsed.get_ref<const std::string&>())
-                      .second) {
-        fail(concat("the key ", shown(parsed), " stands twice"));
-      }
-      return true;
-    };
+  json read(const std::string& text) const {
     try {
-      return json::parse(text, watch);
-    } catch (const json::exception&) {  // its message repeats raw bytes of the text
-      fail("expected JSON, got something else or cut-off text");
+      return parse_json(text, {kMaximumDepth, kMaximumValues});
+    } catch (const JsonError& error) {
+      fail(error.what());
     }
   }
 

@@ -4,6 +4,7 @@
 
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/files.h"
+#include "dsrsq/core/json.h"
 #include "json_elements.h"
 #include "record_reader.h"
 
@@ -12,38 +13,14 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kMaximumDepth = 32;  // the formats need 8
-constexpr int64_t kMaximumValues =
-    4'000'000;  // a line of 64 MiB of "[],[]," would take gigabytes as values
 constexpr size_t kMaximumElement = size_t{64} << 20;  // as for_each_line's limit for a line
 constexpr size_t kListedBad = 5;
 
-// "[json.exception.parse_error.101] parse error at line 1, column 3: ..., last read: '...'" without
-// its head, and cut: what was read last may be a whole document, and may hold the very bytes that
-// are wrong.
-std::string describe_parse_error(const std::string& what) {
-  constexpr size_t kLongest = 120;
-  const size_t column = what.find("column ");
-  std::string text = what.substr(column == std::string::npos ? 0 : column, kLongest);
-  for (char& c : text) {
-    if (c < ' ' || c > '~') c = '?';
-  }
-  return concat(what.find("UTF-8") != std::string::npos ? "invalid UTF-8 (" : "invalid JSON (",
-                text, ")");
-}
-
 json parse_record(const std::string& text) {
-  int64_t values = 0;
-  const json::parser_callback_t limit = [&values](int depth, json::parse_event_t, json&) {
-    if (depth > kMaximumDepth) throw BadRecord{concat("nested over ", kMaximumDepth, " levels")};
-    if (++values > kMaximumValues)
-      throw BadRecord{concat("over ", kMaximumValues, " values in one record")};
-    return true;
-  };
   try {
-    return json::parse(text, limit);
-  } catch (const json::exception& error) {
-    throw BadRecord{describe_parse_error(error.what())};
+    return parse_json(text);
+  } catch (const JsonError& error) {
+    throw BadRecord{error.what()};
   }
 }
 

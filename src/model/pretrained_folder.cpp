@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
 
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/files.h"
+#include "dsrsq/core/json.h"
 #include "dsrsq/core/logging.h"
 
 namespace dsrsq {
@@ -146,11 +146,10 @@ TransformerConfig read_gpt2(const Keys& keys) {
 }
 
 json parse_json_file(const std::string& path) {
-  auto text = read_file(path, kMaximumConfig);
   try {
-    return json::parse(text);
-  } catch (const json::exception& error) {
-    throw ConfigError(concat(path, ": invalid JSON: ", std::string(error.what()).substr(0, 160)));
+    return parse_json(read_file(path, kMaximumConfig));
+  } catch (const JsonError& error) {
+    throw ConfigError(concat(path, ": ", error.what()));
   }
 }
 

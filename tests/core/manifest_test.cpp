@@ -61,27 +61,28 @@ TEST(Manifest, WhatIsWrittenIsRead) {
 TEST(Manifest, CutAnywhereItIsRefused) {
   const std::string text = good().dump();
   for (size_t size = 0; size < text.size(); ++size)
-    expect_refused(text.substr(0, size), "expected JSON, got something else or cut-off text");
-  expect_refused(text + "x", "expected JSON");
-  expect_refused(text + text, "expected JSON");
+    expect_refused(text.substr(0, size), "invalid JSON");
+  expect_refused(text + "x", "invalid JSON");
+  expect_refused(text + std::string(1, '\0') + "x", "NUL byte");
+  expect_refused(text + text, "invalid JSON");
 }
 
 TEST(Manifest, OtherTextIsRefused) {
   expect_refused("[]", "expected a JSON object, got []");
   expect_refused("null", "expected a JSON object");
-  expect_refused(std::string("\0\0\0", 3), "expected JSON");
-  expect_refused("{\"format\": \"dsrsq-checkpoint\xff\"}", "expected JSON");  // not UTF-8
+  expect_refused(std::string("\0\0\0", 3), "NUL byte");
+  expect_refused("{\"format\": \"dsrsq-checkpoint\xff\"}", "invalid UTF-8");
   expect_refused("{}", "expected the key \"format\", found none");
 }
 
 TEST(Manifest, SizeDepthAndCountAreLimited) {
   expect_refused(good().dump() + std::string(kMaximumManifestBytes, ' '),
                  "expected at most 1048576 bytes");
-  expect_refused(std::string(100000, '['), "levels of nesting");
+  expect_refused(std::string(100000, '['), "nested over 3 levels");
   std::string deep;
   for (int i = 0; i < 100000; ++i) deep += "{\"a\":";
-  expect_refused(deep, "levels of nesting");
-  expect_refused(with("/step", json::parse("[[[[1]]]]")).dump(), "levels of nesting");
+  expect_refused(deep, "nested over 3 levels");
+  expect_refused(with("/step", json::parse("[[[[1]]]]")).dump(), "nested over 3 levels");
   json many = good();
   for (size_t i = 0; i < kMaximumManifestFiles; ++i)
     many["files"]["f" + std::to_string(i)] = many["files"]["model.safetensors"];
@@ -91,13 +92,12 @@ TEST(Manifest, SizeDepthAndCountAreLimited) {
 TEST(Manifest, KeysStandOnce) {
   expect_refused(
       R"({"format": "dsrsq-checkpoint", "version": 1, "step": 1, "step": 2, "files": {}})",
-      "the key \"step\" stands twice");
+      "key 'step' appears twice");
   const std::string entry = R"({"bytes": 1, "sha256": ")" + kSum + "\"}";
   const std::string begin = R"({"format": "dsrsq-checkpoint", "version": 1, "step": 1, "files": {)";
-  expect_refused(begin + "\"a\": " + entry + ", \"a\": " + entry + "}}",
-                 "the key \"a\" stands twice");
+  expect_refused(begin + "\"a\": " + entry + ", \"a\": " + entry + "}}", "key 'a' appears twice");
   expect_refused(begin + R"("a": {"bytes": 1, "bytes": 2, "sha256": ")" + kSum + "\"}}}",
-                 "the key \"bytes\" stands twice");
+                 "key 'bytes' appears twice");
   // The same key in two objects is none of that.
   EXPECT_EQ(
       parse_manifest(begin + "\"a\": " + entry + ", \"b\": " + entry + "}}", "m").files.size(), 2u);
@@ -117,7 +117,7 @@ TEST(Manifest, MistypedMissingAndUnknownKeysAreNamed) {
                            json(uint64_t{1} << 63)})
     expect_refused(with("/step", step).dump(), "step: expected a count, got " + step.dump());
   expect_refused(R"({"format": "dsrsq-checkpoint", "version": 1, "step": 1e400, "files": {}})",
-                 "expected JSON");
+                 "invalid JSON");
   expect_refused(with("/files", json::array({1})).dump(), "files: expected an object");
   expect_refused(with("/extra", 1).dump(), "unknown key \"extra\"");
 
