@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "dsrsq/core/logging.h"
 #include "dsrsq/model/pretrained.h"
@@ -57,6 +58,8 @@ void run(Options& options, const std::vector<std::string>& command) {
   using namespace dsrsq;
   set_log_level(parse_log_level(options.log_level));
 
+  std::optional<ProfileSteps> profile;
+  if (!options.profile.empty()) profile = parse_profile_steps(options.profile);
   if (options.launch != 1)
     throw ConfigError("--launch: expected 1, several processes are not built yet");
   if (!options.device.empty()) options.overrides.push_back("train.device=" + options.device);
@@ -100,7 +103,7 @@ void run(Options& options, const std::vector<std::string>& command) {
     log_info("all ", trainer.step(), " steps are done");
     return;
   }
-  if (!options.profile.empty()) trainer.profile(parse_profile_steps(options.profile));
+  if (profile) trainer.profile(*profile);
   trainer.run();
   log_info("done: ", folder);
 }

@@ -9,7 +9,7 @@ namespace dsrsq {
 namespace {
 
 constexpr const char* kStep = "step";
-constexpr size_t kShown = 20;  // rows of operators and of kernels
+constexpr size_t kShown = 20;  // rows of operators and of kernels; our own operators always
 
 using Interval = std::pair<int64_t, int64_t>;
 
@@ -35,7 +35,7 @@ int64_t covered(const std::vector<Interval>& merged, int64_t begin, int64_t end)
   return total;
 }
 
-bool is_own(const ProfileEvent& event) { return event.name.rfind("dsrsq::", 0) == 0; }
+bool is_own(const std::string& name) { return name.rfind("dsrsq::", 0) == 0; }
 
 // What the thread was in, innermost last: events of a thread nest.
 struct Open {
@@ -69,7 +69,7 @@ class Summary {
     for (const auto& event : events_)
       if (event.kind == ProfileEvent::Kind::kOperator) {
         all.emplace_back(event.begin_ns, event.end_ns);
-        if (is_own(event)) own.emplace_back(event.begin_ns, event.end_ns);
+        if (is_own(event.name)) own.emplace_back(event.begin_ns, event.end_ns);
         if (event.name.rfind("aten::", 0) == 0)
           torch_in_own.emplace_back(event.begin_ns, event.end_ns);
       }
@@ -196,9 +196,11 @@ std::string operator_table(const std::string& title, const std::vector<ProfileRo
   std::string text =
       concat("\n| ", title, " | ms a step | share | calls a step |\n|---|---|---|---|\n");
   double rest = 0, rest_calls = 0;
+  int64_t others = 0;
   for (size_t i = 0; i < rows.size(); ++i) {
     const auto& row = rows[i];
-    if (i >= kShown) {
+    if (i >= kShown && !is_own(row.name)) {
+      ++others;
       rest += row.seconds;
       rest_calls += row.calls;
       continue;
@@ -206,8 +208,8 @@ std::string operator_table(const std::string& title, const std::vector<ProfileRo
     text += concat("| `", row.name, "` | ", milliseconds(row.seconds), " | ",
                    percent(row.seconds, step_seconds), " | ", number("%.1f", row.calls), " |\n");
   }
-  if (rows.size() > kShown)
-    text += concat("| ", rows.size() - kShown, " others | ", milliseconds(rest), " | ",
+  if (others > 0)
+    text += concat("| ", others, " others | ", milliseconds(rest), " | ",
                    percent(rest, step_seconds), " | ", number("%.1f", rest_calls), " |\n");
   return text;
 }

@@ -223,6 +223,8 @@ TEST(Validate, AnswerSpansBesideTheirTextAreADataError) {
   auto at = bytes.find("anna");
   ASSERT_NE(at, std::string::npos);
   write_bytes(output, bytes.replace(at, 4, "otto"));
+  auto sum = "cd '" + project().folder() + "' && sha256sum one.h5 > one.h5.sha256";
+  ASSERT_EQ(std::system(sum.c_str()), 0);
   auto result = validate();
   EXPECT_EQ(result.code, 3);
   ASSERT_EQ(result.errors().size(), 1u) << result.err;

@@ -367,8 +367,8 @@ TEST_F(CheckpointTest, EveryKindOfManifestDamageIsNamed) {
     return damage(manifest.dump());
   };
   EXPECT_EQ(damage(good.dump()), "") << "as it was";
-  EXPECT_MENTIONS(damage(""), "manifest.json: expected JSON");
-  EXPECT_MENTIONS(damage(good.dump().substr(0, 100)), "manifest.json: expected JSON");
+  EXPECT_MENTIONS(damage(""), "manifest.json: invalid JSON");
+  EXPECT_MENTIONS(damage(good.dump().substr(0, 100)), "manifest.json: invalid JSON");
   EXPECT_MENTIONS(damage(std::string(2 << 20, ' ')), "larger than the 1048576 bytes");
   EXPECT_MENTIONS(changed("/step", 4), "manifest.json is that of step 4");
   EXPECT_MENTIONS(changed("/step", "3"), "manifest.json: step: expected a count");

@@ -18,7 +18,7 @@ struct GenerateOptions {
   double top_p = 1;        // and from the fewest whose probability reaches p
   int64_t seed = 0;        // of the sampling, with the sequence's sample id and the step (D21)
   // Asked after every token with what a sequence has so far: true ends it (stop strings).
-  std::function<bool(const std::vector<int32_t>&)> stop;
+  std::function<bool(const std::vector<int32_t>&)> stop = nullptr;
 };
 
 // The next token of each sequence, int64 [B], from fp32 logits [B, V]. `sample_ids`, `step`: name
