@@ -97,6 +97,18 @@ void add_validate(CLI::App& app, ValidateOptions& options) {
   command->callback([&options] { dsrsq::validate_dataset(options.path, options.tokenizer); });
 }
 
+struct ExportOptions {
+  std::string run, folder;
+};
+
+void add_export(CLI::App& app, ExportOptions& options) {
+  CLI::App* command =
+      app.add_subcommand("export", "A trained run as a Hugging Face folder for transformers");
+  command->add_option("run", options.run, "A run's folder, or one of its checkpoints")->required();
+  command->add_option("folder", options.folder, "The new folder")->required();
+  command->callback([&options] { dsrsq::export_run(options.run, options.folder); });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -110,10 +122,12 @@ int main(int argc, char** argv) {
   dsrsq::SynthOptions synth;
   dsrsq::InspectOptions inspect;
   ValidateOptions validate;
+  ExportOptions exported;
   prepare.command = synth.command = command_line(argc, argv);
   add_prepare(app, prepare);
   add_synth(app, synth);
   add_inspect(app, inspect);
   add_validate(app, validate);
+  add_export(app, exported);
   return dsrsq::run_program(app, argc, argv, [] {});  // the subcommands work in their callbacks
 }

@@ -48,6 +48,11 @@ void print_spans(int64_t spans, int64_t at_text);
 // set names.
 bool spans_are_exact(const std::string& source);
 
+// A run's backbone as a Hugging Face folder that `transformers` loads; its other tensors in
+// dsrsq.safetensors, its config in dsrsq_config.json. `path`: a run, or one of its checkpoints.
+// Throws ConfigError where no family has such a backbone, CheckpointError.
+void export_run(const std::string& path, const std::string& folder);
+
 // With a tokenizer, answer spans are compared with their text as well.
 void validate_dataset(const std::string& path, const std::string& tokenizer);
 

@@ -178,5 +178,33 @@ TEST(PromptConfig, NamesTheMissingPlaceholder) {
   }
 }
 
+// Control tokens of the pattern are tokens; those of the data stay text.
+TEST_F(CollateTest, ATemplateKnowsItsOwnSpecialTokensOnly) {
+  auto end = tokenizer_.end_id();
+  EXPECT_THAT(encode_template(tokenizer_, "<|eos|> the {x}<|eos|> moon", "{x}", "stone"),
+              ElementsAre(end, tokenizer_.token_id("\u0120the"), tokenizer_.token_id("\u0120stone"),
+                          end, tokenizer_.token_id("\u0120moon")));
+  auto data = encode_template(tokenizer_, " {x}", "{x}", "<|eos|>");
+  EXPECT_THAT(data, ::testing::Not(::testing::Contains(end)));
+  EXPECT_EQ(tokenizer_.decode(data), " <|eos|>");
+  EXPECT_EQ(tokenizer_.decode(encode_template(tokenizer_, " a < b > c <none>")),
+            " a < b > c <none>");
+  EXPECT_TRUE(encode_template(tokenizer_, "").empty());
+}
+
+// The same tensors as for a record of a store.
+TEST_F(CollateTest, TextIsCollatedAsRecordsAre) {
+  auto stored = collator().collate({{2}, {3}}, false);
+  auto text = collate_text(tokenizer_, prompt_,
+                           {{" a moon a stone", "color of stone"}, {" the moon is blue", "moon"}});
+  EXPECT_TENSOR_EQUAL(text.context, stored.context);
+  EXPECT_TENSOR_EQUAL(text.context_valid, stored.context_valid);
+  EXPECT_TENSOR_EQUAL(text.questions, stored.questions);
+  EXPECT_TENSOR_EQUAL(text.tail, stored.tail);
+  EXPECT_TENSOR_EQUAL(text.tail_valid, stored.tail_valid);
+  EXPECT_THAT(text.sample_ids, ElementsAre(0, 1));
+  EXPECT_EQ(text.records[1][0].question, "moon");
+}
+
 }  // namespace
 }  // namespace dsrsq

@@ -177,6 +177,19 @@ TEST(Reservoir, NoiseIsOfTheSampleNotOfTheSlot) {
   EXPECT_FALSE(at::equal(later.order, alone.order));
 }
 
+// With one draw for all layers, a token that is dropped would be lost in all of them at once.
+TEST(Reservoir, NoiseIsOfTheLayer) {
+  auto config = settings(8);
+  config.weight = "uniform";
+  auto shape = kShape;
+  shape.layers = 2;
+  Rckv rckv(config, shape, 5);
+  LatentBuffer buffers[2];
+  for (int64_t layer = 0; layer < 2; ++layer)
+    rckv->insert(layer, buffers[layer], offer(0, 40, 4), ids(4), 0);
+  EXPECT_FALSE(at::equal(buffers[0].order, buffers[1].order));
+}
+
 TEST(Reservoir, DecayFavoursTheRecent) {
   auto mean_rank = [&](double decay) {
     auto config = settings(5);

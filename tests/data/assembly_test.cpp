@@ -148,6 +148,9 @@ TEST_F(AssemblyTest, OtherPassagesAreOfTheSplitWithoutTheAnswerAndDistinct) {
     EXPECT_NE(message.find("needs 17 other passages"), std::string::npos) << message;
     EXPECT_NE(message.find("16 of the 18"), std::string::npos) << message;
   }
+  // And of the other split, for a question of it.
+  const DocumentExample odd = pool->assemble(examples[7], examples[7].questions[0], 1, 17, 3, 1);
+  for (const std::string& text : passages(odd)) EXPECT_EQ(std::stoi(text.substr(6)) % 2, 1);
 }
 
 TEST_F(AssemblyTest, DrawsDependOnSeedAndIdAlone) {

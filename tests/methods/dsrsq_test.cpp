@@ -64,6 +64,26 @@ TEST(Dsrsq, AllClustersEqualDense) {
                      padded_batch(), 1e-5);
 }
 
+// Held-out questions are read between training steps: the codebook must not learn from them.
+TEST(Dsrsq, AnEvaluationLeavesTheCodebookAlone) {
+  torch::NoGradGuard no_grad;
+  PassOptions training;
+  training.training = true;
+  training.step = 2;
+  auto codebook_after = [&](bool evaluates) {
+    auto model = tiny_dsrsq_model(tiny_model(), tiny_dsrsq(false, true, false));
+    read_batch(model, padded_batch(), training);
+    if (evaluates) read_batch(model, tiny_batch({{.context = 50, .sample = 9}}));
+    model->method().after_step(2);
+    std::vector<at::Tensor> buffers;
+    for (const auto& buffer : model->buffers()) buffers.push_back(buffer.clone());
+    return buffers;
+  };
+  auto alone = codebook_after(false), beside = codebook_after(true);
+  ASSERT_FALSE(alone.empty());
+  for (size_t i = 0; i < alone.size(); ++i) EXPECT_TENSOR_EQUAL(beside[i], alone[i]);
+}
+
 // c = full width and L >= everything that leaves: the buffer loses nothing. Keys are projected,
 // rebuilt and rotated again in fp32 (about 20 roundings of 6e-8 relative to logits of size 10),
 // hence 1e-4; with little in the buffer it reads 1e-5.

@@ -4,6 +4,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "support/expect_tensor.h"
 #include "support/tiny.h"
@@ -58,6 +59,96 @@ TEST(Generate, StopsAtTheEndTokenAndLeavesTheOthersAlone) {
     EXPECT_EQ(stopped.tokens[b], expected) << b;
   }
   EXPECT_LT(stopped.tokens[1].size(), 3u);
+  // An answer may be nothing.
+  auto at_once = generate(model, tiny_batch(kSequences), {},
+                          {.maximum_tokens = 6, .end_id = free.tokens[0][0]});
+  EXPECT_TRUE(at_once.tokens[0].empty());
+}
+
+TEST(Generate, StopsWhereItIsAskedTo) {
+  auto model = make();
+  auto free = generate(model, tiny_batch(kSequences), {}, {.maximum_tokens = 6, .end_id = -1});
+  GenerateOptions options{.maximum_tokens = 6, .end_id = -1};
+  options.stop = [&](const std::vector<int32_t>& tokens) {
+    return tokens.size() == 3 &&
+           tokens == std::vector<int32_t>(free.tokens[2].begin(), free.tokens[2].begin() + 3);
+  };
+  auto stopped = generate(model, tiny_batch(kSequences), {}, options);
+  EXPECT_EQ(stopped.tokens[2].size(), 3u);  // what ended it is kept: the caller cuts its text
+  EXPECT_EQ(stopped.tokens[1], free.tokens[1]);
+}
+
+// Of 4 tokens, in the order 2, 0, 3, 1 of probability, over many samples.
+class NextTokens : public ::testing::Test {
+ protected:
+  static constexpr int64_t kSamples = 20000;
+  // The share of each token.
+  std::vector<double> shares(GenerateOptions options, int64_t step = 0) {
+    auto logits = at::tensor({0.5f, -1.0f, 1.0f, 0.0f}).unsqueeze(0).expand({kSamples, 4});
+    std::vector<int64_t> ids(kSamples);
+    for (int64_t i = 0; i < kSamples; ++i) ids[size_t(i)] = i;
+    drawn_ = next_tokens(logits, options, ids, step);
+    auto counts = at::bincount(drawn_, {}, 4).to(at::kDouble) / double(kSamples);
+    return {counts.data_ptr<double>(), counts.data_ptr<double>() + 4};
+  }
+  // softmax of the allowed logits at a temperature.
+  void expect_softmax(const std::vector<double>& found, double temperature,
+                      const std::vector<bool>& allowed) {
+    const double logits[] = {0.5, -1.0, 1.0, 0.0};
+    double total = 0;
+    for (size_t i = 0; i < 4; ++i) total += allowed[i] ? std::exp(logits[i] / temperature) : 0;
+    for (size_t i = 0; i < 4; ++i) {
+      auto p = allowed[i] ? std::exp(logits[i] / temperature) / total : 0;
+      EXPECT_NEAR(found[i], p, p > 0 ? 5 * std::sqrt(p * (1 - p) / kSamples) : 0) << i;
+    }
+  }
+  at::Tensor drawn_;
+};
+
+TEST_F(NextTokens, TemperatureZeroIsGreedy) {
+  EXPECT_EQ(shares({}), (std::vector<double>{0, 0, 1, 0}));
+}
+
+TEST_F(NextTokens, SamplesFollowTheTemperature) {
+  expect_softmax(shares({.temperature = 1}), 1, {true, true, true, true});
+  expect_softmax(shares({.temperature = 0.5}), 0.5, {true, true, true, true});
+}
+
+TEST_F(NextTokens, TopKAndTopPLeaveOutTheRest) {
+  expect_softmax(shares({.temperature = 1, .top_k = 2}), 1, {true, false, true, false});
+  // Probabilities .47, .29, .17, .06: two reach .6, one reaches .4, and one always stays.
+  expect_softmax(shares({.temperature = 1, .top_p = 0.6}), 1, {true, false, true, false});
+  expect_softmax(shares({.temperature = 1, .top_p = 0.4}), 1, {false, false, true, false});
+  expect_softmax(shares({.temperature = 1, .top_p = 0}), 1, {false, false, true, false});
+}
+
+TEST_F(NextTokens, NoiseIsOfSeedSampleAndStep) {
+  shares({.temperature = 1});
+  auto first = drawn_;
+  shares({.temperature = 1});
+  EXPECT_TENSOR_EQUAL(drawn_, first);
+  shares({.temperature = 1, .seed = 1});
+  EXPECT_FALSE(at::equal(drawn_, first));
+  shares({.temperature = 1}, 1);
+  EXPECT_FALSE(at::equal(drawn_, first));
+}
+
+// What stands in front of every context is read like sinks; begin tokens in it are sinks.
+TEST(Prefix, StandsInFrontOfTheContext) {
+  torch::NoGradGuard no_grad;
+  auto config = testing::tiny_model();
+  config.sinks = 4;
+  auto with = [&](const std::vector<int32_t>& prefix) {
+    auto method = std::make_shared<DsrsqMethod>(testing::tiny_dsrsq(false, false, true), config, 3);
+    LanguageModel model(Transformer(config, testing::kTinyVocabulary, 3), method,
+                        testing::kTinyBegin, prefix);
+    return read_batch(model, tiny_batch(kSequences));
+  };
+  auto plain = with({});
+  EXPECT_TENSOR_EQUAL(with({testing::kTinyBegin, testing::kTinyBegin}), plain);
+  auto other = with({7, 8});
+  EXPECT_GT((other - plain).abs().max().item<double>(), 1e-3);
+  EXPECT_GT((with({8, 7}) - other).abs().max().item<double>(), 1e-3);
 }
 
 }  // namespace

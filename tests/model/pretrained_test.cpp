@@ -7,6 +7,7 @@
 #include <torch/torch.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -152,6 +153,30 @@ std::vector<std::string> fixtures() {
 }
 INSTANTIATE_TEST_SUITE_P(Families, Pretrained, ::testing::ValuesIn(fixtures()),
                          [](const auto& info) { return info.param; });
+
+// ---- a real model ----
+
+// 128 tokens of a news article; the reference is a numpy forward pass over the same 4-bit weights.
+TEST(SmolLm2, AgreesWithTheReference) {
+  const char* data = std::getenv("DSRSQ_SHARED_DATA");
+  auto reference = std::string(data != nullptr ? data : DSRSQ_SOURCE_DIR "/../shared/data") +
+                   "/metrics_golden/smollm2_reference.json";
+  const std::string folder = DSRSQ_SOURCE_DIR "/runs/smollm2";
+  if (!fs::exists(reference)) GTEST_SKIP() << reference << " is not there";
+  if (!fs::exists(folder)) GTEST_SKIP() << folder << ": run scripts/import_smollm2.py";
+  torch::NoGradGuard no_grad;
+  auto wanted = nlohmann::json::parse(read_file(reference));
+  auto ids = at::tensor(wanted.at("ids").get<std::vector<int64_t>>(), at::kLong);
+  auto model = load(folder);
+  auto state = new_state(model, 1);
+  auto found = logits(model, ids.unsqueeze(0), state)[0];
+  auto last = wanted.at("logits_first8_last_pos").get<std::vector<float>>();
+  EXPECT_TENSOR_NEAR(found[127].slice(0, 0, 8), at::tensor(last), (Tolerance{0, 1e-2}));
+  auto nll = wanted.at("nll").get<std::vector<float>>();
+  auto log_p = at::log_softmax(found, -1).slice(0, 0, 127);
+  EXPECT_TENSOR_NEAR(-log_p.gather(1, ids.slice(0, 1).unsqueeze(1)).squeeze(1), at::tensor(nll),
+                     (Tolerance{0, 1e-2}));
+}
 
 // ---- damaged and unknown folders ----
 
