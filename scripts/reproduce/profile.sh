@@ -17,7 +17,7 @@ train() {
   build/bin/dsrsq-train --config quickstart.yaml --set data.tokenizer=$OUT/data/tokenizer.json --set data.train=$OUT/data/facts_512.h5 \
     --set model.width=256 --set model.heads=8 --set model.key_value_heads=8 --set model.mlp_width=672 --set stages.0.steps=1 \
     --set stages.1.steps=1 --set stages.2.steps=1 --set stages.3.steps=30 --set train.evaluate_every=0 --set train.checkpoint_every=1000 \
-    --profile 15:10 --output-dir $OUT/train
+    --profile 15:3 --output-dir $OUT/train
 }
 
 stage "set-up and programs" scripts/setup.sh --programs-only
