@@ -37,6 +37,10 @@ const std::vector<MethodEntry>& method_table() {
        make_selector<Bm25Selector>},
       {"oracle_evidence", "the evidence and random tokens, same reader and budget", false,
        make_selector<OracleEvidenceSelector>},
+      {"bm25_top_passage", "BM25's first passage alone, same reader", false,
+       make_selector<Bm25TopPassageSelector>},
+      {"oracle_passage", "the passages that hold the evidence alone, same reader", false,
+       make_selector<OraclePassageSelector>},
       {"question_only", "no context, same reader", false, make_selector<QuestionOnlySelector>},
   };
   return table;

@@ -46,6 +46,7 @@ namespace {
 
 struct Sequence {
   std::vector<int32_t> context;
+  std::vector<int64_t> passages;
   std::vector<std::vector<int32_t>> questions;
   std::vector<int64_t> tail;
   std::vector<int64_t> labels;
@@ -96,7 +97,7 @@ int64_t Batch::questions_with_evidence() const { return evidence.any(-1).sum().i
 
 Batch Batch::to(at::Device device) const {
   Batch moved = *this;
-  for (auto* tensor : {&moved.context, &moved.context_valid, &moved.questions,
+  for (auto* tensor : {&moved.context, &moved.context_valid, &moved.passage, &moved.questions,
                        &moved.questions_valid, &moved.evidence, &moved.answer_tokens, &moved.tail,
                        &moved.tail_valid, &moved.labels, &moved.label_question})
     if (tensor->defined()) *tensor = tensor->to(device);
@@ -106,7 +107,7 @@ Batch Batch::to(at::Device device) const {
 Batch Batch::rows(const std::vector<int64_t>& index) const {
   Batch chosen = *this;
   auto on_device = at::tensor(index, at::kLong).to(context.device());
-  for (auto* tensor : {&chosen.context, &chosen.context_valid, &chosen.questions,
+  for (auto* tensor : {&chosen.context, &chosen.context_valid, &chosen.passage, &chosen.questions,
                        &chosen.questions_valid, &chosen.evidence, &chosen.answer_tokens,
                        &chosen.tail, &chosen.tail_valid, &chosen.labels, &chosen.label_question})
     if (tensor->defined()) *tensor = tensor->index_select(0, on_device);
@@ -121,7 +122,11 @@ Batch Batch::rows(const std::vector<int64_t>& index) const {
 
 Collator::Collator(const Store& store, const Tokenizer& tokenizer, const PromptConfig& prompt,
                    int64_t maximum_context)
-    : store_(store), tokenizer_(tokenizer), prompt_(prompt), maximum_context_(maximum_context) {}
+    : store_(store),
+      tokenizer_(tokenizer),
+      prompt_(prompt),
+      maximum_context_(maximum_context),
+      passages_(tokenizer) {}
 
 namespace {
 
@@ -145,6 +150,7 @@ Batch stack(std::vector<Sequence> rows) {
   Batch batch;
   batch.context = at::zeros({size, longest_context}, at::kLong);
   batch.context_valid = at::zeros({size, longest_context}, at::kBool);
+  batch.passage = at::full({size, longest_context}, -1, at::kLong);
   batch.questions = at::zeros({size, most_questions, longest_question}, at::kLong);
   batch.questions_valid = at::zeros({size, most_questions, longest_question}, at::kBool);
   batch.evidence = at::zeros({size, most_questions, longest_context}, at::kBool);
@@ -157,6 +163,7 @@ Batch stack(std::vector<Sequence> rows) {
     auto& row = rows[size_t(b)];
     auto length = int64_t(row.context.size());
     copy_row(batch.context[b], row.context);
+    copy_row(batch.passage[b], row.passages);
     batch.context_valid[b].slice(0, 0, length).fill_(true);
     copy_row(batch.tail[b], row.tail);
     copy_row(batch.labels[b], row.labels);
@@ -186,6 +193,7 @@ Batch Collator::collate(const std::vector<std::vector<int64_t>>& sequences,
     if (maximum_context_ > 0 && int64_t(row.context.size()) > maximum_context_) {
       row.context.resize(size_t(maximum_context_));
     }
+    row.passages = passages_.passages(row.context);
     for (auto index : indices) {
       row.records.push_back(store_.record(index));
       const auto& record = row.records.back();
@@ -213,10 +221,12 @@ Batch Collator::collate(const std::vector<std::vector<int64_t>>& sequences,
 
 Batch collate_text(const Tokenizer& tokenizer, const PromptConfig& prompt,
                    const std::vector<TextQuestion>& sequences) {
+  TextPassages passages(tokenizer);
   std::vector<Sequence> rows;
   for (const auto& [context, question] : sequences) {
     Sequence row;
     row.context = tokenizer.encode(context);
+    row.passages = passages.passages(row.context);
     add_question(row, encode_template(tokenizer, prompt.question, "{question}", question));
     StoredRecord record;
     record.question = question;

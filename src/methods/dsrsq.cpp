@@ -61,6 +61,7 @@ DsrsqMethod::DsrsqMethod(const DsrsqConfig& config, const TransformerConfig& mod
     policy_ = std::make_unique<DsrPolicy>(dsr_, config.rckv.segment, seed);
   }
   if (config.sqa.enabled) sqa_ = register_module("sqa", Sqa(config.sqa, shape_, seed));
+  compression_error_.resize(size_t(shape_.layers));
   if (config.rckv.enabled) rckv_ = register_module("rckv", Rckv(config.rckv, shape_, seed));
 }
 
@@ -347,6 +348,16 @@ std::map<std::string, double> DsrsqMethod::scalars() const {
     }
     values["sqa/balance"] =
         balance / (double(shape_.layers) * std::max(1e-9, std::log(double(config_.sqa.clusters))));
+  }
+  if (rckv_.is_empty()) return values;
+  for (size_t layer = 0; layer < compression_error_.size(); ++layer) {
+    auto name = [&](const char* what) {
+      return concat("rckv/", what, "/layer_", layer < 10 ? "0" : "", layer);
+    };
+    if (compression_error_[layer].defined())
+      values[name("compression")] = compression_error_[layer].item<double>();
+    // Of the keys and values that the projections were last set from.
+    if (layer < rckv_->tail_energy().size()) values[name("floor")] = rckv_->tail_energy()[layer];
   }
   return values;
 }

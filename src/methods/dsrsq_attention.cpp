@@ -62,6 +62,7 @@ at::Tensor DsrsqMethod::attend(const AttentionInput& input, MethodState& state) 
     auto& term = state.losses["compression"];
     term.sum = term.sum.defined() ? term.sum + error : error;
     term.count += 1;
+    compression_error_[size_t(input.layer)] = error.detach();
   }
   auto cluster = sqa_on(options) ? assign_clusters(input, state) : at::Tensor();
   auto segmented = rckv_on(options) || segment_clusters(options);
@@ -88,7 +89,7 @@ at::Tensor DsrsqMethod::assign_clusters(const AttentionInput& input, MethodState
   if (prefix_clusters(options)) return assign_to_prefix(input, state);
   if (segment_clusters(options))
     return at::full({input.k.size(0), input.k.size(1), input.k.size(2)}, -1, input.order.options());
-  return sqa_->assign(input.layer, input.k, input.valid, options.training);
+  return sqa_->assign(input.layer, input.k, input.valid, options.training && !options.replaying);
 }
 
 // The prefix is what stands before the last segment (the tail) of a sequence's first chunk. Sinks

@@ -12,7 +12,8 @@
 namespace dsrsq {
 
 void SelectorConfig::visit_fields(ConfigVisitor& v) {
-  v.field("bm25_passage", bm25_passage, "Tokens of a passage that BM25 ranks.", at_least(1));
+  v.field("bm25_passage", bm25_passage,
+          "Tokens of a passage that BM25 ranks; 0: passages end at blank lines.", at_least(0));
   v.field("bm25_k1", bm25_k1, "BM25's saturation of term counts.", at_least(0));
   v.field("bm25_b", bm25_b, "BM25's length normalisation.", between(0, 1));
 }
@@ -24,6 +25,19 @@ SelectorMethod::SelectorMethod(std::shared_ptr<Method> reader, const SelectorCon
 SelectedTokens SelectorMethod::select(const Batch& batch, const LanguageModelView& model,
                                       MethodState& state) {
   return reader_->choose(score(batch, state), batch, state);
+}
+
+SelectedTokens SelectorMethod::select_exactly(const at::Tensor& wanted, const Batch& batch,
+                                              MethodState& state) {
+  auto own = state.options;
+  state.options.budget = std::max<int64_t>(1, wanted.sum(1).max().item<int64_t>());
+  state.options.select_per_segment = false;
+  auto selected =
+      reader_->choose(at::zeros(wanted.sizes(), at::device(wanted.device()).dtype(at::kDouble))
+                          .masked_fill(wanted.logical_not(), -INFINITY),
+                      batch, state);
+  state.options = own;
+  return selected;
 }
 
 at::Tensor RandomSelector::score(const Batch& batch, const MethodState& state) const {
@@ -42,14 +56,17 @@ namespace {
 
 using Counts = std::unordered_map<int64_t, double>;
 
-// BM25 score of each passage of one document.
-std::vector<double> passage_scores(const int64_t* tokens, int64_t length,
+// BM25 score of each passage of one document; passage[i] is that of token i.
+std::vector<double> passage_scores(const int64_t* tokens, const int64_t* passage, int64_t length,
                                    const std::vector<int64_t>& question,
                                    const SelectorConfig& config) {
-  auto size = config.bm25_passage;
-  auto passages = (length + size - 1) / size;
+  auto passages = length > 0 ? passage[length - 1] + 1 : 0;
   std::vector<Counts> counts(static_cast<size_t>(passages));
-  for (int64_t i = 0; i < length; ++i) counts[size_t(i / size)][tokens[i]] += 1;
+  std::vector<double> own_length(counts.size(), 0.0);
+  for (int64_t i = 0; i < length; ++i) {
+    counts[size_t(passage[i])][tokens[i]] += 1;
+    own_length[size_t(passage[i])] += 1;
+  }
   auto mean_length = double(length) / double(std::max<int64_t>(1, passages));
   std::vector<double> scores(size_t(passages), 0.0);
   for (auto term : question) {
@@ -59,9 +76,8 @@ std::vector<double> passage_scores(const int64_t* tokens, int64_t length,
     for (int64_t p = 0; p < passages; ++p) {
       auto found = counts[size_t(p)].find(term);
       if (found == counts[size_t(p)].end()) continue;
-      auto own_length = double(std::min(size, length - p * size));
-      auto saturation =
-          config.bm25_k1 * (1 - config.bm25_b + config.bm25_b * own_length / mean_length);
+      auto saturation = config.bm25_k1 *
+                        (1 - config.bm25_b + config.bm25_b * own_length[size_t(p)] / mean_length);
       scores[size_t(p)] +=
           idf * found->second * (config.bm25_k1 + 1) / (found->second + saturation);
     }
@@ -71,8 +87,17 @@ std::vector<double> passage_scores(const int64_t* tokens, int64_t length,
 
 }  // namespace
 
+at::Tensor Bm25Selector::passages(const Batch& batch) const {
+  if (config_.bm25_passage == 0) return batch.passage;
+  auto place = at::arange(batch.context.size(1), batch.context.options());
+  return place.floor_divide(config_.bm25_passage)
+      .expand_as(batch.context)
+      .masked_fill(batch.context_valid.logical_not(), -1);
+}
+
 at::Tensor Bm25Selector::score(const Batch& batch, const MethodState& state) const {
   auto context = batch.context.to(at::kCPU).contiguous();
+  auto passage = passages(batch).to(at::kCPU).contiguous();
   auto lengths = batch.context_valid.sum(1).to(at::kCPU);
   auto questions = batch.questions.to(at::kCPU).contiguous();
   auto question_valid = batch.questions_valid.to(at::kCPU).contiguous();
@@ -84,20 +109,39 @@ at::Tensor Bm25Selector::score(const Batch& batch, const MethodState& state) con
     for (int64_t i = 0; i < ids.numel(); ++i)
       if (valid.data_ptr<bool>()[i]) question.push_back(ids.data_ptr<int64_t>()[i]);
     auto length = lengths.data_ptr<int64_t>()[b];
-    auto scores =
-        passage_scores(context.data_ptr<int64_t>() + b * tokens, length, question, config_);
+    const auto* passage_of = passage.data_ptr<int64_t>() + b * tokens;
+    auto scores = passage_scores(context.data_ptr<int64_t>() + b * tokens, passage_of, length,
+                                 question, config_);
     std::vector<int64_t> ranked(scores.size());
     std::iota(ranked.begin(), ranked.end(), 0);
     std::stable_sort(ranked.begin(), ranked.end(),
                      [&](int64_t x, int64_t y) { return scores[size_t(x)] > scores[size_t(y)]; });
     auto* out = result.data_ptr<double>() + b * tokens;
     double next = 0;  // falls token by token, passage by passage
-    for (auto passage : ranked)
-      for (auto i = passage * config_.bm25_passage;
-           i < std::min(length, (passage + 1) * config_.bm25_passage); ++i)
+    for (auto p : ranked)
+      for (auto i = std::lower_bound(passage_of, passage_of + length, p) - passage_of;
+           i < length && passage_of[i] == p; ++i)
         out[i] = next--;
   }
   return result.to(batch.context.device());
+}
+
+SelectedTokens Bm25TopPassageSelector::select(const Batch& batch, const LanguageModelView& model,
+                                              MethodState& state) {
+  auto own = passages(batch);
+  auto best = std::get<1>(score(batch, state).max(1, true));
+  return select_exactly(own.eq(own.gather(1, best)).logical_and(batch.context_valid), batch, state);
+}
+
+SelectedTokens OraclePassageSelector::select(const Batch& batch, const LanguageModelView& model,
+                                             MethodState& state) {
+  auto supports = batch.evidence.logical_or(batch.answer_tokens).any(1);
+  auto passages = batch.passage.max().item<int64_t>() + 1;
+  auto place = batch.passage.clamp_min(0);  // padding supports nothing
+  auto chosen = at::zeros({batch.size(), passages}, batch.passage.options())
+                    .scatter_add_(1, place, supports.to(at::kLong));
+  return select_exactly(chosen.gather(1, place).gt(0).logical_and(batch.context_valid), batch,
+                        state);
 }
 
 SelectedTokens QuestionOnlySelector::select(const Batch& batch, const LanguageModelView& model,

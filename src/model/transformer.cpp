@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "dsrsq/core/error.h"
+#include "dsrsq/model/activation_checkpoint.h"
 #include "dsrsq/ops/causal_conv.h"
 #include "dsrsq/ops/noise.h"
 
@@ -129,17 +130,85 @@ at::Tensor TransformerImpl::mlp(const at::Tensor& x, const Block& block) const {
   return at::linear(inner, block.down, block.down_bias);
 }
 
+// One block: `attention` brings the layer and what all blocks share.
+at::Tensor TransformerImpl::read_block(const ReaderInput& input, AttentionInput attention,
+                                       const at::Tensor& x, Method& method,
+                                       MethodState& state) const {
+  auto batch = x.size(0), tokens = x.size(1), head = config_.head_width();
+  auto split = [&](const at::Tensor& y, int64_t heads) {
+    return y.reshape({batch, tokens, heads, head}).transpose(1, 2);
+  };
+  const auto& block = blocks_[size_t(attention.layer)];
+  auto normed = normalise(x, block.attention_norm, block.attention_norm_bias);
+  if (block.conv.defined()) normed = convolve(normed, block, attention.layer, input, state);
+  attention.hidden = normed;
+  attention.residual = x;
+  attention.q = split(at::linear(normed, block.query, block.query_bias), config_.heads);
+  attention.k = split(at::linear(normed, block.key, block.key_bias), config_.key_value_heads);
+  attention.v = split(at::linear(normed, block.value, block.value_bias), config_.key_value_heads);
+  if (block.query_norm.defined()) {
+    attention.q = rms_norm(attention.q, block.query_norm, config_.norm_epsilon);
+    attention.k = rms_norm(attention.k, block.key_norm, config_.norm_epsilon);
+  }
+  auto attended = method.attend(attention, state);
+  auto y = x + at::linear(attended.transpose(1, 2).reshape({batch, tokens, config_.heads * head}),
+                          block.output, block.output_bias);
+  if (auto extra = method.extra_sublayer(attention, y, state); extra.defined()) y = y + extra;
+  method.update_cache(attention, state);
+  auto inner = normalise(y, block.mlp_norm, block.mlp_norm_bias);
+  return y + mlp(inner, block);
+}
+
+// The second time, in the backward pass, the block reads after the state that it found the first
+// time, and what it leaves there is dropped. Its loss terms are outputs, as the hidden states are.
+at::Tensor TransformerImpl::read_block_checkpointed(const ReaderInput& input,
+                                                    const AttentionInput& attention,
+                                                    const at::Tensor& x, Method& method,
+                                                    MethodState& state) const {
+  TORCH_CHECK(!state.memory, "activation checkpointing: ", method.method_name(),
+              " keeps a memory of its own, which cannot be read twice");
+  auto layer = size_t(attention.layer);
+  MethodState before;
+  before.options = state.options;
+  before.options.replaying = true;
+  before.options.collect_stats = false;
+  before.sample_ids = state.sample_ids;
+  before.layers.resize(state.layers.size());
+  before.layers[layer] = state.layers[layer];
+  before.conv_tails.resize(state.conv_tails.size());
+  before.conv_tails[layer] = state.conv_tails[layer];
+
+  auto kept = std::move(state.losses);
+  state.losses.clear();
+  auto body = [this, input, attention, before, &method, &state](
+                  const std::vector<at::Tensor>& inputs, bool again) {
+    auto own = before;
+    auto& used = again ? own : state;
+    auto shared = attention;
+    shared.key_bias = inputs[1];
+    if (again) shared.record_rows = at::Tensor();  // without gradient, and recorded already
+    std::vector<at::Tensor> outputs{read_block(input, shared, inputs[0], method, used)};
+    for (const auto& [name, term] : used.losses) outputs.push_back(term.sum);
+    return outputs;
+  };
+  auto outputs = run_checkpointed(body, {x, attention.key_bias});
+  size_t next = 1;
+  for (const auto& [name, term] : state.losses) {
+    auto& total = kept[name];
+    total.sum = total.sum.defined() ? total.sum + outputs[next] : outputs[next];
+    total.count += term.count;
+    ++next;
+  }
+  state.losses = std::move(kept);
+  return outputs[0];
+}
+
 at::Tensor TransformerImpl::read_chunk(const ReaderInput& input, Method& method,
                                        MethodState& state) {
-  auto batch = input.inputs.size(0), tokens = input.inputs.size(1);
-  auto head = config_.head_width();
-  auto split = [&](const at::Tensor& x, int64_t heads) {
-    return x.reshape({batch, tokens, heads, head}).transpose(1, 2);
-  };
   AttentionInput attention;
   if (config_.position_embedding == "rope")
-    attention.rope =
-        ops::rotary_table(input.positions, head, config_.rope_base, config_.rope_scaling);
+    attention.rope = ops::rotary_table(input.positions, config_.head_width(), config_.rope_base,
+                                       config_.rope_scaling);
   attention.valid = input.valid;
   attention.padded = input.padded;
   attention.positions = input.positions;
@@ -151,27 +220,11 @@ at::Tensor TransformerImpl::read_chunk(const ReaderInput& input, Method& method,
 
   auto x = input.inputs;
   if (position_table_.defined()) x = x + at::embedding(position_table_, input.positions);
+  bool checkpointed = state.options.activation_checkpointing && at::GradMode::is_enabled();
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
-    const auto& block = blocks_[size_t(layer)];
-    auto normed = normalise(x, block.attention_norm, block.attention_norm_bias);
-    if (block.conv.defined()) normed = convolve(normed, block, layer, input, state);
     attention.layer = layer;
-    attention.hidden = normed;
-    attention.residual = x;
-    attention.q = split(at::linear(normed, block.query, block.query_bias), config_.heads);
-    attention.k = split(at::linear(normed, block.key, block.key_bias), config_.key_value_heads);
-    attention.v = split(at::linear(normed, block.value, block.value_bias), config_.key_value_heads);
-    if (block.query_norm.defined()) {
-      attention.q = rms_norm(attention.q, block.query_norm, config_.norm_epsilon);
-      attention.k = rms_norm(attention.k, block.key_norm, config_.norm_epsilon);
-    }
-    auto attended = method.attend(attention, state);
-    x = x + at::linear(attended.transpose(1, 2).reshape({batch, tokens, config_.heads * head}),
-                       block.output, block.output_bias);
-    if (auto extra = method.extra_sublayer(attention, x, state); extra.defined()) x = x + extra;
-    method.update_cache(attention, state);
-    auto inner = normalise(x, block.mlp_norm, block.mlp_norm_bias);
-    x = x + mlp(inner, block);
+    x = checkpointed ? read_block_checkpointed(input, attention, x, method, state)
+                     : read_block(input, attention, x, method, state);
   }
   method.end_segment(state);
   return normalise(x, final_norm_, final_norm_bias_);

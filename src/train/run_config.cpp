@@ -44,6 +44,12 @@ void TrainConfig::visit_fields(ConfigVisitor& v) {
       "precision", precision,
       "fp32, or bf16 autocast with fp32 weights, of the training steps; evaluation runs in fp32.",
       one_of({"fp32", "bf16"}));
+  v.field("activation_checkpointing", activation_checkpointing,
+          "Keep only each block's input for the backward pass and compute the rest again there: "
+          "memory for a third more arithmetic. Same results.");
+  v.field("frozen_layers", frozen_layers,
+          "The embeddings and this many blocks from below stand still in every stage; 0: none.",
+          at_least(0));
   v.field("threads", threads,
           "CPU threads; 0: all cores. Part of what makes a run repeat bit by bit.", at_least(0));
   v.field("batch_size", batch_size, "Sequences a micro-batch.", at_least(1));
@@ -97,6 +103,10 @@ void RunConfig::validate(const ConfigLocations& locations) const {
                                dsrsq.sqa.clusters, ", got ", stages[i].clusters_per_query));
   }
   validate_policy(locations);
+  if (train.frozen_layers > model.layers)
+    throw ConfigError(concat(locations.of("train.frozen_layers"),
+                             ": train.frozen_layers: expected at most model.layers = ",
+                             model.layers, ", got ", train.frozen_layers));
   if (train.device != "cpu" && train.device.rfind("cuda", 0) != 0)
     throw ConfigError(concat(locations.of("train.device"),
                              ": train.device: expected cpu, cuda or cuda:N, got '", train.device,

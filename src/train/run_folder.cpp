@@ -183,12 +183,13 @@ std::string describe_run(RunConfig& config, LanguageModel& model, int64_t typica
       << m.layers * (exact * kv_bytes + latents * 2 * d.rckv.latent_width * 4) << " (" << exact
       << " exact keys and " << latents
       << " latents a layer; all keys exact: " << m.layers * typical_context * kv_bytes << ")\n";
+  // Of one block; with activation checkpointing the others keep but their inputs.
+  auto tokens = config.train.batch_size * read;
+  auto block = m.width * 12 + m.mlp_width * 4 + m.heads * std::min(read, exact + latents + 1) * 4;
+  auto kept = config.train.activation_checkpointing ? m.layers * m.width + block : m.layers * block;
   out << "memory: weights " << total * 4 / 1000000 << " MB, gradients " << total * 4 / 1000000
       << " MB, AdamW " << total * 8 / 1000000 << " MB; activations of a micro-batch about "
-      << m.layers * config.train.batch_size * read *
-             (m.width * 12 + m.mlp_width * 4 + m.heads * std::min(read, exact + latents + 1) * 4) *
-             4 / 1000000
-      << " MB\n";
+      << tokens * kept * 4 / 1000000 << " MB\n";
   out << "schedule: " << total_steps(config.stages) << " steps, learning rate "
       << config.optimizer.learning_rate << ", warm-up " << config.optimizer.warmup_steps << ", "
       << config.optimizer.schedule << "\n";

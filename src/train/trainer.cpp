@@ -31,6 +31,13 @@ bool is_frozen(const std::string& name, const std::vector<std::string>& frozen) 
   return stands(parameter_group(name)) || (name == "method.dsr.conv" && stands("backbone"));
 }
 
+bool is_below(const std::string& name, int64_t layers) {
+  if (layers == 0) return false;
+  const std::string backbone = "backbone.", block = "backbone.block_";
+  if (name == backbone + "embedding" || name == backbone + "position_table") return true;
+  return name.rfind(block, 0) == 0 && std::stoll(name.substr(block.size())) < layers;
+}
+
 namespace {
 
 // In a checkpoint's optimiser file, what PPO keeps stands under this.
@@ -196,7 +203,8 @@ void Trainer::enter_stage() {
   log_info("stage ", stage.name, ": steps ", position.first_step, " to ",
            position.first_step + stage.steps);
   for (auto& parameter : optimizer_.parameters()) {
-    parameter.frozen = is_frozen(parameter.name, stage.frozen);
+    parameter.frozen = is_frozen(parameter.name, stage.frozen) ||
+                       is_below(parameter.name, config_.train.frozen_layers);
     parameter.tensor.set_requires_grad(
         !parameter.frozen);  // no gradient is computed, and after_step leaves it alone
   }
@@ -324,6 +332,7 @@ std::map<std::string, double> Trainer::hybrid_update(int64_t update) {
   const auto& stage = config_.stages[stage_index_];
   auto options = options_now();
   options.keep_context_hidden = config_.loss.task_tokens == "all";
+  options.activation_checkpointing = config_.train.activation_checkpointing;
   const auto& loader = stage_loader(stage);
   std::vector<Batch> batches;
   double tokens = 0;

@@ -130,6 +130,58 @@ TEST(Selectors, Bm25FindsThePassageWithTheRareWords) {
   for (int64_t i = 0; i < 96; ++i) EXPECT_EQ(selected[0][i].item<bool>(), i >= 64 || i < 8) << i;
 }
 
+// Passages of unequal length between blank lines; padding belongs to none.
+Batch batch_of_passages() {
+  auto one = tiny_batch(
+      {{.context = 90, .question = 2, .sample = 1}, {.context = 40, .question = 2, .sample = 2}});
+  one.context.masked_fill_(one.context_valid, 7);
+  one.passage.fill_(-1);
+  for (auto [row, begin, end, passage] :
+       {std::tuple{0, 0, 20, 0}, {0, 20, 27, 1}, {0, 27, 90, 2}, {1, 0, 11, 0}, {1, 11, 40, 1}})
+    one.passage[row].slice(0, begin, end).fill_(passage);
+  one.questions[0][0].copy_(at::tensor({50, 7}, at::kLong));
+  one.questions[1][0].copy_(at::tensor({7, 50}, at::kLong));
+  one.context[0][25] = 50;
+  one.context[1][2] = 50;
+  return one;
+}
+
+// Whatever the budget, and however the reader cuts segments.
+TEST(Selectors, TheTopPassageIsReadAlone) {
+  auto one = batch_of_passages();
+  SelectorConfig config;
+  config.bm25_passage = 0;
+  for (const char* source : {"selected", "stream"})
+    for (int64_t budget : {0, 3}) {
+      auto selected = chosen(
+          choose(std::make_shared<Bm25TopPassageSelector>(reader(source), config, 3), one, budget),
+          one);
+      for (int64_t i = 0; i < 90; ++i) {
+        EXPECT_EQ(selected[0][i].item<bool>(), i >= 20 && i < 27) << i;
+        EXPECT_EQ(selected[1][i].item<bool>(), i < 11) << i;
+      }
+    }
+  config.bm25_passage = 16;
+  auto selected =
+      chosen(choose(std::make_shared<Bm25TopPassageSelector>(reader(), config, 3), one), one);
+  for (int64_t i = 0; i < 90; ++i) EXPECT_EQ(selected[0][i].item<bool>(), i >= 16 && i < 32) << i;
+}
+
+TEST(Selectors, TheOraclePassagesAreThoseThatHoldEvidence) {
+  auto one = batch_of_passages();
+  one.evidence.fill_(false);
+  one.answer_tokens.fill_(false);
+  one.evidence[0][0][22] = true;
+  one.answer_tokens[1][0].slice(0, 10, 12).fill_(true);  // over a border: both passages
+  auto selected = chosen(
+      choose(std::make_shared<OraclePassageSelector>(reader("stream"), SelectorConfig{}, 3), one),
+      one);
+  for (int64_t i = 0; i < 90; ++i) {
+    EXPECT_EQ(selected[0][i].item<bool>(), i >= 20 && i < 27) << i;
+    EXPECT_EQ(selected[1][i].item<bool>(), i < 40) << i;
+  }
+}
+
 // One rare word outweighs a passage full of a word that nearly every passage has.
 TEST(Selectors, Bm25WeighsWordsByTheirRarity) {
   auto one = tiny_batch({{.context = 256, .question = 2, .sample = 1}});

@@ -95,6 +95,7 @@ Batch tiny_batch(const std::vector<TinySequence>& sequences) {
   Batch batch;
   batch.context = at::zeros({size, context}, at::kLong);
   batch.context_valid = at::zeros({size, context}, at::kBool);
+  batch.passage = at::full({size, context}, -1, at::kLong);
   batch.questions = at::zeros({size, questions, question}, at::kLong);
   batch.questions_valid = at::zeros({size, questions, question}, at::kBool);
   batch.evidence = at::zeros({size, questions, context}, at::kBool);
@@ -109,6 +110,7 @@ Batch tiny_batch(const std::vector<TinySequence>& sequences) {
         .narrow(0, 0, s.context)
         .copy_(token_ids(concat("context ", s.sample), {s.context}));
     batch.context_valid[b].narrow(0, 0, s.context).fill_(true);
+    batch.passage[b].narrow(0, 0, s.context).fill_(0);
     for (int64_t q = 0; q < s.questions; ++q) {
       batch.questions[b][q]
           .narrow(0, 0, s.question)

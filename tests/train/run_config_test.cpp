@@ -37,9 +37,10 @@ std::string test_name(const ::testing::TestParamInfo<std::string>& info) {
 
 class ConfigFile : public ::testing::TestWithParam<std::string> {};
 
-// Data sets are not opened: they are made by other commands.
+// Data sets and folders of pretrained weights are not opened: other commands make them. The
+// architecture is then the default one.
 TEST_P(ConfigFile, LoadsAndItsResolvedFormLoadsToTheSame) {
-  auto config = load_run_config({GetParam(), {}, {kConfigs}});
+  auto config = load_run_config({GetParam(), {}, {kConfigs}}, /*resolved=*/true);
   EXPECT_FALSE(config.stages.empty());
   auto resolved = dump_config([&](ConfigVisitor& v) { config.visit_fields(v); });
   RunConfig again;
@@ -95,6 +96,7 @@ TEST(RunConfig, CrossFieldErrorsNameTheKeyTheBoundAndWhereItWasSet) {
       AllOf(HasSubstr("rckv.latent_width"), HasSubstr("128"), HasSubstr("compresses nothing")));
   EXPECT_THAT(error_of({"stages.0.clusters_per_query=99"}),
               AllOf(HasSubstr("stages.0.clusters_per_query"), HasSubstr("99")));
+  EXPECT_THAT(error_of({"train.frozen_layers=99"}), HasSubstr("train.frozen_layers"));
   EXPECT_THAT(error_of({"train.device=gpu"}), AllOf(HasSubstr("train.device"), HasSubstr("gpu")));
   EXPECT_THAT(error_of({"prompt.question=ask"}),
               AllOf(HasSubstr("prompt.question"), HasSubstr("{question}")));

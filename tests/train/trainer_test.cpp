@@ -243,6 +243,37 @@ INSTANTIATE_TEST_SUITE_P(Groups, FrozenGroup,
                          ::testing::Values("backbone", "retriever", "projections"),
                          [](const auto& info) { return info.param; });
 
+TEST_F(TrainerTest, FrozenLayersStandStillWithWhatIsBelowThem) {
+  config_.train.frozen_layers = 1;
+  config_.loss.ramp = "constant";
+  TinyRun run(facts_, config_, "run");
+  run.trainer->train_step();  // calibrates the projections
+  auto before = copy_of(run.model);
+  for (int i = 0; i < 3; ++i) run.trainer->train_step();
+  auto after = module_tensors(*run.model);
+  int still = 0;
+  for (const auto& item : run.model->named_parameters()) {
+    const auto& name = item.key();
+    auto below = name == "backbone.embedding" || name.find("backbone.block_0_") == 0;
+    still += below;
+    EXPECT_EQ(same_bits(before.at(name), after.at(name)), below) << name;
+  }
+  EXPECT_GT(still, 8);
+}
+
+// Two steps, so that the first one's update and codebook sums are part of what is compared.
+TEST_F(TrainerTest, ActivationCheckpointingTrainsTheSameWeights) {
+  auto checkpointing = config_;
+  checkpointing.train.activation_checkpointing = true;
+  TinyRun plain(facts_, config_, "plain"), run(facts_, checkpointing, "checkpointing");
+  for (int step = 0; step < 2; ++step) {
+    auto a = plain.trainer->train_step(), b = run.trainer->train_step();
+    EXPECT_NEAR(b.at("train/loss"), a.at("train/loss"), 1e-5) << step;
+    EXPECT_NEAR(b.at("train/compression"), a.at("train/compression"), 1e-5) << step;
+  }
+  expect_near(plain.gradients(), run.gradients(), 1e-4);
+}
+
 TEST_F(TrainerTest, TheStandardTransformerTrainsOnTheSameConfig) {
   config_.method = "standard";
   TinyRun run(facts_, config_, "run");

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "dsrsq/batch/text_passages.h"
 #include "dsrsq/core/config.h"
 #include "dsrsq/data/store.h"
 #include "dsrsq/text/tokenizer.h"
@@ -34,6 +35,7 @@ std::vector<int32_t> encode_template(const Tokenizer& tokenizer, const std::stri
 struct Batch {
   at::Tensor context;          // [B, N] int64, 0 where padded
   at::Tensor context_valid;    // [B, N] bool
+  at::Tensor passage;          // [B, N] int64, of each token, from 0 (text_passages.h); -1: padding
   at::Tensor questions;        // [B, Q, T] int64: what the retriever reads
   at::Tensor questions_valid;  // [B, Q, T] bool
   at::Tensor evidence;         // [B, Q, N] bool: tokens that support the answer of each question
@@ -71,6 +73,7 @@ class Collator {
   const Tokenizer& tokenizer_;
   PromptConfig prompt_;
   int64_t maximum_context_;
+  TextPassages passages_;
 };
 
 // A batch of questions about texts that no store holds; without answers. The sample id is the

@@ -93,8 +93,9 @@ class DsrsqMethod : public Method {
   DsrsqConfig config_;
   TransformerConfig model_;
   int64_t seed_;
-  bool start_codebook_ = false;  // the calibration under way is to start the codebook
-  bool project_anew_ = false;    // the calibration under way is to set the projections
+  bool start_codebook_ = false;                // the calibration under way is to start the codebook
+  std::vector<at::Tensor> compression_error_;  // a layer: of the last training pass, for logs
+  bool project_anew_ = false;  // the calibration under way is to set the projections
   Dsr dsr_{nullptr};
   std::unique_ptr<DsrPolicy> policy_;  // of dsr_
   Sqa sqa_{nullptr};

@@ -49,6 +49,8 @@ class SelectorMethod : public Method {
  protected:
   // [B, N], higher is chosen first.
   virtual at::Tensor score(const Batch& batch, const MethodState& state) const = 0;
+  // The tokens that `wanted` [B, N] bool names, in the reader's segments.
+  SelectedTokens select_exactly(const at::Tensor& wanted, const Batch& batch, MethodState& state);
   SelectorConfig config_;
   int64_t seed_;
 
@@ -78,7 +80,8 @@ class OracleEvidenceSelector : public SelectorMethod {
 };
 
 // BM25 (Robertson et al. 1994) of the question over passages of `bm25_passage` tokens of the
-// document, on token ids; whole passages in order of score, the last one cut at the budget.
+// document, or the passages between its blank lines, on token ids; whole passages in order of
+// score, the last one cut at the budget.
 class Bm25Selector : public SelectorMethod {
  public:
   using SelectorMethod::SelectorMethod;
@@ -86,6 +89,30 @@ class Bm25Selector : public SelectorMethod {
 
  protected:
   at::Tensor score(const Batch& batch, const MethodState& state) const override;
+  // int64 [B, N]: the passage of each token as `bm25_passage` cuts them; -1: padding.
+  at::Tensor passages(const Batch& batch) const;
+};
+
+// BM25's first passage and nothing else, whatever the budget.
+class Bm25TopPassageSelector : public Bm25Selector {
+ public:
+  using Bm25Selector::Bm25Selector;
+  std::string method_name() const override { return "bm25_top_passage"; }
+  SelectedTokens select(const Batch& batch, const LanguageModelView& model,
+                        MethodState& state) override;
+};
+
+// The passages in which the evidence stands and nothing else, whatever the budget: reading without
+// distractors. Passages end at blank lines.
+class OraclePassageSelector : public SelectorMethod {
+ public:
+  using SelectorMethod::SelectorMethod;
+  std::string method_name() const override { return "oracle_passage"; }
+  SelectedTokens select(const Batch& batch, const LanguageModelView& model,
+                        MethodState& state) override;
+
+ protected:
+  at::Tensor score(const Batch& batch, const MethodState& state) const override { return {}; }
 };
 
 // No context at all: what the weights know without reading.

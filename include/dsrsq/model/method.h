@@ -72,6 +72,10 @@ struct PassOptions {
                                // only shrink the budget
   bool observe = false;        // fill MethodState::policy_input
   bool sample = false;         // training: Gumbel-top-k instead of top-k (D5)
+  // Training: what a block's backward pass needs is computed again there instead of kept.
+  bool activation_checkpointing = false;
+  bool replaying = false;  // this is that second time: whatever is gathered beside the outputs
+                           // (statistics, codebook sums) was gathered the first time
   bool read_everything = false;  // the reader reads the whole context (a teacher's dense attention)
   RetrievalOptions retrieval;
 };

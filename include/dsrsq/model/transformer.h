@@ -51,6 +51,10 @@ class TransformerImpl : public torch::nn::Module {
                       const ReaderInput& input, MethodState& state) const;
   at::Tensor mlp(const at::Tensor& x, const Block& block) const;
   at::Tensor read_chunk(const ReaderInput& input, Method& method, MethodState& state);
+  at::Tensor read_block(const ReaderInput& input, AttentionInput attention, const at::Tensor& x,
+                        Method& method, MethodState& state) const;
+  at::Tensor read_block_checkpointed(const ReaderInput& input, const AttentionInput& attention,
+                                     const at::Tensor& x, Method& method, MethodState& state) const;
   Block make_block(int64_t layer);
   at::Tensor weight(const std::string& name, at::IntArrayRef shape, double deviation);
 

@@ -42,6 +42,8 @@ struct TrainConfig {
   std::string start_from;
   std::vector<std::string> start_groups = {"backbone", "retriever", "projections"};
   std::string precision = "fp32";
+  bool activation_checkpointing = false;
+  int64_t frozen_layers = 0;
   int64_t threads = 0;
   int64_t batch_size = 8;
   int64_t accumulation = 1;

@@ -22,6 +22,9 @@ std::string parameter_group(const std::string& name);
 // (the retriever's convolution) stands still with either of them.
 bool is_frozen(const std::string& name, const std::vector<std::string>& frozen);
 
+// Is it an embedding, or of one of the first `layers` blocks? (train.frozen_layers; 0: never)
+bool is_below(const std::string& name, int64_t layers);
+
 class Trainer {
  public:
   // `run_folder`: where logs and checkpoints go; must exist.

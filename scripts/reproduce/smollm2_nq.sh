@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# All four parts on a pretrained model (configs/smollm2_nq.yaml): import, prepare real questions, train DSRSQ and dense attention for as
+# many steps, compare on unseen questions.
+#   scripts/reproduce/smollm2_nq.sh FILE [cuda|cpu]     FILE: nq-open-oracle.jsonl.gz of lost-in-the-middle
+# cuda (the default): what data/results/smollm2_nq_*.json holds, minutes on one H100. cpu: the same path in few steps on few questions, about
+# 20 minutes on two cores; it shows that everything runs and proves nothing about quality. Leaves runs/smollm2_nq/{dsrsq,dense,eval_*}.
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+case "${1:--h}" in -h | --help) sed -n '2,6s/^# //p' "${BASH_SOURCE[0]}"; exit 2 ;; esac
+INPUT="$1"
+DEVICE="${2:-cuda}"
+source scripts/reproduce/smollm2_nq_data.sh
+FEW_STEPS=() FEW_DENSE_STEPS=() FEW_QUESTIONS=()
+if [ "$DEVICE" = cpu ]; then
+  few=(--set train.precision=fp32 --set train.batch_size=2 --set train.evaluate_every=0)
+  FEW_STEPS=("${few[@]}" --set stages.0.steps=40 --set stages.1.steps=20 --set stages.2.steps=20 --set stages.3.steps=2)
+  FEW_DENSE_STEPS=("${few[@]}" --set stages.0.steps=40)
+  FEW_QUESTIONS=(--set eval.questions=40 --set eval.batch_size=4)
+fi
+
+train_dsrsq() { "$BIN/dsrsq-train" --config configs/smollm2_nq.yaml --device "$DEVICE" "${FEW_STEPS[@]}" --output-dir $DATA/dsrsq; }
+train_dense() { "$BIN/dsrsq-train" --config configs/smollm2_nq/dense.yaml --device "$DEVICE" "${FEW_DENSE_STEPS[@]}" --output-dir $DATA/dense; }
+
+evaluate() {
+  local selectors=bm25_top_passage,oracle_passage,question_only
+  # What DSRSQ's reader makes of its own choice and of others of as many bytes; dense attention beside it.
+  "$BIN/dsrsq-eval" --checkpoint dsrsq="$(last_checkpoint $DATA/dsrsq)" --checkpoint dense="$(last_checkpoint $DATA/dense)" \
+    --methods random,bm25,$selectors --baseline dense --device "$DEVICE" "${FEW_QUESTIONS[@]}" --output-dir $DATA/eval_dsrsq
+  # The dense reader given less to read.
+  "$BIN/dsrsq-eval" --checkpoint dense="$(last_checkpoint $DATA/dense)" --methods $selectors --baseline dense --device "$DEVICE" \
+    "${FEW_QUESTIONS[@]}" --output-dir $DATA/eval_dense
+  # Before any training.
+  "$BIN/dsrsq-eval" --checkpoint untrained=runs/smollm2 --config configs/smollm2_nq/dense.yaml --methods $selectors --device "$DEVICE" \
+    "${FEW_QUESTIONS[@]}" --output-dir $DATA/eval_untrained
+}
+
+stage "set-up and programs" set_up
+stage "SmolLM2" import_model
+stage "data" prepare_data
+stage "training, DSRSQ" train_dsrsq
+stage "training, dense" train_dense
+stage "evaluation" evaluate
+print_stages
