@@ -114,6 +114,7 @@ struct Tokenizer::Impl {
   void encode_word_pieces(std::string_view clean, const std::vector<AddedMatch>& pieces,
                           const Emit& emit) const;
   std::vector<AddedMatch> cut_added_tokens(std::string_view clean, bool parse_special) const;
+  std::vector<std::string> texts(const std::vector<int32_t>& list, bool keep_special) const;
   int32_t first_of(const std::vector<const char*>& candidates, const char* role) const;
 
   std::string name;
@@ -234,6 +235,24 @@ void Tokenizer::Impl::encode_bpe(std::string_view clean, const std::vector<Added
   }
 }
 
+// What each id adds to the text; empty for those that are left out.
+std::vector<std::string> Tokenizer::Impl::texts(const std::vector<int32_t>& list,
+                                                bool keep_special) const {
+  std::vector<std::string> tokens;
+  std::vector<size_t> places;
+  for (size_t i = 0; i < list.size(); ++i) {
+    const auto it = decoded.find(list[i]);
+    if (it == decoded.end()) continue;  // a row of the output layer that no token has
+    if (!keep_special && special.contains(list[i])) continue;
+    tokens.push_back(it->second);
+    places.push_back(i);
+  }
+  if (spec.word_piece) tokens = text::word_piece_texts(*spec.word_piece, std::move(tokens));
+  std::vector<std::string> out(list.size());
+  for (size_t i = 0; i < places.size(); ++i) out[places[i]] = std::move(tokens[i]);
+  return out;
+}
+
 int32_t Tokenizer::Impl::first_of(const std::vector<const char*>& candidates,
                                   const char* role) const {
   std::string tried;
@@ -303,17 +322,21 @@ std::vector<int32_t> Tokenizer::encode_with_spans(const std::string& text,
 }
 
 std::string Tokenizer::decode(const std::vector<int32_t>& ids, bool keep_special) const {
-  std::vector<std::string> tokens;
-  for (const int32_t id : ids) {
-    const auto it = impl_->decoded.find(id);
-    if (it == impl_->decoded.end()) continue;  // a row of the output layer that no token has
-    if (!keep_special && impl_->special.contains(id)) continue;
-    tokens.push_back(it->second);
-  }
-  if (impl_->spec.word_piece) return text::join_word_pieces(*impl_->spec.word_piece, tokens);
   std::string bytes;
-  for (const std::string& token : tokens) bytes += token;
+  for (const std::string& text : impl_->texts(ids, keep_special)) bytes += text;
   return std::string(text::CleanText(bytes).view());
+}
+
+std::string Tokenizer::decode_with_spans(const std::vector<int32_t>& ids,
+                                         std::vector<Span>& spans) const {
+  std::string bytes;
+  spans.clear();
+  for (const std::string& text : impl_->texts(ids, false)) {
+    const auto begin = static_cast<int64_t>(bytes.size());
+    bytes += text;
+    spans.push_back({begin, static_cast<int64_t>(bytes.size())});
+  }
+  return bytes;
 }
 
 int64_t Tokenizer::vocabulary_size() const { return impl_->vocabulary_size; }

@@ -62,26 +62,24 @@ void replace_all(std::string& text, std::string_view from, std::string_view to) 
 
 }  // namespace
 
-std::string join_word_pieces(const WordPieceSpec& spec, const std::vector<std::string>& tokens) {
+std::vector<std::string> word_piece_texts(const WordPieceSpec& spec,
+                                          std::vector<std::string> tokens) {
   // In the order in which `tokenizers` does it.
   static constexpr std::string_view kCleanup[][2] = {
       {" .", "."},   {" ?", "?"},     {" !", "!"},    {" ,", ","},
       {" ' ", "'"},  {" n't", "n't"}, {" 'm", "'m"},  {" do not", " don't"},
       {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
-  std::string out;
   for (size_t i = 0; i < tokens.size(); ++i) {
-    std::string token = tokens[i];
+    std::string& token = tokens[i];
     if (i > 0 && token.starts_with(spec.prefix)) {
       token.erase(0, spec.prefix.size());
     } else if (i > 0) {
-      token.insert(0, " ");
+      token.insert(token.begin(), ' ');
     }
-    if (spec.decode_cleanup) {
-      for (const auto& [from, to] : kCleanup) replace_all(token, from, to);
-    }
-    out += token;
+    if (!spec.decode_cleanup) continue;
+    for (const auto& [from, to] : kCleanup) replace_all(token, from, to);
   }
-  return out;
+  return tokens;
 }
 
 }  // namespace dsrsq::text

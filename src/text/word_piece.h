@@ -42,7 +42,9 @@ class WordPiece {
   Pieces first_, next_;
 };
 
-// The tokens as text: a blank in front of each but the first and those that go on a word.
-std::string join_word_pieces(const WordPieceSpec& spec, const std::vector<std::string>& tokens);
+// What each token adds to the text: a blank in front of all but the first and those that go on a
+// word.
+std::vector<std::string> word_piece_texts(const WordPieceSpec& spec,
+                                          std::vector<std::string> tokens);
 
 }  // namespace dsrsq::text

@@ -60,6 +60,10 @@ class Tokenizer {
   // token has become nothing, as `tokenizers` does.
   std::string decode(const std::vector<int32_t>& ids, bool keep_special = false) const;
 
+  // The text of ids as its bytes are, which need not be valid UTF-8, and for each id the range of
+  // them that it stands for; empty for special tokens, which are left out, and ids without a token.
+  std::string decode_with_spans(const std::vector<int32_t>& ids, std::vector<Span>& spans) const;
+
   int64_t vocabulary_size() const;  // highest id + 1
   int32_t begin_id() const;  // <|bos|>, <s>, <|begin_of_text|> or <|endoftext|>; throws DataError
                              // where none exists
