@@ -97,6 +97,17 @@ void add_validate(CLI::App& app, ValidateOptions& options) {
   command->callback([&options] { dsrsq::validate_dataset(options.path, options.tokenizer); });
 }
 
+void add_tokenize(CLI::App& app, dsrsq::TokenizeOptions& options) {
+  CLI::App* command = app.add_subcommand(
+      "tokenize", "Token ids, byte ranges and decoded text of files, a JSON line for each");
+  command->add_option("inputs", options.inputs, "Text files")->required();
+  command
+      ->add_option("--tokenizer", options.tokenizer,
+                   "tokenizer.json, vocab.txt, or a folder with a tokenizer")
+      ->required();
+  command->callback([&options] { dsrsq::tokenize_files(options); });
+}
+
 struct ExportOptions {
   std::string run, folder;
 };
@@ -122,12 +133,14 @@ int main(int argc, char** argv) {
   dsrsq::SynthOptions synth;
   dsrsq::InspectOptions inspect;
   ValidateOptions validate;
+  dsrsq::TokenizeOptions tokenize;
   ExportOptions exported;
   prepare.command = synth.command = command_line(argc, argv);
   add_prepare(app, prepare);
   add_synth(app, synth);
   add_inspect(app, inspect);
   add_validate(app, validate);
+  add_tokenize(app, tokenize);
   add_export(app, exported);
   return dsrsq::run_program(app, argc, argv, [] {});  // the subcommands work in their callbacks
 }

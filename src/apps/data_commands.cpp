@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "dsrsq/core/config.h"
 #include "dsrsq/core/error.h"
@@ -159,6 +160,23 @@ void inspect_dataset(const InspectOptions& options) {
   if (static_cast<int64_t>(records.size()) > options.records)
     records.resize(static_cast<size_t>(options.records));
   for (const int64_t record : records) print_record(store, tokenizer, record);
+}
+
+void tokenize_files(const TokenizeOptions& options) {
+  const Tokenizer tokenizer = Tokenizer::from_file(options.tokenizer);
+  for (const std::string& path : options.inputs) {
+    const std::string text = read_file(path);
+    std::vector<Tokenizer::Span> spans;
+    nlohmann::json line;
+    const std::vector<int32_t> ids = tokenizer.encode_with_spans(text, spans);
+    line["file"] = path;
+    line["bytes"] = text.size();
+    line["ids"] = ids;
+    line["spans"] = nlohmann::json::array();
+    for (const Tokenizer::Span& span : spans) line["spans"].push_back({span.begin, span.end});
+    line["decoded"] = tokenizer.decode(ids, /*keep_special=*/true);
+    std::cout << line.dump() << "\n";
+  }
 }
 
 void validate_dataset(const std::string& path, const std::string& tokenizer) {

@@ -41,6 +41,14 @@ struct InspectOptions {
 };
 void inspect_dataset(const InspectOptions& options);
 
+struct TokenizeOptions {
+  std::vector<std::string> inputs;
+  std::string tokenizer;
+};
+// A JSON line for each input, whole files that need not be valid UTF-8: {"file", "bytes", "ids",
+// "spans" ([begin, end) of each token in the file's bytes), "decoded"}.
+void tokenize_files(const TokenizeOptions& options);
+
 // Shared by the commands. The answer spans that are at their text, as a share.
 void print_info(const Store& store);
 void print_spans(int64_t spans, int64_t at_text);

@@ -91,6 +91,7 @@ Loader test_loader(const TrainedRun& run) {
   options.with_answers = false;
   options.maximum_context = run.config.data.maximum_context;
   options.maximum_sequences = run.config.eval.questions;
+  options.encoder = encoder_collator(run.config);
   return Loader(run.config.data.train, *run.tokenizer, run.config.prompt, options);
 }
 

@@ -87,7 +87,9 @@ void run(Options& options) {
   auto context = read_context(options.context);
   std::vector<TextQuestion> sequences;
   for (const auto& question : options.questions) sequences.push_back({context, question});
-  auto batch = collate_text(tokenizer, source.config.prompt, sequences).to(model->device());
+  auto encoder = encoder_collator(source.config);
+  auto batch =
+      collate_text(tokenizer, source.config.prompt, sequences, encoder.get()).to(model->device());
   PassOptions pass;
   pass.budget = options.budget;
   pass.select_per_segment = source.config.stages.back().selection == "config";

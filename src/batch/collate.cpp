@@ -101,6 +101,8 @@ Batch Batch::to(at::Device device) const {
                        &moved.questions_valid, &moved.evidence, &moved.answer_tokens, &moved.tail,
                        &moved.tail_valid, &moved.labels, &moved.label_question})
     if (tensor->defined()) *tensor = tensor->to(device);
+  for (auto* tensor : moved.encoder.tensors())
+    if (tensor->defined()) *tensor = tensor->to(device);
   return moved;
 }
 
@@ -110,6 +112,8 @@ Batch Batch::rows(const std::vector<int64_t>& index) const {
   for (auto* tensor : {&chosen.context, &chosen.context_valid, &chosen.passage, &chosen.questions,
                        &chosen.questions_valid, &chosen.evidence, &chosen.answer_tokens,
                        &chosen.tail, &chosen.tail_valid, &chosen.labels, &chosen.label_question})
+    if (tensor->defined()) *tensor = tensor->index_select(0, on_device);
+  for (auto* tensor : chosen.encoder.tensors())
     if (tensor->defined()) *tensor = tensor->index_select(0, on_device);
   chosen.sample_ids.clear();
   chosen.records.clear();
@@ -121,12 +125,13 @@ Batch Batch::rows(const std::vector<int64_t>& index) const {
 }
 
 Collator::Collator(const Store& store, const Tokenizer& tokenizer, const PromptConfig& prompt,
-                   int64_t maximum_context)
+                   int64_t maximum_context, std::shared_ptr<const EncoderCollator> encoder)
     : store_(store),
       tokenizer_(tokenizer),
       prompt_(prompt),
       maximum_context_(maximum_context),
-      passages_(tokenizer) {}
+      passages_(tokenizer),
+      encoder_(std::move(encoder)) {}
 
 namespace {
 
@@ -137,7 +142,21 @@ void add_question(Sequence& row, std::vector<int32_t> question) {
   row.questions.push_back(std::move(question));
 }
 
-Batch stack(std::vector<Sequence> rows) {
+EncoderInput encoder_input(const EncoderCollator& encoder, const Tokenizer& tokenizer,
+                           const std::vector<Sequence>& rows, int64_t context_tokens) {
+  std::vector<EncoderCollator::Context> contexts;
+  std::vector<std::vector<std::vector<int32_t>>> questions;
+  for (const auto& row : rows) {
+    contexts.push_back(encoder.context(tokenizer, row.context));
+    questions.emplace_back();
+    for (const auto& record : row.records)
+      questions.back().push_back(encoder.text(record.question));
+  }
+  return EncoderCollator::stack(contexts, questions, context_tokens);
+}
+
+Batch stack(std::vector<Sequence> rows, const Tokenizer& tokenizer,
+            const EncoderCollator* encoder) {
   int64_t longest_context = 1, longest_tail = 1, longest_question = 1, most_questions = 1;
   for (const auto& row : rows) {
     for (const auto& question : row.questions)
@@ -148,6 +167,7 @@ Batch stack(std::vector<Sequence> rows) {
   }
   auto size = int64_t(rows.size());
   Batch batch;
+  if (encoder != nullptr) batch.encoder = encoder_input(*encoder, tokenizer, rows, longest_context);
   batch.context = at::zeros({size, longest_context}, at::kLong);
   batch.context_valid = at::zeros({size, longest_context}, at::kBool);
   batch.passage = at::full({size, longest_context}, -1, at::kLong);
@@ -216,11 +236,11 @@ Batch Collator::collate(const std::vector<std::vector<int64_t>>& sequences,
     row.sample_id = indices[0];
     rows.push_back(std::move(row));
   }
-  return stack(std::move(rows));
+  return stack(std::move(rows), tokenizer_, encoder_.get());
 }
 
 Batch collate_text(const Tokenizer& tokenizer, const PromptConfig& prompt,
-                   const std::vector<TextQuestion>& sequences) {
+                   const std::vector<TextQuestion>& sequences, const EncoderCollator* encoder) {
   TextPassages passages(tokenizer);
   std::vector<Sequence> rows;
   for (const auto& [context, question] : sequences) {
@@ -234,7 +254,7 @@ Batch collate_text(const Tokenizer& tokenizer, const PromptConfig& prompt,
     row.sample_id = int64_t(rows.size());
     rows.push_back(std::move(row));
   }
-  return stack(std::move(rows));
+  return stack(std::move(rows), tokenizer, encoder);
 }
 
 }  // namespace dsrsq

@@ -12,7 +12,8 @@ Loader::Loader(const std::string& path, const Tokenizer& tokenizer, const Prompt
                const LoaderOptions& options)
     : options_(options), store_(std::make_unique<Store>(path)) {
   store_->require_tokenizer(tokenizer);
-  collator_ = std::make_unique<Collator>(*store_, tokenizer, prompt, options.maximum_context);
+  collator_ = std::make_unique<Collator>(*store_, tokenizer, prompt, options.maximum_context,
+                                         options.encoder);
   int64_t document = -1;
   for (auto record : store_->records_of_split(options.split)) {
     auto own = store_->document_of(record);

@@ -88,17 +88,31 @@ constexpr int64_t kReadingDraw = int64_t(1) << 13;
 void DsrsqMethod::prepare(const Batch& batch, const LanguageModelView& model, MethodState& state) {
   if (dsr_.is_empty()) return;
   const auto& options = state.options;
-  auto mean = model.table_mean();
-  state.context_inputs = dsr_->context_inputs(model.embed(batch.context), mean);
+  at::Tensor mean, context_inputs, question_inputs, weights;
+  if (dsr_->has_encoder()) {
+    auto text = dsr_->encode_text(batch.encoder);
+    context_inputs = text.context;
+    question_inputs = text.questions;
+    mean = at::zeros({context_inputs.size(-1)}, context_inputs.options());
+    weights = batch.questions_valid.any(-1, true).to(at::kFloat);
+  } else {
+    mean = model.table_mean();
+    state.context_inputs = dsr_->context_inputs(model.embed(batch.context), mean);
+    context_inputs = state.context_inputs;
+    question_inputs = model.embed(batch.questions);
+    weights = question_weights(config_.dsr.pool, batch.questions, batch.questions_valid,
+                               batch.context, batch.context_valid);
+  }
   // Without input_gradient the reader alone trains what both read; nor may a loss that follows the
   // reader's attention move what the reader reads.
-  auto trains_inputs = config_.dsr.input_gradient && options.retrieval.target == "evidence";
-  auto scored = [&](const at::Tensor& x) { return trains_inputs ? x : x.detach(); };
-  auto context_inputs = scored(state.context_inputs);
-  auto question_inputs = scored(model.embed(batch.questions));
+  // An encoder is the retriever's own.
+  auto trains_inputs =
+      dsr_->has_encoder() || (config_.dsr.input_gradient && options.retrieval.target == "evidence");
+  if (!trains_inputs) {
+    context_inputs = context_inputs.detach();
+    question_inputs = question_inputs.detach();
+  }
   auto context = dsr_->encode_context(context_inputs, mean);
-  auto weights = question_weights(config_.dsr.pool, batch.questions, batch.questions_valid,
-                                  batch.context, batch.context_valid);
   auto questions = dsr_->encode_questions(question_inputs, weights, mean);
   state.scores = dsr_->scores(questions, context, batch.context_valid);
   if (options.training && options.retrieval.negatives == "batch") {
@@ -123,7 +137,7 @@ void DsrsqMethod::prepare(const Batch& batch, const LanguageModelView& model, Me
     state.token_budget = token_budget(config_.dsr.budget, config_.dsr.alpha, complexity);
   }
   if (options.observe)
-    state.policy_input = {state.context_inputs.detach(),
+    state.policy_input = {context_inputs.detach(),
                           batch.context_valid,
                           question_inputs.detach(),
                           weights,

@@ -2,43 +2,17 @@
 
 #include <torch/torch.h>
 
-#include <cstring>
-
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/logging.h"
+#include "dsrsq/ops/mapped_tensor.h"
 
 namespace dsrsq {
 namespace {
 
-at::ScalarType torch_type(const TensorView& tensor, const std::string& folder) {
-  switch (tensor.type) {
-    case ScalarType::kF32:
-      return at::kFloat;
-    case ScalarType::kF16:
-      return at::kHalf;
-    case ScalarType::kBF16:
-      return at::kBFloat16;
-    default:
-      throw CheckpointError(concat(folder, ": ", tensor.name, ": expected F32, F16 or BF16, got ",
-                                   scalar_name(tensor.type)));
-  }
-}
-
-// A view of the mapped file, which outlives it; a copy only where another writer left it unaligned.
-at::Tensor as_tensor(const TensorView& tensor, const std::string& folder) {
-  auto type = torch_type(tensor, folder);
-  auto options = at::TensorOptions().dtype(type);
-  if (reinterpret_cast<uintptr_t>(tensor.data) % scalar_bytes(tensor.type) == 0)
-    return at::from_blob(const_cast<void*>(tensor.data), tensor.shape, options);
-  auto copy = at::empty(tensor.shape, options);
-  std::memcpy(copy.mutable_data_ptr(), tensor.data, tensor.bytes);
-  return copy;
-}
-
 void copy_weight(const at::Tensor& target, const WeightMapping& weight,
                  const PretrainedFolder& folder) {
   const auto& source = folder.tensor(weight.source);
-  auto value = as_tensor(source, folder.folder());
+  auto value = ops::mapped_tensor(source, folder.folder());
   auto wanted = target.sizes().vec();
   wanted[0] *= weight.parts;
   if (weight.transposed) std::swap(wanted[0], wanted[1]);

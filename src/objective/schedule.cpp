@@ -118,10 +118,12 @@ void StageConfig::visit_fields(ConfigVisitor& v) {
   v.field("retrieval_negatives", retrieval_negatives,
           "loss.retrieval_negatives of this stage; empty: as there.",
           one_of({"", "sequence", "batch"}));
-  v.field("frozen", frozen,
-          "Parameter groups that do not learn: backbone, retriever, projections. The retriever's "
-          "convolution, which the reader reads through, stands still with either of the first two.",
-          one_of({"backbone", "retriever", "projections"}));
+  v.field(
+      "frozen", frozen,
+      "Parameter groups that do not learn: backbone, retriever, projections, encoder. The "
+      "retriever's convolution, which the reader reads through, stands still with either of the "
+      "first two.",
+      one_of({"backbone", "retriever", "projections", "encoder"}));
 }
 
 StagePosition stage_at(const std::vector<StageConfig>& stages, int64_t step) {

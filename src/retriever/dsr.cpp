@@ -38,6 +38,22 @@ void DsrConfig::visit_fields(ConfigVisitor& v) {
           "What is scored: token embeddings, or their causal convolution, which the reader then "
           "gathers.",
           one_of({"embedding_conv", "embedding"}, {"layer_1"}));
+  v.field(
+      "encoder", encoder,
+      "Hugging Face folder of a BERT sentence encoder (MiniLM, say): questions are its mean-pooled "
+      "embedding, context tokens the mean of its states of the word pieces that they overlap, in "
+      "place of dsr.input; the reader then gathers embeddings. With dsr.width of at least its "
+      "width "
+      "training starts at exactly its cosine. The folder is needed whenever the run is opened. "
+      "Empty: none.");
+  v.field(
+      "encoder_window", encoder_window,
+      "Word pieces that the encoder reads at once, at most what it has positions for; contexts are "
+      "cut at line breaks and sentence ends.",
+      at_least(8));
+  v.field(
+      "encoder_learns", encoder_learns,
+      "The encoder is trained with the retriever, at train.groups.encoder; off: it stands still.");
   v.field("conv_width", conv_width, "Taps of that convolution.", between(1, 64));
   v.field("pool", pool,
           "How a question's embeddings are pooled: mean, or weighted by rarity in the context.",
@@ -67,23 +83,34 @@ void DsrConfig::visit_fields(ConfigVisitor& v) {
 
 namespace {
 at::Tensor unit_rows(const at::Tensor& x) { return x / x.norm(2, -1, true).clamp_min(1e-8); }
+
+// [r, W] that keeps the cosine of vectors of width W: the identity with rows of zeros below where
+// r >= W; else the orthonormal rows of a seeded draw, which keep it on average.
+at::Tensor cosine_keeping(const at::Tensor& drawn) {
+  auto r = drawn.size(0), width = drawn.size(1);
+  if (r >= width) return at::eye(r, width);
+  return std::get<0>(at::linalg_qr(drawn.t().contiguous())).t().contiguous();
+}
 }  // namespace
 
 DsrImpl::DsrImpl(const DsrConfig& config, int64_t model_width, int64_t seed) : config_(config) {
   auto normal = [&](const char* name, at::IntArrayRef shape, double deviation) {
     return ops::initial_normal(concat("dsr.", name), shape, deviation, uint64_t(seed));
   };
-  auto deviation = 1.0 / std::sqrt(double(model_width));
+  if (!config.encoder.empty()) open_encoder();
+  auto input_width = has_encoder() ? encoder_->config().width : model_width;
+  auto deviation = 1.0 / std::sqrt(double(input_width));
+  auto question_start = normal("question_projection", {config.width, input_width}, deviation);
   question_projection_ = register_parameter(
-      "question_projection", normal("question_projection", {config.width, model_width}, deviation));
+      "question_projection", has_encoder() ? cosine_keeping(question_start) : question_start);
   context_projection_ = register_parameter(
       "context_projection",
-      config.start == "equal"
+      config.start == "equal" || has_encoder()
           ? question_projection_.detach().clone()
-          : normal("context_projection", {config.width, model_width}, deviation));
+          : normal("context_projection", {config.width, input_width}, deviation));
   log_temperature_ = register_parameter("log_temperature",
                                         at::full({1}, std::log(config.temperature), at::kFloat));
-  if (config.input == "embedding_conv") {
+  if (config.input == "embedding_conv" && !has_encoder()) {
     auto taps = normal("conv", {model_width, config.conv_width}, 0.18);
     taps.select(1, config.conv_width - 1) += 1;  // identity tap
     conv_ = register_parameter("conv", taps);
@@ -99,6 +126,16 @@ DsrImpl::DsrImpl(const DsrConfig& config, int64_t model_width, int64_t seed) : c
     budget_output_ =
         register_parameter("budget_output", at::zeros({config.budget_actions, kHidden + 1}));
   }
+}
+
+void DsrImpl::open_encoder() {
+  encoder_ = register_module("encoder", SentenceEncoder(config_.encoder));
+  if (config_.encoder_window > encoder_->config().positions)
+    throw ConfigError(concat("dsr.encoder_window: expected at most ", encoder_->config().positions,
+                             ", for which ", config_.encoder, " has positions, got ",
+                             config_.encoder_window));
+  for (auto& parameter : encoder_->parameters())
+    parameter.set_requires_grad(config_.encoder_learns);
 }
 
 std::vector<int64_t> DsrImpl::budget_bins() const {
@@ -132,6 +169,27 @@ at::Tensor DsrImpl::context_inputs(const at::Tensor& embeddings,
   if (!conv_.defined()) return embeddings;
   return ops::causal_conv(embeddings - table_mean.to(embeddings.scalar_type()),
                           conv_.to(embeddings.scalar_type()), {});
+}
+
+DsrImpl::EncodedText DsrImpl::encode_text(const EncoderInput& input) const {
+  TORCH_CHECK(input.defined(), "dsr.encoder: the batch holds no word pieces");
+  ops::Fp32Guard fp32(context_projection_.device());
+  torch::AutoGradMode gradient(config_.encoder_learns && at::GradMode::is_enabled());
+  auto size = input.windows.size(0), count = input.questions.size(1);
+  auto tokens = input.piece_counts.size(1) - 1;
+  auto states = encoder_->states(input.windows.flatten(0, 1), input.windows_valid.flatten(0, 1));
+  auto width = states.size(-1);
+  states = states.view({size, -1, width});
+  auto of_pieces =
+      states.gather(1, input.pieces.unsqueeze(-1).expand({size, input.pieces.size(1), width}));
+  auto counts = input.piece_counts.flatten();
+  auto sums = at::segment_reduce(of_pieces.flatten(0, 1), "sum", counts, {}, {}, 0,
+                                 /*unsafe=*/true, /*initial=*/0);
+  auto means = sums / counts.clamp_min(1).unsqueeze(-1);
+  auto questions =
+      encoder_->embed(input.questions.flatten(0, 1), input.questions_valid.flatten(0, 1));
+  return {means.view({size, tokens + 1, width}).narrow(1, 0, tokens),
+          questions.view({size, count, 1, width})};
 }
 
 at::Tensor DsrImpl::encode_context(const at::Tensor& inputs, const at::Tensor& table_mean) const {

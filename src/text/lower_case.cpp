@@ -90,15 +90,6 @@ constexpr char32_t kCapitalSigma = 0x3A3;
 constexpr char32_t kSmallSigma = 0x3C3;
 constexpr char32_t kFinalSigma = 0x3C2;
 
-char32_t lower_code_point(char32_t c) {
-  const Range* range =
-      std::lower_bound(std::begin(kRanges), std::end(kRanges), c,
-                       [](const Range& r, char32_t value) { return r.last < value; });
-  if (range == std::end(kRanges) || c < range->first || (c - range->first) % range->stride != 0)
-    return c;
-  return static_cast<char32_t>(static_cast<int32_t>(c) + range->offset);
-}
-
 // Unicode's Final_Sigma: a cased letter before it and none after it, with case-ignorable characters
 // in between.
 bool is_final_sigma(std::string_view text, size_t begin, size_t end) {
@@ -123,6 +114,15 @@ bool is_final_sigma(std::string_view text, size_t begin, size_t end) {
 }
 
 }  // namespace
+
+char32_t lower_code_point(char32_t c) {
+  const Range* range =
+      std::lower_bound(std::begin(kRanges), std::end(kRanges), c,
+                       [](const Range& r, char32_t value) { return r.last < value; });
+  if (range == std::end(kRanges) || c < range->first || (c - range->first) % range->stride != 0)
+    return c;
+  return static_cast<char32_t>(static_cast<int32_t>(c) + range->offset);
+}
 
 std::string lower_case(std::string_view text) {
   const CleanText clean(text);

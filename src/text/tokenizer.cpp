@@ -4,6 +4,7 @@
 #include <bitset>
 #include <deque>
 #include <limits>
+#include <optional>
 #include <unordered_map>
 
 #include "bpe.h"
@@ -12,6 +13,7 @@
 #include "tokenizer_files.h"
 #include "tokenizer_spec.h"
 #include "utf8.h"
+#include "word_piece.h"
 
 namespace dsrsq {
 namespace {
@@ -24,17 +26,11 @@ struct AddedMatch {
   const AddedToken* token;  // nullptr: plain text
 };
 
-bool is_unicode_space(char32_t c) {
-  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
-         c == 0x3000;
-}
-
 size_t skip_space_back(std::string_view text, size_t floor, size_t at) {
   while (at > floor) {
     size_t begin = at - 1;
     while (begin > floor && (static_cast<unsigned char>(text[begin]) & 0xC0) == 0x80) --begin;
-    if (!is_unicode_space(text::decode_utf8(text, begin).code_point)) break;
+    if (!text::is_white_space(text::decode_utf8(text, begin).code_point)) break;
     at = begin;
   }
   return at;
@@ -43,7 +39,7 @@ size_t skip_space_back(std::string_view text, size_t floor, size_t at) {
 size_t skip_space(std::string_view text, size_t at) {
   while (at < text.size()) {
     const text::Decoded c = text::decode_utf8(text, at);
-    if (!is_unicode_space(c.code_point)) break;
+    if (!text::is_white_space(c.code_point)) break;
     at += c.length;
   }
   return at;
@@ -111,13 +107,21 @@ struct Tokenizer::Impl {
   // Calls emit(id, begin, end), offsets in the clean text.
   template <typename Emit>
   void encode(std::string_view clean, bool parse_special, const Emit& emit) const;
+  template <typename Emit>
+  void encode_bpe(std::string_view clean, const std::vector<AddedMatch>& pieces,
+                  const Emit& emit) const;
+  template <typename Emit>
+  void encode_word_pieces(std::string_view clean, const std::vector<AddedMatch>& pieces,
+                          const Emit& emit) const;
   std::vector<AddedMatch> cut_added_tokens(std::string_view clean, bool parse_special) const;
+  std::vector<std::string> texts(const std::vector<int32_t>& list, bool keep_special) const;
   int32_t first_of(const std::vector<const char*>& candidates, const char* role) const;
 
   std::string name;
   std::string fingerprint;
   text::TokenizerSpec spec;
-  text::Bpe bpe;
+  std::optional<text::Bpe> bpe;  // or
+  std::optional<text::WordPiece> word_piece;
   AddedTokenFinder exact;                            // looked for in the raw text first
   AddedTokenFinder normalized;                       // then these, in what is left
   std::unordered_map<int32_t, std::string> decoded;  // id -> bytes
@@ -130,8 +134,12 @@ Tokenizer::Impl::Impl(text::TokenizerSpec parsed, std::string name_for_errors, s
     : name(std::move(name_for_errors)),
       fingerprint(std::move(sha256)),
       spec(std::move(parsed)),
-      bpe(spec),
       ids(spec.vocabulary) {
+  if (spec.word_piece) {
+    word_piece.emplace(*spec.word_piece, spec.vocabulary);
+  } else {
+    bpe.emplace(spec);
+  }
   for (const AddedToken& token : spec.added) {
     ids[token.content] = token.id;
     if (token.special) special[token.id] = true;
@@ -139,7 +147,7 @@ Tokenizer::Impl::Impl(text::TokenizerSpec parsed, std::string name_for_errors, s
   }
   decoded.reserve(ids.size());
   for (const auto& [token, id] : ids) {
-    decoded.emplace(id, text::unspell_bytes(token));
+    decoded.emplace(id, spec.word_piece ? token : text::unspell_bytes(token));
     vocabulary_size = std::max<int64_t>(vocabulary_size, int64_t{id} + 1);
   }
 }
@@ -165,6 +173,37 @@ void Tokenizer::Impl::encode(std::string_view clean, bool parse_special, const E
     throw DataError(concat(name, ": a text of ", clean.size(),
                            " bytes is over the limit of 2147483647; split it"));
   }
+  const std::vector<AddedMatch> pieces = cut_added_tokens(clean, parse_special);
+  if (word_piece) {
+    encode_word_pieces(clean, pieces, emit);
+  } else {
+    encode_bpe(clean, pieces, emit);
+  }
+}
+
+template <typename Emit>
+void Tokenizer::Impl::encode_word_pieces(std::string_view clean,
+                                         const std::vector<AddedMatch>& pieces,
+                                         const Emit& emit) const {
+  std::vector<text::WordPiece::Token> tokens;
+  for (const AddedMatch& match : pieces) {
+    if (match.token != nullptr) {
+      emit(match.token->id, match.range.begin, match.range.end);
+      continue;
+    }
+    text::for_each_bert_word(spec.word_piece->normalizer, clean, match.range,
+                             [&](const text::BertWord& word) {
+                               tokens.clear();
+                               word_piece->encode(word, tokens);
+                               for (const auto& token : tokens)
+                                 emit(token.id, token.begin, token.end);
+                             });
+  }
+}
+
+template <typename Emit>
+void Tokenizer::Impl::encode_bpe(std::string_view clean, const std::vector<AddedMatch>& pieces,
+                                 const Emit& emit) const {
   text::Searcher searcher;
   text::Bpe::Workspace workspace;
   std::deque<std::string> storage;
@@ -173,7 +212,7 @@ void Tokenizer::Impl::encode(std::string_view clean, bool parse_special, const E
   // between calls.
   std::vector<text::BpeToken> tokens;
   std::unordered_map<std::string_view, Match> cache;
-  for (const AddedMatch& match : cut_added_tokens(clean, parse_special)) {
+  for (const AddedMatch& match : pieces) {
     if (match.token != nullptr) {
       emit(match.token->id, match.range.begin, match.range.end);
       continue;
@@ -184,7 +223,7 @@ void Tokenizer::Impl::encode(std::string_view clean, bool parse_special, const E
       const auto [it, inserted] = cache.try_emplace(word.bytes);
       if (inserted) {
         it->second.begin = tokens.size();
-        bpe.encode(word.bytes, workspace, tokens);
+        bpe->encode(word.bytes, workspace, tokens);
         it->second.end = tokens.size();
       }
       const size_t prefix = word.prefixed ? 1 : 0;
@@ -194,6 +233,24 @@ void Tokenizer::Impl::encode(std::string_view clean, bool parse_special, const E
       }
     }
   }
+}
+
+// What each id adds to the text; empty for those that are left out.
+std::vector<std::string> Tokenizer::Impl::texts(const std::vector<int32_t>& list,
+                                                bool keep_special) const {
+  std::vector<std::string> tokens;
+  std::vector<size_t> places;
+  for (size_t i = 0; i < list.size(); ++i) {
+    const auto it = decoded.find(list[i]);
+    if (it == decoded.end()) continue;  // a row of the output layer that no token has
+    if (!keep_special && special.contains(list[i])) continue;
+    tokens.push_back(it->second);
+    places.push_back(i);
+  }
+  if (spec.word_piece) tokens = text::word_piece_texts(*spec.word_piece, std::move(tokens));
+  std::vector<std::string> out(list.size());
+  for (size_t i = 0; i < places.size(); ++i) out[places[i]] = std::move(tokens[i]);
+  return out;
 }
 
 int32_t Tokenizer::Impl::first_of(const std::vector<const char*>& candidates,
@@ -218,6 +275,7 @@ Tokenizer Tokenizer::from_file(const std::string& path) {
   constexpr size_t kMaximumBytes = size_t{128} << 20;  // the largest known have 33 MB
   const text::TokenizerFiles files = text::find_tokenizer_files(path);
   const std::string content = read_file(files.path, kMaximumBytes);
+  if (files.word_pieces) return from_word_pieces(content, files.path, files.lowercase);
   if (files.merges.empty()) return from_json(content, files.path);
   return from_pair(content, read_file(files.merges, kMaximumBytes), files.path, files.merges);
 }
@@ -225,6 +283,13 @@ Tokenizer Tokenizer::from_file(const std::string& path) {
 Tokenizer Tokenizer::from_json(const std::string& json, const std::string& name_for_errors) {
   return Tokenizer(std::make_unique<Impl>(text::parse_tokenizer_json(json, name_for_errors),
                                           name_for_errors, sha256_hex(json)));
+}
+
+Tokenizer Tokenizer::from_word_pieces(const std::string& vocabulary,
+                                      const std::string& name_for_errors, bool lowercase) {
+  return Tokenizer(
+      std::make_unique<Impl>(text::parse_word_pieces(vocabulary, name_for_errors, lowercase),
+                             name_for_errors, sha256_hex(vocabulary + (lowercase ? "" : "cased"))));
 }
 
 Tokenizer Tokenizer::from_pair(const std::string& vocabulary, const std::string& merges,
@@ -258,13 +323,20 @@ std::vector<int32_t> Tokenizer::encode_with_spans(const std::string& text,
 
 std::string Tokenizer::decode(const std::vector<int32_t>& ids, bool keep_special) const {
   std::string bytes;
-  for (const int32_t id : ids) {
-    const auto it = impl_->decoded.find(id);
-    if (it == impl_->decoded.end()) continue;  // a row of the output layer that no token has
-    if (!keep_special && impl_->special.contains(id)) continue;
-    bytes += it->second;
-  }
+  for (const std::string& text : impl_->texts(ids, keep_special)) bytes += text;
   return std::string(text::CleanText(bytes).view());
+}
+
+std::string Tokenizer::decode_with_spans(const std::vector<int32_t>& ids,
+                                         std::vector<Span>& spans) const {
+  std::string bytes;
+  spans.clear();
+  for (const std::string& text : impl_->texts(ids, false)) {
+    const auto begin = static_cast<int64_t>(bytes.size());
+    bytes += text;
+    spans.push_back({begin, static_cast<int64_t>(bytes.size())});
+  }
+  return bytes;
 }
 
 int64_t Tokenizer::vocabulary_size() const { return impl_->vocabulary_size; }

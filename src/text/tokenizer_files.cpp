@@ -5,6 +5,7 @@
 #include <unordered_set>
 
 #include "dsrsq/core/error.h"
+#include "dsrsq/core/files.h"
 #include "dsrsq/core/json.h"
 
 namespace dsrsq::text {
@@ -19,10 +20,30 @@ struct PairNames {
 // GPT-2's release and Hugging Face's names for the same two formats.
 constexpr PairNames kPairs[] = {{"encoder.json", "vocab.bpe"}, {"vocab.json", "merges.txt"}};
 constexpr const char* kWholeFile = "tokenizer.json";
+constexpr const char* kWordPieces = "vocab.txt";
 
 bool is_there(const fs::path& path) {
   std::error_code ignored;
   return fs::exists(path, ignored);
+}
+
+// The vocabulary alone does not say whether it is of lower-case text; BERT's default is that it is.
+TokenizerFiles word_piece_files(const fs::path& vocabulary) {
+  TokenizerFiles files;
+  files.path = vocabulary.string();
+  files.word_pieces = true;
+  const fs::path config = vocabulary.parent_path() / "tokenizer_config.json";
+  if (!is_there(config)) return files;
+  constexpr size_t kMaximumBytes = size_t{1} << 24;
+  const nlohmann::json options =
+      read_tokenizer_json(read_file(config.string(), kMaximumBytes), config.string());
+  const auto lowercase = options.is_object() ? options.find("do_lower_case") : options.end();
+  if (lowercase == options.end()) return files;
+  if (!lowercase->is_boolean())
+    throw DataError(concat(config.string(), ": do_lower_case: expected true or false, got ",
+                           lowercase->dump().substr(0, 80)));
+  files.lowercase = lowercase->get<bool>();
+  return files;
 }
 
 TokenizerFiles with_partner(const fs::path& given, const PairNames& names, bool is_vocabulary) {
@@ -144,13 +165,47 @@ TokenizerFiles find_tokenizer_files(const std::string& path) {
       if (is_there(given / names.merges)) return with_partner(given / names.merges, names, false);
       wanted += concat(", or ", names.vocabulary, " and ", names.merges);
     }
+    if (is_there(given / kWordPieces)) return word_piece_files(given / kWordPieces);
+    wanted += concat(", or ", kWordPieces);
     throw DataError(concat(path, ": no tokenizer in this folder; expected ", wanted));
   }
   for (const PairNames& names : kPairs) {
     if (given.filename() == names.vocabulary) return with_partner(given, names, true);
     if (given.filename() == names.merges) return with_partner(given, names, false);
   }
+  if (given.filename() == kWordPieces) return word_piece_files(given);
   return {path, ""};
+}
+
+TokenizerSpec parse_word_pieces(const std::string& vocabulary, const std::string& name,
+                                bool lowercase) {
+  TokenizerSpec spec;
+  spec.word_piece.emplace();
+  spec.word_piece->normalizer.lowercase = spec.word_piece->normalizer.strip_accents = lowercase;
+  int64_t number = 0;
+  for (size_t begin = 0; begin < vocabulary.size(); ++number) {
+    const size_t newline = std::min(vocabulary.find('\n', begin), vocabulary.size());
+    std::string token = vocabulary.substr(begin, newline - begin);
+    if (!token.empty() && token.back() == '\r') token.pop_back();
+    begin = newline + 1;
+    if (number > kMaximumTokenId)
+      throw DataError(concat(name, ": over ", kMaximumTokenId + 1, " tokens"));
+    if (!spec.vocabulary.emplace(token, static_cast<int32_t>(number)).second)
+      throw DataError(concat(name, ":", number + 1, ": the token ", quote(token), " stands twice"));
+  }
+  for (const char* control : {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}) {
+    const auto found = spec.vocabulary.find(control);
+    if (found == spec.vocabulary.end())
+      throw DataError(concat(name, ": expected the token ", control,
+                             ", one a line; is this BERT's ", kWordPieces, "?"));
+    AddedToken token;
+    token.content = control;
+    token.id = found->second;
+    token.special = true;
+    spec.added.push_back(std::move(token));
+  }
+  spec.word_piece->unknown = spec.vocabulary.at("[UNK]");
+  return spec;
 }
 
 TokenizerSpec parse_tokenizer_pair(const std::string& vocabulary,

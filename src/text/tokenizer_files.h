@@ -1,4 +1,4 @@
-// Which files a tokenizer's path means, and GPT-2's pair of files.
+// Which files a tokenizer's path means, GPT-2's pair of files, BERT's vocab.txt.
 #pragma once
 
 #include <string>
@@ -8,8 +8,10 @@
 namespace dsrsq::text {
 
 struct TokenizerFiles {
-  std::string path;    // tokenizer.json, or the vocabulary of a pair
-  std::string merges;  // of a pair, else empty
+  std::string path;          // tokenizer.json, or the vocabulary of a pair
+  std::string merges;        // of a pair, else empty
+  bool word_pieces = false;  // path is BERT's vocab.txt
+  bool lowercase = true;     // then do_lower_case of the tokenizer_config.json beside it
 };
 
 // Throws DataError where a folder holds no tokenizer, or a file of a pair has no partner.

@@ -14,13 +14,12 @@ namespace {
 
 using Json = nlohmann::json;
 
-// Model and data buffers have a row an id: one stray id must not ask for gigabytes.
-constexpr uint64_t kMaximumId = (1 << 24) - 1;
+constexpr uint64_t kLongestWord = 1 << 20;  // characters
 
 int32_t read_token_id(const Json& value, const std::string& where) {
-  if (!value.is_number_unsigned() || value.get<uint64_t>() > kMaximumId) {
-    throw DataError(concat(where, ": expected a token id from 0 to ", kMaximumId, ", got ",
-                           value.dump().substr(0, 80)));
+  if (!value.is_number_unsigned() || value.get<uint64_t>() > uint64_t{kMaximumTokenId}) {
+    throw DataError(concat(where, ": expected a token id from 0 to ", uint64_t{kMaximumTokenId},
+                           ", got ", value.dump().substr(0, 80)));
   }
   return value.get<int32_t>();
 }
@@ -32,10 +31,21 @@ class SpecParser {
   TokenizerSpec parse(const std::string& text) {
     const Json root = read_tokenizer_json(text, name_);
     if (!root.is_object()) fail("a tokenizer.json is an object, got ", root.type_name());
-    require_absent(root, "normalizer");
-    parse_model(member(root, "", "model"));
+    const auto model = root.find("model");
+    const bool word_piece =
+        model != root.end() && model->is_object() && model->value("type", Json()) == "WordPiece";
+    if (word_piece) {
+      parse_word_piece(*model);
+    } else {
+      require_absent(root, "normalizer");
+      parse_model(member(root, "", "model"));
+    }
     if (root.contains("added_tokens")) parse_added_tokens(root.at("added_tokens"));
     check_ids();
+    if (word_piece) {
+      parse_bert_steps(root);
+      return std::move(spec_);
+    }
     parse_pre_tokenizer_root(root);
     const Json& decoder = member(root, "", "decoder");
     if (decoder.is_null() || type_of(decoder, "decoder") != "ByteLevel") {
@@ -92,7 +102,7 @@ class SpecParser {
   void parse_model(const Json& model) {
     // Files older than tokenizers 0.9 name no type.
     const std::string type = model.contains("type") ? type_of(model, "model") : "BPE";
-    if (type != "BPE") fail("model ", type, " is not supported, only byte-level BPE");
+    if (type != "BPE") fail("model ", type, " is not supported, only byte-level BPE and WordPiece");
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
       const auto it = model.find(key);
       if (it != model.end() && !it->is_null() && *it != "")
@@ -111,6 +121,50 @@ class SpecParser {
     const auto unknown = model.find("unk_token");
     if (unknown != model.end() && !unknown->is_null()) {
       spec_.unknown = find_token(string(*unknown, "model.unk_token"), "model.unk_token");
+    }
+  }
+
+  void parse_word_piece(const Json& model) {
+    spec_.word_piece.emplace();
+    WordPieceSpec& pieces = *spec_.word_piece;
+    parse_vocabulary_object(member(model, "model", "vocab"), name_ + ": model.vocab", spec_);
+    pieces.unknown =
+        find_token(string(member(model, "model", "unk_token"), "model.unk_token"), "model.vocab");
+    const auto prefix = model.find("continuing_subword_prefix");
+    if (prefix != model.end()) pieces.prefix = string(*prefix, "model.continuing_subword_prefix");
+    const auto longest = model.find("max_input_chars_per_word");
+    if (longest == model.end()) return;
+    if (!longest->is_number_unsigned() || longest->get<uint64_t>() > kLongestWord)
+      fail("model.max_input_chars_per_word: expected a number up to ", kLongestWord, ", got ",
+           longest->dump());
+    pieces.maximum_word_characters = longest->get<int64_t>();
+  }
+
+  // What stands around a WordPiece model, BERT's and no other.
+  void parse_bert_steps(const Json& root) {
+    const auto require = [&](const char* key, const char* type) -> const Json& {
+      const Json& step = member(root, "", key);
+      if (step.is_null() || type_of(step, key) != type)
+        fail(key, " ", step.is_null() ? "null" : type_of(step, key),
+             " is not supported for WordPiece, only ", type);
+      return step;
+    };
+    const Json& step = require("normalizer", "BertNormalizer");
+    BertNormalizer& normalizer = spec_.word_piece->normalizer;
+    normalizer.clean_text = boolean(step, "normalizer", "clean_text", true);
+    normalizer.handle_chinese_chars = boolean(step, "normalizer", "handle_chinese_chars", true);
+    normalizer.lowercase = boolean(step, "normalizer", "lowercase", true);
+    normalizer.strip_accents = boolean(step, "normalizer", "strip_accents", normalizer.lowercase);
+    require("pre_tokenizer", "BertPreTokenizer");
+    const Json& decoder = require("decoder", "WordPiece");
+    const std::string prefix = string(member(decoder, "decoder", "prefix"), "decoder.prefix");
+    if (prefix != spec_.word_piece->prefix)
+      fail("decoder.prefix: expected ", quote(spec_.word_piece->prefix), " as in model, got ",
+           quote(prefix));
+    spec_.word_piece->decode_cleanup = boolean(decoder, "decoder", "cleanup", true);
+    for (const AddedToken& token : spec_.added) {
+      if (token.normalized)
+        fail("added token ", quote(token.content), ": normalized is not supported for WordPiece");
     }
   }
 

@@ -10,8 +10,12 @@
 #include <vector>
 
 #include "pre_tokenizer.h"
+#include "word_piece.h"
 
 namespace dsrsq::text {
+
+// Model and data buffers have a row an id: one stray id must not ask for gigabytes.
+constexpr int32_t kMaximumTokenId = (1 << 24) - 1;
 
 struct AddedToken {
   std::string content;
@@ -36,6 +40,7 @@ struct TokenizerSpec {
   std::optional<int32_t>
       unknown;  // for bytes without a token; where absent they are dropped, as `tokenizers` does
   bool fuse_unknown = false;
+  std::optional<WordPieceSpec> word_piece;  // then the fields of BPE say nothing
   bool ignore_merges =
       false;  // a word that is in the vocabulary is that token, whatever the merges give
 };
@@ -47,6 +52,9 @@ extern const char* const kGpt2Pattern;
 nlohmann::json read_tokenizer_json(const std::string& text, const std::string& name);
 void parse_vocabulary_object(const nlohmann::json& vocabulary, const std::string& name,
                              TokenizerSpec& spec);
+// BERT's vocab.txt: token of id i on line i + 1.
+TokenizerSpec parse_word_pieces(const std::string& vocabulary, const std::string& name,
+                                bool lowercase);
 TokenizerSpec parse_tokenizer_json(const std::string& json, const std::string& name);
 
 }  // namespace dsrsq::text

@@ -42,6 +42,12 @@ void append_utf8(std::string& out, char32_t c) {
   }
 }
 
+bool is_white_space(char32_t c) {
+  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
+}
+
 CleanText::CleanText(std::string_view original) : original_(original) {
   size_t copied = 0;
   for (size_t at = 0; at < original.size();) {

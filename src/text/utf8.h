@@ -21,6 +21,8 @@ struct Decoded {
 Decoded decode_utf8(std::string_view text, size_t at);
 void append_utf8(std::string& out, char32_t code_point);
 
+bool is_white_space(char32_t c);  // Unicode's White_Space
+
 // Text with every invalid sequence replaced by U+FFFD, and the way back to the original's offsets.
 class CleanText {
  public:

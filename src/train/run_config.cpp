@@ -26,6 +26,16 @@ void GroupRates::visit_fields(ConfigVisitor& v) {
   v.field("projections", projections,
           "Multiplies the learning rate of the cache's projections; they wander at the full rate.",
           at_least(0));
+  v.field("encoder", encoder,
+          "Multiplies the learning rate of the retriever's sentence encoder, where "
+          "dsr.encoder_learns.",
+          at_least(0));
+}
+
+std::shared_ptr<const EncoderCollator> encoder_collator(const RunConfig& config) {
+  const auto& dsr = config.dsrsq.dsr;
+  if (config.method != "dsrsq" || !dsr.enabled || dsr.encoder.empty()) return nullptr;
+  return std::make_shared<const EncoderCollator>(dsr.encoder, dsr.encoder_window);
 }
 
 void TrainConfig::visit_fields(ConfigVisitor& v) {
@@ -38,7 +48,7 @@ void TrainConfig::visit_fields(ConfigVisitor& v) {
       "start_groups", start_groups,
       "Parameter groups that are taken from there; the others start anew. backbone brings what the "
       "reader reads through (the retriever's convolution) and the codebooks along.",
-      one_of({"backbone", "retriever", "projections"}));
+      one_of({"backbone", "retriever", "projections", "encoder"}));
   v.field("device", device, "cpu, cuda or cuda:N; never changed silently.");
   v.field(
       "precision", precision,

@@ -18,6 +18,7 @@
 namespace dsrsq {
 
 std::string parameter_group(const std::string& name) {
+  if (name.rfind("method.dsr.encoder.", 0) == 0) return "encoder";
   if (name.rfind("method.dsr.", 0) == 0) return "retriever";
   // The buffer's gate and age bias are ordinary weights; only projections wander at the full rate.
   if (name.find("_projection_") != std::string::npos) return "projections";
@@ -67,6 +68,7 @@ std::vector<NamedParameter> named_parameters(const RunConfig& config, LanguageMo
     auto group = parameter_group(item.key());
     parameter.rate = group == "retriever"     ? rates.retriever
                      : group == "projections" ? rates.projections
+                     : group == "encoder"     ? rates.encoder
                                               : rates.backbone;
     // Decay pulls matrices of the backbone; norms and convolution taps hold scales, the projections
     // stay orthonormal.
@@ -95,6 +97,7 @@ Trainer::Trainer(const RunConfig& config, LanguageModel model, const Tokenizer& 
     : config_(config),
       model_(std::move(model)),
       tokenizer_(tokenizer),
+      encoder_(encoder_collator(config)),
       run_folder_(std::move(run_folder)),
       optimizer_(config.optimizer, named_parameters(config, model_)),
       checkpoints_(run_folder_),
@@ -188,6 +191,7 @@ const Loader& Trainer::stage_loader(const StageConfig& stage, bool single_questi
   if (single_questions) options.questions_per_sequence = 1;
   auto& loader = loaders_[concat(path, "\n", options.questions_per_sequence)];
   if (!loader) {
+    options.encoder = encoder_;
     loader = std::make_unique<Loader>(path, tokenizer_, config_.prompt, options);
     log_info("training data ", path, ": ", loader->sequences(), " sequences of at most ",
              options.questions_per_sequence, " question(s)");
@@ -203,8 +207,10 @@ void Trainer::enter_stage() {
   log_info("stage ", stage.name, ": steps ", position.first_step, " to ",
            position.first_step + stage.steps);
   for (auto& parameter : optimizer_.parameters()) {
-    parameter.frozen = is_frozen(parameter.name, stage.frozen) ||
-                       is_below(parameter.name, config_.train.frozen_layers);
+    const auto& name = parameter.name;
+    parameter.frozen = is_frozen(name, stage.frozen) ||
+                       is_below(name, config_.train.frozen_layers) ||
+                       (parameter_group(name) == "encoder" && !config_.dsrsq.dsr.encoder_learns);
     parameter.tensor.set_requires_grad(
         !parameter.frozen);  // no gradient is computed, and after_step leaves it alone
   }
@@ -411,8 +417,8 @@ std::map<std::string, double> Trainer::profiled_step() {
 
 void Trainer::evaluate() {
   auto options = loader_options(config_, config_.data.validation_split, false);
-  if (!validation_)
-    validation_ = std::make_unique<Loader>(config_.data.train, tokenizer_, config_.prompt, options);
+  if (!validation_) options.encoder = encoder_;
+  validation_ = std::make_unique<Loader>(config_.data.train, tokenizer_, config_.prompt, options);
   auto stage = stage_at(config_.stages, std::max<int64_t>(0, step_ - 1));
   PassOptions pass;
   pass.sqa = config_.stages[stage.index].sqa;
@@ -429,9 +435,9 @@ void Trainer::evaluate() {
   if (found.evidence_recall >= 0) values["validation/evidence_recall"] = found.evidence_recall;
   if (config_.train.evaluate_answers) {
     options.with_answers = false;
-    if (!validation_answers_)
-      validation_answers_ =
-          std::make_unique<Loader>(config_.data.train, tokenizer_, config_.prompt, options);
+    if (!validation_answers_) options.encoder = encoder_;
+    validation_answers_ =
+        std::make_unique<Loader>(config_.data.train, tokenizer_, config_.prompt, options);
     auto answers = held_out_answers(model_, *validation_answers_, tokenizer_, batches, pass,
                                     config_.eval.maximum_tokens);
     values["validation/em"] = answers.exact_match;

@@ -281,7 +281,7 @@ TEST(Tokenizer, UnsupportedComponentsAreNamed) {
              }),
              "decoder WordPiece");
   EXPECT_HAS(error_after([](Json& j) { j["decoder"] = nullptr; }), "decoder null");
-  EXPECT_HAS(error_after([](Json& j) { j["model"]["type"] = "WordPiece"; }), "model WordPiece");
+  EXPECT_HAS(error_after([](Json& j) { j["model"]["type"] = "Unigram"; }), "model Unigram");
   EXPECT_HAS(error_after([](Json& j) { j["model"]["byte_fallback"] = true; }), "byte_fallback");
   EXPECT_HAS(error_after([](Json& j) { j["model"]["dropout"] = 0.1; }), "dropout");
   EXPECT_HAS(error_after([](Json& j) { j["model"]["end_of_word_suffix"] = "</w>"; }),

@@ -5,9 +5,11 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "dsrsq/batch/encoder_input.h"
 #include "dsrsq/batch/text_passages.h"
 #include "dsrsq/core/config.h"
 #include "dsrsq/data/store.h"
@@ -44,7 +46,8 @@ struct Batch {
   at::Tensor tail_valid;       // [B, T] bool
   at::Tensor labels;  // [B, T] int64: the token that the tail's position t is to predict, or -100
   at::Tensor
-      label_question;  // [B, T] int64: the question that a labelled position answers, else -1
+      label_question;    // [B, T] int64: the question that a labelled position answers, else -1
+  EncoderInput encoder;  // of a sentence encoder; not defined where the run has none
   std::vector<int64_t>
       sample_ids;  // [B] index of the first record: names the sequence's noise (D21)
   std::vector<std::vector<StoredRecord>> records;  // [B][questions]
@@ -63,8 +66,9 @@ struct Batch {
 // caller logs how many.
 class Collator {
  public:
+  // `encoder` fills Batch::encoder; null where the run has no sentence encoder.
   Collator(const Store& store, const Tokenizer& tokenizer, const PromptConfig& prompt,
-           int64_t maximum_context);
+           int64_t maximum_context, std::shared_ptr<const EncoderCollator> encoder = nullptr);
   // One vector of record indices a sequence, all of one document.
   Batch collate(const std::vector<std::vector<int64_t>>& sequences, bool with_answers) const;
 
@@ -74,6 +78,7 @@ class Collator {
   PromptConfig prompt_;
   int64_t maximum_context_;
   TextPassages passages_;
+  std::shared_ptr<const EncoderCollator> encoder_;
 };
 
 // A batch of questions about texts that no store holds; without answers. The sample id is the
@@ -82,6 +87,7 @@ struct TextQuestion {
   std::string context, question;
 };
 Batch collate_text(const Tokenizer& tokenizer, const PromptConfig& prompt,
-                   const std::vector<TextQuestion>& sequences);
+                   const std::vector<TextQuestion>& sequences,
+                   const EncoderCollator* encoder = nullptr);
 
 }  // namespace dsrsq

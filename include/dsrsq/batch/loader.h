@@ -19,7 +19,8 @@ struct LoaderOptions {
   bool with_answers = true;
   int64_t maximum_context = 0;
   int64_t seed = 0;
-  int64_t maximum_sequences = 0;  // 0: all
+  int64_t maximum_sequences = 0;                             // 0: all
+  std::shared_ptr<const EncoderCollator> encoder = nullptr;  // null: no sentence encoder
 };
 
 class Loader {

@@ -5,6 +5,10 @@
 //   gathers y, not Embed E_c(i) = W_c y_i,   E_q = W_q pool(Embed(question) - mean) phi_i  =
 //   cos(E_q, E_c(i)) / temperature                temperature is learned, within [0.02, 1]
 //
+// With `dsr.encoder` a sentence encoder is read in their place, and the reader gathers embeddings:
+//
+//   y_i = mean of the states of the word pieces that token i overlaps,   E_q = W_q embed(question)
+//
 // The convolution is what lets a token be found by its neighbours: the value after "of NAME is"
 // carries the name.
 #pragma once
@@ -14,7 +18,9 @@
 #include <string>
 #include <vector>
 
+#include "dsrsq/batch/encoder_input.h"
 #include "dsrsq/core/config.h"
+#include "dsrsq/retriever/sentence_encoder.h"
 
 namespace dsrsq {
 
@@ -28,6 +34,9 @@ struct DsrConfig {
   int64_t budget_actions = 5;  // bins of the learned budget
   double temperature = 0.07;   // at the start
   std::string input = "embedding_conv";
+  std::string encoder;
+  int64_t encoder_window = 256;
+  bool encoder_learns = false;
   int64_t conv_width = 8;
   std::string pool = "mean";
   std::string start = "independent";
@@ -45,6 +54,16 @@ class DsrImpl : public torch::nn::Module {
   // and the reader reads [B, N, D]: y for `embedding_conv`, the embeddings themselves for
   // `embedding`.
   at::Tensor context_inputs(const at::Tensor& embeddings, const at::Tensor& table_mean) const;
+  // What is scored in place of embeddings where there is a sentence encoder: of the context [B, N,
+  // W] fp32 (zero where no piece stands behind a token) and of each question [B, Q, 1, W]. The mean
+  // to centre them with is zero.
+  struct EncodedText {
+    at::Tensor context, questions;
+  };
+  EncodedText encode_text(const EncoderInput& input) const;
+  bool has_encoder() const { return !encoder_.is_empty(); }
+  const SentenceEncoder& encoder() const { return encoder_; }
+
   // Unit-normalised E_c [B, N, r] fp32: what an index of the document would store.
   at::Tensor encode_context(const at::Tensor& inputs, const at::Tensor& table_mean) const;
   // Unit-normalised E_q [B, Q, r] fp32 of Q questions a sequence: embeddings [B, Q, T, D], pooled
@@ -68,9 +87,12 @@ class DsrImpl : public torch::nn::Module {
   const DsrConfig& config() const { return config_; }
 
  private:
+  void open_encoder();
+
   DsrConfig config_;
-  at::Tensor question_projection_;  // W_q [r, D]
-  at::Tensor context_projection_;   // W_c [r, D]
+  SentenceEncoder encoder_{nullptr};
+  at::Tensor question_projection_;  // W_q [r, D], with an encoder [r, W]
+  at::Tensor context_projection_;   // W_c likewise
   at::Tensor log_temperature_;      // [1]
   at::Tensor conv_;                 // [D, w]; undefined for `embedding`
   at::Tensor budget_hidden_;        // [32, r + 2]; these three only where complexity is learned

@@ -2,6 +2,7 @@
 // see the whole.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,7 @@ struct GroupRates {
   double backbone = 1.0;
   double retriever = 1.0;
   double projections = 0.1;
+  double encoder = 0.1;
   void visit_fields(ConfigVisitor& v);
 };
 
@@ -40,7 +42,7 @@ struct TrainConfig {
   int64_t seed = 0;
   std::string device = "cpu";
   std::string start_from;
-  std::vector<std::string> start_groups = {"backbone", "retriever", "projections"};
+  std::vector<std::string> start_groups = {"backbone", "retriever", "projections", "encoder"};
   std::string precision = "fp32";
   bool activation_checkpointing = false;
   int64_t frozen_layers = 0;
@@ -80,6 +82,9 @@ struct RunConfig {
  private:
   void validate_policy(const ConfigLocations& locations) const;
 };
+
+// What collates for the run's sentence encoder; null where it has none. Throws DataError.
+std::shared_ptr<const EncoderCollator> encoder_collator(const RunConfig& config);
 
 // Loads, adds the default stage where there is none, takes the architecture (and, where none is
 // named, the tokenizer) of a pretrained model.init, validates. `resolved`: the config of a run,

@@ -67,6 +67,7 @@ class Trainer {
   RunConfig config_;
   LanguageModel model_;
   const Tokenizer& tokenizer_;
+  std::shared_ptr<const EncoderCollator> encoder_;  // null: no sentence encoder
   std::string run_folder_;
   AdamW optimizer_;
   CheckpointFolder checkpoints_;
