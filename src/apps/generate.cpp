@@ -5,6 +5,7 @@
 
 #include <iostream>
 #include <iterator>
+#include <nlohmann/json.hpp>
 
 #include "dsrsq/core/files.h"
 #include "dsrsq/core/logging.h"
@@ -19,7 +20,7 @@ using namespace dsrsq;
 struct Options {
   std::string model, config, method, context, device, log_level = "warning";
   std::vector<std::string> overrides, questions, stop;
-  int64_t threads = 0, budget = 0;
+  int64_t threads = 0, budget = 0, timed_rounds = 0;
   GenerateOptions generate{.maximum_tokens = 64};
 };
 
@@ -51,6 +52,11 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--seed", o.generate.seed, "of the sampling");
   app.add_option("--device", o.device, "cpu, cuda, cuda:N; overrides train.device");
   app.add_option("--threads", o.threads, "0: all");
+  app.add_option(
+         "--time", o.timed_rounds,
+         "instead of the answers: one untimed round, then this many, each a line of JSON "
+         "with its tokens and seconds; every answer has --max-tokens, whatever would end it")
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--log-level", o.log_level, "debug, info, warning, error")->capture_default_str();
 }
 
@@ -74,6 +80,27 @@ std::string cut(std::string text, const std::vector<std::string>& stops) {
   for (const auto& stop : stops)
     if (auto at = text.find(stop); at != std::string::npos) text.resize(at);
   return text;
+}
+
+// The rounds of --time, a line each as soon as it is done.
+void print_timings(LanguageModel& model, const Batch& batch, const PassOptions& pass,
+                   GenerateOptions settings, int64_t rounds) {
+  settings.end_id = -1;
+  settings.stop = nullptr;
+  for (int64_t round = 0; round <= rounds; ++round) {
+    auto generated = generate(model, batch, pass, settings);
+    if (round == 0) continue;
+    auto prompt = generated.state.selected.mask.sum() + batch.tail_valid.sum();
+    std::cout << nlohmann::json{{"sequences", batch.size()},
+                                {"prompt_tokens",
+                                 prompt.item<int64_t>() +
+                                     batch.size() * model->backbone()->config().sinks},
+                                {"select_seconds", generated.select_seconds},
+                                {"prefill_seconds", generated.prefill_seconds},
+                                {"decoded_tokens", generated.decoded_tokens},
+                                {"decode_seconds", generated.decode_seconds}}
+              << std::endl;
+  }
 }
 
 void run(Options& options) {
@@ -101,6 +128,8 @@ void run(Options& options) {
   };
   if (options.stop.empty()) settings.stop = nullptr;
   model->eval();
+  if (options.timed_rounds > 0)
+    return print_timings(model, batch, pass, settings, options.timed_rounds);
   auto generated = generate(model, batch, pass, settings);
   for (size_t i = 0; i < options.questions.size(); ++i) {
     if (options.questions.size() > 1) std::cout << options.questions[i] << "\n";

@@ -13,17 +13,42 @@ at::Tensor expand_heads(const at::Tensor& x, int64_t query_heads) {
   return x.repeat_interleave(query_heads / heads, 1);
 }
 
+namespace {
+
+// q [B, H, T, d] by k or v [B, H_kv, keys, x], each head with its key-value head: the queries of a
+// group stand one below the other, so that keys and values are not repeated.
+at::Tensor grouped_matmul(const at::Tensor& left, const at::Tensor& right) {
+  auto heads = left.size(1), groups = right.size(1), rows = left.size(2);
+  if (heads == groups) return at::matmul(left, right);
+  auto together = left.reshape({left.size(0), groups, heads / groups * rows, left.size(3)});
+  return at::matmul(together, right).view({left.size(0), heads, rows, right.size(3)});
+}
+
+}  // namespace
+
 PartialAttention masked_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                   const at::Tensor& mask, const at::Tensor& bias) {
-  auto heads = q.size(1);
   auto type = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   auto scale = 1.0 / std::sqrt(double(q.size(-1)));
-  auto logits = at::matmul(q * scale, expand_heads(k, heads).transpose(-1, -2)).to(type);
+  auto logits = grouped_matmul(q * scale, k.transpose(-1, -2)).to(type);
   if (bias.defined()) logits = logits + bias;
   logits = logits.masked_fill(mask.logical_not(), kMaskedLogit);
   auto lse = at::logsumexp(logits, {-1});
   auto weights = (logits - lse.unsqueeze(-1)).exp();
-  return {at::matmul(weights.to(v.scalar_type()), expand_heads(v, heads)), lse, logits};
+  return {grouped_matmul(weights.to(v.scalar_type()), v), lse, logits};
+}
+
+at::Tensor read_entries(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                        const at::Tensor& mask) {
+  auto heads = q.size(1);
+  if (q.size(2) > 1)
+    return at::scaled_dot_product_attention(q, expand_heads(k, heads), expand_heads(v, heads),
+                                            mask);
+  auto type = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  auto logits = grouped_matmul(q * (1.0 / std::sqrt(double(q.size(-1)))), k.transpose(-1, -2));
+  logits = logits.to(type);
+  if (mask.defined()) logits = logits.masked_fill(mask.logical_not(), kMaskedLogit);
+  return grouped_matmul(at::softmax(logits, -1).to(v.scalar_type()), v);
 }
 
 JoinedAttention join_attention(const std::vector<PartialAttention>& parts) {

@@ -2,6 +2,8 @@
 
 #include <torch/torch.h>
 
+#include <algorithm>
+
 namespace dsrsq {
 
 namespace {
@@ -15,7 +17,29 @@ int64_t tensor_bytes(std::initializer_list<at::Tensor> tensors) {
 at::Tensor joined(const at::Tensor& old, const at::Tensor& more, int64_t dim) {
   return old.defined() ? at::cat({old, more}, dim) : more;
 }
+
+// Keys and values, which are many times the rest.
+at::Tensor grown(GrowingEntries& entries, const at::Tensor& old, const at::Tensor& more) {
+  bool plain = old.defined() && !at::GradMode::is_enabled();
+  return plain ? entries.append(old, more, 2) : joined(old, more, 2);
+}
 }  // namespace
+
+at::Tensor GrowingEntries::append(const at::Tensor& old, const at::Tensor& more, int64_t dim) {
+  constexpr int64_t kLeastRoom = 64;
+  auto before = old.size(dim), after = before + more.size(dim);
+  bool continues = room_ && room_->used == before && room_->all.size(dim) >= after &&
+                   old.data_ptr() == room_->all.data_ptr() && old.strides() == room_->all.strides();
+  if (!continues) {
+    auto sizes = old.sizes().vec();
+    sizes[size_t(dim)] = after + std::max(kLeastRoom, after / 8);
+    room_ = std::make_shared<Room>(Room{at::empty(sizes, old.options()), 0});
+    room_->all.narrow(dim, 0, before).copy_(old);
+  }
+  room_->all.narrow(dim, before, after - before).copy_(more);
+  room_->used = after;
+  return room_->all.narrow(dim, 0, after);
+}
 
 int64_t LatentBuffer::bytes() const {
   return tensor_bytes({keys, values, positions, order, priority, valid, bias});
@@ -30,10 +54,11 @@ int64_t LayerState::bytes() const {
 void LayerState::append(const at::Tensor& new_keys, const at::Tensor& new_values,
                         const at::Tensor& new_positions, const at::Tensor& new_order,
                         const at::Tensor& new_valid, const at::Tensor& new_cluster, bool keep_mass,
-                        const at::Tensor& new_bias) {
+                        const at::Tensor& new_bias, bool new_padded) {
+  padded = padded || new_padded;
   bias = join_bias(bias, entries(), new_bias, new_order.size(1));
-  keys = joined(keys, new_keys, 2);
-  values = joined(values, new_values, 2);
+  keys = grown(growing_keys_, keys, new_keys);
+  values = grown(growing_values_, values, new_values);
   positions = joined(positions, new_positions, 1);
   order = joined(order, new_order, 1);
   valid = joined(valid, new_valid, 1);

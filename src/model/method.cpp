@@ -82,12 +82,16 @@ at::Tensor dense_attend(const AttentionInput& input, LayerState& layer, Attentio
   auto fresh = layer.entries() == 0;
   auto q = input.rotated(input.q);
   layer.append(input.rotated(input.k), input.v, input.positions, input.order, input.valid, {},
-               false, input.key_bias);
-  if (fresh && !input.padded && stats == nullptr && !layer.bias.defined())
-    return causal_attention(q, layer.keys, layer.values);
+               false, input.key_bias, input.padded);
+  bool plain = stats == nullptr && !layer.bias.defined();
+  if (plain && fresh && !input.padded) return causal_attention(q, layer.keys, layer.values);
+  // One token behind all others: it sees whatever is there.
+  if (plain && !layer.padded && q.size(2) == 1)
+    return read_entries(q, layer.keys, layer.values, {});
   auto key_order = layer.order.unsqueeze(1).unsqueeze(2);
   auto query_order = input.order.unsqueeze(1).unsqueeze(-1);
   auto mask = (key_order <= query_order).logical_and(layer.valid.unsqueeze(1).unsqueeze(2));
+  if (plain) return read_entries(q, layer.keys, layer.values, mask);
   if (stats != nullptr) {
     auto rows = input.valid.sum().mul(input.q.size(1));
     auto pairs =

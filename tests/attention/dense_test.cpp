@@ -194,6 +194,22 @@ TEST(ExpandHeads, QueryHeadReadsItsGroup) {
     EXPECT_TENSOR_EQUAL(expand_heads(one, 4).select(1, h), one.select(1, 0));
 }
 
+// A whole chunk, and one query a head; with a mask and without.
+TEST(ReadEntries, IsTheSoftmaxOverVisibleKeys) {
+  auto set = key_set("entries", 9, 0.8);
+  set.mask.select(-1, 0).fill_(true);
+  auto all = set;
+  all.mask = at::ones_like(set.mask);
+  auto wanted = union_softmax(queries(), {set}), of_all = union_softmax(queries(), {all});
+  EXPECT_TENSOR_NEAR(read_entries(queries(), set.k, set.v, set.mask), wanted, kDouble);
+  for (int64_t t = 0; t < kTokens; ++t) {
+    auto one = [&](const at::Tensor& x) { return x.narrow(2, t, 1); };
+    EXPECT_TENSOR_NEAR(read_entries(one(queries()), set.k, set.v, one(set.mask)), one(wanted),
+                       kDouble);
+    EXPECT_TENSOR_NEAR(read_entries(one(queries()), set.k, set.v, {}), one(of_all), kDouble);
+  }
+}
+
 TEST(CausalAttention, IsTheCausalSoftmax) {
   auto set = key_set("chunk", kTokens, 10);
   auto place = at::arange(kTokens);

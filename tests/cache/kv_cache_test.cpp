@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include "dsrsq/core/error.h"
 #include "support/expect_tensor.h"
 #include "support/tiny.h"
 
@@ -83,6 +84,48 @@ TEST(LayerState, BiasFollowsItsEntry) {
   EXPECT_TENSOR_EQUAL(bias.grad(), at::tensor({0.f, 1.f, 0.f, 0.f, 0.f, 1.f}).view({2, 3}));
   layer.detach();
   EXPECT_FALSE(layer.bias.requires_grad());
+}
+
+// Two copies of a state go on from the same entries; neither sees what the other appends.
+TEST(LayerState, CopiesGoOnApart) {
+  at::NoGradGuard no_grad;
+  LayerState one;
+  append(one, "prompt", 3, false, false);
+  append(one, "token", 1, false, false);
+  auto other = one;
+  auto before = one.keys.clone();
+  append(one, "left", 1, false, false);
+  append(other, "right", 1, false, false);
+  append(one, "left again", 2, false, false);
+  auto key = [](const char* name, int64_t tokens) {
+    return normal(concat(name, " k"), {2, 3, tokens, 4});
+  };
+  EXPECT_TENSOR_EQUAL(one.keys, at::cat({before, key("left", 1), key("left again", 2)}, 2));
+  EXPECT_TENSOR_EQUAL(other.keys, at::cat({before, key("right", 1)}, 2));
+}
+
+// A step costs its own entries: the prompt is copied once, not again with every token. And what was
+// kept of fewer entries does not go on in their room.
+TEST(LayerState, AppendsInPlaceWithoutGradients) {
+  at::NoGradGuard no_grad;
+  LayerState layer;
+  append(layer, "prompt", 3, false, false);
+  append(layer, "first", 1, false, false);
+  auto* begin = layer.keys.data_ptr();
+  std::vector<at::Tensor> values{layer.values.clone()};
+  for (int64_t step = 0; step < 60; ++step) {
+    append(layer, concat("step ", step), 1, false, false);
+    values.push_back(normal(concat("step ", step, " v"), {2, 3, 1, 4}));
+  }
+  EXPECT_EQ(layer.keys.data_ptr(), begin);
+  EXPECT_TENSOR_EQUAL(layer.values, at::cat(values, 2));
+  auto whole = layer;
+  auto all = layer.values.clone();
+  layer.values = layer.values.narrow(2, 0, 10);
+  layer.keys = layer.keys.narrow(2, 0, 10);
+  append(layer, "branch", 1, false, false);
+  EXPECT_TENSOR_EQUAL(whole.values, all);
+  EXPECT_EQ(layer.entries(), 11);
 }
 
 // D24: everything that is held is counted, and nothing that is not.

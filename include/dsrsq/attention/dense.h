@@ -37,6 +37,12 @@ struct JoinedAttention {
 // The softmax over the union of the parts' disjoint key sets.
 JoinedAttention join_attention(const std::vector<PartialAttention>& parts);
 
+// As masked_attention, where neither its lse nor its logits are wanted: through torch's fused
+// backends, or for one query a head without repeating keys and values. `mask` undefined: every key
+// is attended.
+at::Tensor read_entries(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                        const at::Tensor& mask);
+
 // The fast path where the keys are exactly the tokens of this chunk and nothing is padded: causal
 // softmax through torch's fused backends (cuDNN or flash on a GPU, flash on a CPU).
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);

@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace dsrsq {
@@ -24,6 +25,23 @@ struct LatentBuffer {
   int64_t bytes() const;
 };
 
+// A tensor with room behind the entries that it holds, so that one more a step costs no copy of all
+// before it.
+class GrowingEntries {
+ public:
+  // `old` and `more` side by side along `dim`, as a view into the room where `old` is the last that
+  // this returned and nobody else (a copy of the state) has gone on from there; else in a new room.
+  // For tensors without gradient; the room's other entries are never changed.
+  at::Tensor append(const at::Tensor& old, const at::Tensor& more, int64_t dim);
+
+ private:
+  struct Room {
+    at::Tensor all;
+    int64_t used = 0;
+  };
+  std::shared_ptr<Room> room_;
+};
+
 // Exact entries of one layer, oldest first; the first `sinks` never leave.
 struct LayerState {
   at::Tensor keys;       // [B, H_kv, K, d], rotated
@@ -39,6 +57,7 @@ struct LayerState {
   // The sequence's own clusters (sqa.centroids: segment, kmeans), C of them; undefined elsewhere.
   at::Tensor cluster_direction;  // [B, H_kv, C, d] fp32 unit centroids, 0 where there is no cluster
   at::Tensor cluster_mean;       // [B, H_kv, C, d] fp32 mean of the raw member keys
+  bool padded = false;           // some entry may be padding (known on the host)
   int64_t closed = 0;  // leading entries whose segment has closed (sqa.centroids: segment)
   LatentBuffer latents;
 
@@ -48,11 +67,16 @@ struct LayerState {
   void append(const at::Tensor& new_keys, const at::Tensor& new_values,
               const at::Tensor& new_positions, const at::Tensor& new_order,
               const at::Tensor& new_valid, const at::Tensor& new_cluster, bool keep_mass,
-              const at::Tensor& new_bias = {});
+              const at::Tensor& new_bias = {}, bool new_padded = true);
   // Keeps the entries at `index` int64 [B, kept].
   void keep(const at::Tensor& index);
-  int64_t bytes() const;  // all tensors, latents included (D24)
-  void detach();          // truncates back-propagation
+  // All tensors, latents included (D24); without the room kept for the next entries, at most an
+  // eighth of keys and values, or 64 entries.
+  int64_t bytes() const;
+  void detach();  // truncates back-propagation
+
+ private:
+  GrowingEntries growing_keys_, growing_values_;
 };
 
 // Biases of old entries [B, K] and new ones [B, T] side by side; a missing one is 0, both missing
