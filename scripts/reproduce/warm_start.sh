@@ -28,7 +28,7 @@ evaluate() {
 }
 
 stage "set-up and programs" set_up
-stage "SmolLM2" import_model
+stage "SmolLM2 and MiniLM" import_models
 stage "data" prepare_data
 stage "training" train_rows
 stage "evaluation" evaluate
