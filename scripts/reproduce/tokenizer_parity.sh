@@ -2,7 +2,7 @@
 # Ids and decoded text of the tokenizers of GPT-2, SmolLM2 and MiniLM beside Python's `tokenizers`, on 5 MB of mixed text.
 #   scripts/reproduce/tokenizer_parity.sh DATA_FOLDER [BIN_FOLDER]      default: build/bin
 # DATA_FOLDER holds gpt2_bpe and the texts that tokenizer_parity.py names. SmolLM2 and MiniLM are read from runs/smollm2 and runs/minilm
-# (scripts/import_smollm2.py, scripts/import_minilm.py). Half a minute of one core. Prints the table, leaves it in
+# (scripts/import_smollm2.py, scripts/import_minilm.py). A minute of one core. Prints the table, leaves it in
 # runs/tokenizer_parity/table.md; exit code 1 where something differs.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 [ $# -ge 1 ] || { echo "usage: scripts/reproduce/tokenizer_parity.sh DATA_FOLDER [BIN_FOLDER]" >&2; exit 2; }
