@@ -11,6 +11,7 @@
 
 #include "dsrsq/core/logging.h"
 #include "dsrsq/registry.h"
+#include "dsrsq/retriever/sentence_encoder.h"
 #include "dsrsq/train/run_folder.h"
 #include "dsrsq/train/trainer.h"
 
@@ -75,8 +76,16 @@ FlopSettings flop_settings(const TrainedRun& run, const std::string& method) {
   bool own = config.method == "dsrsq";
   if (own && config.dsrsq.dsr.enabled && method != "question_only") {
     flops.retriever_width = config.dsrsq.dsr.width;
-    flops.retriever_conv_width =
-        config.dsrsq.dsr.input == "embedding_conv" ? config.dsrsq.dsr.conv_width : 0;
+    const auto& dsr = config.dsrsq.dsr;
+    if (!dsr.encoder.empty()) {
+      auto encoder = read_sentence_encoder_config(dsr.encoder);
+      flops.encoder_width = encoder.width;
+      flops.encoder_layers = encoder.layers;
+      flops.encoder_mlp_width = encoder.mlp_width;
+      flops.encoder_window = dsr.encoder_window;
+    } else if (dsr.input == "embedding_conv") {
+      flops.retriever_conv_width = dsr.conv_width;
+    }
   }
   if (own && config.dsrsq.rckv.enabled) flops.latent_width = config.dsrsq.rckv.latent_width;
   if (own && config.dsrsq.sqa.enabled) flops.clusters = config.dsrsq.sqa.clusters;

@@ -54,8 +54,14 @@ double compression_flops(const TransformerConfig& model, const FlopSettings& set
 double retriever_flops(const TransformerConfig& model, const FlopSettings& settings,
                        const SequenceWork& work) {
   if (settings.retriever_width <= 0) return 0;
-  double width = double(model.width), retriever = double(settings.retriever_width);
+  bool encodes = settings.encoder_width > 0;
+  double width = double(encodes ? settings.encoder_width : model.width),
+         retriever = double(settings.retriever_width);
   double token = width * double(settings.retriever_conv_width) + width * retriever + retriever;
+  if (encodes)
+    token += double(settings.encoder_layers) *
+             (4 * width * width + 2 * width * double(settings.encoder_mlp_width) +
+              2 * width * double(settings.encoder_window));
   double question = width * retriever;  // one pooled vector
   return kMultiplyAdd * (work.context_tokens * token + question);
 }

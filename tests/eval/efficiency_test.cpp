@@ -153,6 +153,20 @@ TEST(Efficiency, PartsThatAreOffCostNothing) {
   EXPECT_EQ(forward_flops(model, on, work), 8 * 224.0 + 2 * (1000 * (4 * 16 + 16) + 4 * 16));
 }
 
+// Of two blocks: queries, keys, values, output 4 x 6 x 6, MLP 2 x 6 x 8, logits and mix 2 x 6 x 10.
+TEST(Efficiency, ASentenceEncoderReadsEveryContextToken) {
+  SequenceWork work;
+  work.context_tokens = 1000;
+  FlopSettings settings;
+  settings.retriever_width = 16;
+  settings.encoder_width = 6;
+  settings.encoder_layers = 2;
+  settings.encoder_mlp_width = 8;
+  settings.encoder_window = 10;
+  EXPECT_EQ(forward_flops(tiny_model(), settings, work),
+            2 * (1000 * (2 * (144 + 96 + 120) + 6 * 16 + 16) + 6 * 16));
+}
+
 constexpr size_t kMegabyte = 1000000;
 
 void touch(size_t bytes) {

@@ -28,6 +28,9 @@ struct SequenceWork {
 struct FlopSettings {
   int64_t retriever_width = 0;  // r; 0: no retriever
   int64_t retriever_conv_width = 0;
+  // A sentence encoder read in place of the embeddings (dsr.encoder); width 0: none. A context
+  // token counts as one word piece that attends a whole window.
+  int64_t encoder_width = 0, encoder_layers = 0, encoder_mlp_width = 0, encoder_window = 0;
   int64_t latent_width = 0;  // c; 0: no buffer
   int64_t clusters = 0;      // m; 0: no routing
   int64_t vocabulary_size = 0;
