@@ -10,6 +10,9 @@
 namespace dsrsq::kernels {
 
 constexpr float kLog2E = 1.4426950408889634f;
+// In place of the -infinity of a query that sees no key: finite, so that a key of bias -infinity
+// gets the weight 0 and not NaN.
+constexpr float kNoLogSumExp = -1e30f;
 constexpr float kLn2 = 0.6931471805599453f;
 
 // Keys and values in cluster order.
@@ -39,11 +42,6 @@ __host__ __device__ __forceinline__ int64_t kv_head(const ClusterSizes& s, int64
 // The newest position that a query sees of its clusters: what is newer is in its window.
 __device__ __forceinline__ int key_limit(const ClusterSizes& s, int query) {
   return static_cast<int>(s.first_query) + query - static_cast<int>(s.window);
-}
-
-// Whether a key, by position, is in the window or among the sinks of a query, by position.
-__device__ __forceinline__ bool near_key(const ClusterSizes& s, int key, int query) {
-  return key <= query && (key < s.sinks || key > query - s.window);
 }
 
 // Operand registers of 64 columns of a row: two 16-byte loads whose columns match those of keys in
@@ -100,6 +98,21 @@ __device__ __forceinline__ void gather_columns(float* d) {
 __device__ __forceinline__ void operand_from(uint32_t (&a)[16], const float (&d)[32]) {
 #pragma unroll
   for (int i = 0; i < 16; ++i) a[i] = pack(d[2 * i], d[2 * i + 1]);
+}
+
+// Scores of a tile in cluster order that a row may not see: columns from `left` on, and positions
+// after the limit of row g or g + 8.
+__device__ __forceinline__ void mask_tile(float (&score)[32], const int* position, int column,
+                                          int left, int limit0, int limit1) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const int2 at = *reinterpret_cast<const int2*>(position + 8 * i + column);
+    const bool in0 = 8 * i + column < left, in1 = 8 * i + column + 1 < left;
+    if (!in0 || at.x > limit0) score[4 * i + 0] = -CUDART_INF_F;
+    if (!in1 || at.y > limit0) score[4 * i + 1] = -CUDART_INF_F;
+    if (!in0 || at.x > limit1) score[4 * i + 2] = -CUDART_INF_F;
+    if (!in1 || at.y > limit1) score[4 * i + 3] = -CUDART_INF_F;
+  }
 }
 
 __device__ __forceinline__ float quad_max(float x) {

@@ -1,5 +1,6 @@
 #include "kernels/attention/cluster_attention.h"
 #include "kernels/attention/cluster_attention_device.h"
+#include "kernels/attention/cluster_tiles.h"
 #include "kernels/attention/window_tiles.h"
 
 namespace dsrsq::kernels {
@@ -8,15 +9,9 @@ namespace {
 constexpr int kThreads = 128;  // one warpgroup: 64 queries
 
 template <int kWidth>
-struct AttendConfig {
-  static constexpr int kPlanes = kWidth / 64;
-  static constexpr int kStages = kWidth == 64 ? 3 : 2;
-  static constexpr int kBlocks = kWidth == 64 ? 4 : 2;  // on a multiprocessor
-  static constexpr int kMatrixBytes = kPlanes * kTileBytes;
-  static constexpr int kStageBytes = 2 * kMatrixBytes;
-  static constexpr int kPositionBytes = kTileRows * 4;
-  static constexpr int kSharedBytes = 1024 + kStages * (kStageBytes + 2 * kPositionBytes);
-};
+constexpr int kAttendBlocks = kWidth == 64 ? 4 : 2;  // on a multiprocessor
+template <int kWidth>
+using AttendTiles = ClusterTiles<kWidth, kWidth == 64 ? 3 : 2>;
 
 struct AttendArguments {
   ClusterSizes s;
@@ -24,7 +19,8 @@ struct AttendArguments {
   Clustered keys;
   const __nv_bfloat16* q;
   bool has_bias;
-  int64_t first_head;      // of this launch
+  int64_t first_head;  // of this launch
+  int64_t end_head;
   __nv_bfloat16* partial;  // [heads of this launch, N_q k, d]
   float* partial_lse;      // [heads of this launch, N_q k]
 };
@@ -55,77 +51,30 @@ __device__ __forceinline__ float softmax_row(float (&s)[32], int low, float scal
 }
 
 template <int kWidth>
-__global__ void __launch_bounds__(kThreads, AttendConfig<kWidth>::kBlocks)
+__global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
     attend_kernel(const __grid_constant__ AttendArguments a) {
-  using Config = AttendConfig<kWidth>;
-  constexpr int kPlanes = Config::kPlanes, kStages = Config::kStages;
+  using Tiles = AttendTiles<kWidth>;
+  constexpr int kPlanes = kWidth / 64;
   extern __shared__ char shared_raw[];
-  __shared__ uint64_t full[kStages];
+  __shared__ typename Tiles::Shared shared;
   const ClusterSizes& s = a.s;
-  const int64_t head = a.first_head + blockIdx.y;
-  if (static_cast<int>(blockIdx.x) >= a.index.num_items[head]) return;
-  const ClusterItem item = a.index.items[head * s.max_items() + blockIdx.x];
-  const int64_t kv = kv_head(s, head);
-  char* shared = shared_raw + ((1024 - (shared_address(shared_raw) & 1023)) & 1023);
-  int* positions = reinterpret_cast<int*>(shared + kStages * Config::kStageBytes);
-  float* biases = reinterpret_cast<float*>(positions + kStages * kTileRows);
-
-  const unsigned* list = a.index.list + head * s.pairs() + item.begin;
-  const int* order = a.index.order + kv * s.rows() + item.first;
   const int lane = threadIdx.x % 32, g = threadIdx.x / 32 * 16 + lane / 4;
+  const int column = 2 * (lane & 3);
+  const float scale = s.scale * kLog2E;
+  const uint32_t zero = unknown_zero();
   const unsigned slots = static_cast<unsigned>(s.slots);
-  const unsigned pair0 = list[min(g, item.count - 1)], pair1 = list[min(g + 8, item.count - 1)];
-  const int newest = key_limit(s, static_cast<int>(list[item.count - 1] / slots));
-  const int oldest = key_limit(s, static_cast<int>(list[0] / slots));
-  const int num_keys = a.index.key_count[kv * s.clusters + item.cluster];
-
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; ++i) barrier_init(&full[i], 1);
-    barrier_init_fence();
-  }
-  // Tiles whose first key the newest query sees.
-  int num_tiles = 0;
-  for (int first = 0; first * kTileRows < num_keys; first += kThreads) {
-    const int row = (first + static_cast<int>(threadIdx.x)) * kTileRows;
-    const int seen = __syncthreads_count(row < num_keys && order[row] <= newest);
-    num_tiles += seen;
-    if (seen < kThreads) break;
-  }
-  const char* key_source =
-      reinterpret_cast<const char*>(a.keys.k + (kv * kPlanes * s.rows() + item.first) * 64);
-  const char* value_source =
-      reinterpret_cast<const char*>(a.keys.v + (kv * kPlanes * s.rows() + item.first) * 64);
-  const float* bias_source = a.keys.bias + kv * s.rows() + item.first;
-  auto load = [&](int tile) {
-    const int stage = tile % kStages;
-    uint64_t* barrier = &full[stage];
-    barrier_expect(barrier, Config::kStageBytes + Config::kPositionBytes * (a.has_bias ? 2 : 1));
-    char* target = shared + stage * Config::kStageBytes;
-#pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane) {
-      const int64_t offset = (plane * s.rows() + tile * kTileRows) * kTileRowBytes;
-      bulk_load(target + plane * kTileBytes, key_source + offset, kTileBytes, barrier);
-      bulk_load(target + Config::kMatrixBytes + plane * kTileBytes, value_source + offset,
-                kTileBytes, barrier);
-    }
-    bulk_load(positions + stage * kTileRows, order + tile * kTileRows, Config::kPositionBytes,
-              barrier);
-    if (a.has_bias) {
-      bulk_load(biases + stage * kTileRows, bias_source + tile * kTileRows, Config::kPositionBytes,
-                barrier);
-    }
-  };
-  if (threadIdx.x == 0) {
-    for (int tile = 0; tile < min(kStages, num_tiles); ++tile) load(tile);
-  }
-
-  const int query0 = static_cast<int>(pair0 / slots), query1 = static_cast<int>(pair1 / slots);
-  const int limit0 = key_limit(s, query0), limit1 = key_limit(s, query1);
+  Tiles tiles(shared_raw, shared, s, a.index, a.keys, a.has_bias,
+              a.index.attend_begin[a.first_head], a.index.attend_begin[a.end_head]);
+  for (; tiles.has_item(); tiles.end_item()) {
+  tiles.begin_item();
+  const AttendItem& item = tiles.item();
+  const int query0 = static_cast<int>(tiles.pair(g) / slots);
+  const int query1 = static_cast<int>(tiles.pair(g + 8) / slots);
   uint32_t q[kPlanes][16];
 #pragma unroll
   for (int plane = 0; plane < kPlanes; ++plane) {
-    load_operand(q[plane], a.q + (head * s.queries + query0) * kWidth + 64 * plane,
-                 a.q + (head * s.queries + query1) * kWidth + 64 * plane);
+    load_operand(q[plane], a.q + (item.head * s.queries + query0) * kWidth + 64 * plane,
+                 a.q + (item.head * s.queries + query1) * kWidth + 64 * plane);
   }
   float out[kPlanes][32];
 #pragma unroll
@@ -134,15 +83,12 @@ __global__ void __launch_bounds__(kThreads, AttendConfig<kWidth>::kBlocks)
     for (int i = 0; i < 32; ++i) out[plane][i] = 0.f;
   }
   float maximum0 = -CUDART_INF_F, maximum1 = -CUDART_INF_F, sum0 = 0.f, sum1 = 0.f;
-  const float scale = s.scale * kLog2E;
-  const int column = 2 * (lane & 3);
-
   uint32_t p[16] = {};
-  for (int tile = 0; tile < num_tiles; ++tile) {
-    const int stage = tile % kStages;
-    const uint32_t keys = shared_address(shared + stage * Config::kStageBytes);
-    barrier_wait(&full[stage], tile / kStages & 1);
+  for (int tile = 0; tile < item.num_tiles; ++tile) {
+    const uint32_t keys = tiles.wait_tile();
     float score[32];
+#pragma unroll
+    for (int plane = 0; plane < kPlanes; ++plane) hold(q[plane], zero);
     wgmma_fence();
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
@@ -156,33 +102,24 @@ __global__ void __launch_bounds__(kThreads, AttendConfig<kWidth>::kBlocks)
     wgmma_wait<0>(p);
     // All warps have also finished with the tile before.
     __syncthreads();
-    if (threadIdx.x == 0 && tile > 0 && tile - 1 + kStages < num_tiles) load(tile - 1 + kStages);
-
-    const int* position = positions + stage * kTileRows;
+    if (tile > 0) tiles.release(1);
     float score_scale = scale;
     if (a.has_bias) {
       score_scale = 1.f;
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const float2 b =
-            *reinterpret_cast<const float2*>(biases + stage * kTileRows + 8 * i + column);
+            *reinterpret_cast<const float2*>(tiles.biases() + 8 * i + column);
         score[4 * i + 0] = fmaf(score[4 * i + 0], scale, b.x);
         score[4 * i + 1] = fmaf(score[4 * i + 1], scale, b.y);
         score[4 * i + 2] = fmaf(score[4 * i + 2], scale, b.x);
         score[4 * i + 3] = fmaf(score[4 * i + 3], scale, b.y);
       }
     }
-    const int left = num_keys - tile * kTileRows;
-    if (left < kTileRows || position[kTileRows - 1] > oldest) {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const int2 at = *reinterpret_cast<const int2*>(position + 8 * i + column);
-        const bool in0 = 8 * i + column < left, in1 = 8 * i + column + 1 < left;
-        if (!in0 || at.x > limit0) score[4 * i + 0] = -CUDART_INF_F;
-        if (!in1 || at.y > limit0) score[4 * i + 1] = -CUDART_INF_F;
-        if (!in0 || at.x > limit1) score[4 * i + 2] = -CUDART_INF_F;
-        if (!in1 || at.y > limit1) score[4 * i + 3] = -CUDART_INF_F;
-      }
+    const int left = item.keys - tile * kTileRows;
+    const int* position = tiles.positions();
+    if (left < kTileRows || position[kTileRows - 1] > item.oldest) {
+      mask_tile(score, position, column, left, key_limit(s, query0), key_limit(s, query1));
     }
     const float factor0 = softmax_row(score, 0, score_scale, maximum0, sum0);
     const float factor1 = softmax_row(score, 2, score_scale, maximum1, sum1);
@@ -197,24 +134,27 @@ __global__ void __launch_bounds__(kThreads, AttendConfig<kWidth>::kBlocks)
     wgmma_fence();
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
-      const uint64_t b = tile_descriptor(keys + Config::kMatrixBytes + plane * kTileBytes);
+      const uint64_t b = tile_descriptor(keys + Tiles::kMatrixBytes + plane * kTileBytes);
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
         wgmma<true>(out[plane], p + 4 * step, b + step * kRowStep, true);
       }
     }
     wgmma_commit();
+    tiles.next_tile();
   }
   wgmma_wait<0>(p);
+  __syncthreads();
+  tiles.release(1);
 
   sum0 = quad_sum(sum0);
   sum1 = quad_sum(sum1);
-  const int64_t first_row = static_cast<int64_t>(blockIdx.y) * s.pairs();
+  const int64_t first_row = (item.head - a.first_head) * s.pairs();
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     if (g + 8 * half >= item.count) continue;
     const float sum = half == 0 ? sum0 : sum1;
-    const int64_t row = first_row + (half == 0 ? pair0 : pair1);
+    const int64_t row = first_row + tiles.pair(g + 8 * half);
     const float inverse = sum > 0.f ? 1.f / sum : 0.f;
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
@@ -223,6 +163,7 @@ __global__ void __launch_bounds__(kThreads, AttendConfig<kWidth>::kBlocks)
     if ((lane & 3) == 0) {
       a.partial_lse[row] = (half == 0 ? maximum0 : maximum1) * kLn2 + logf(sum);
     }
+  }
   }
 }
 
@@ -239,7 +180,7 @@ struct JoinArguments {
 
 // Window and sinks of 64 queries, then the partial results of their slots.
 template <int kWidth>
-__global__ void __launch_bounds__(kThreads, kWidth == 64 ? 4 : 2)
+__global__ void __launch_bounds__(kThreads, kWidth == 64 ? 3 : 2)
     join_kernel(const __grid_constant__ JoinArguments a) {
   using Tiles = WindowTiles<kWidth>;
   constexpr int kPlanes = kWidth / 64;
@@ -250,6 +191,10 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 4 : 2)
   const int first_query = blockIdx.x * kTileRows;
   Tiles tiles(shared_raw, a.in, s, kv);
   const TileRange range = window_keys(s, first_query);
+  SlotRows<kWidth> partials(shared_raw + Tiles::kSharedBytes, s, first_query);
+  partials.start(a.index, a.in.routes, head, kv,
+                 a.partial + static_cast<int64_t>(blockIdx.y) * s.pairs() * kWidth,
+                 a.partial_lse + static_cast<int64_t>(blockIdx.y) * s.pairs());
   tiles.start(range);
 
   const int lane = threadIdx.x % 32, g = threadIdx.x / 32 * 16 + lane / 4;
@@ -274,9 +219,12 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 4 : 2)
   float maximum0 = -CUDART_INF_F, maximum1 = -CUDART_INF_F, sum0 = 0.f, sum1 = 0.f;
   const float scale = s.scale * kLog2E;
   uint32_t p[16];
+  const uint32_t zero = unknown_zero();
   for (int i = 0; i < range.count(); ++i) {
     tiles.wait(i);
     float score[32];
+#pragma unroll
+    for (int plane = 0; plane < kPlanes; ++plane) hold(qa[plane], zero);
     wgmma_fence();
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
@@ -288,15 +236,25 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 4 : 2)
     }
     wgmma_commit();
     wgmma_wait<0>();
-    const int first_key = range.tile(i) * kTileRows;
+    const NearMask mask(s, range.tile(i), first_query);
     const float* bias = tiles.bias(i);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
+      const float2 b = *reinterpret_cast<const float2*>(bias + 8 * j + column);
+      score[4 * j + 0] = fmaf(score[4 * j + 0], scale, b.x);
+      score[4 * j + 1] = fmaf(score[4 * j + 1], scale, b.y);
+      score[4 * j + 2] = fmaf(score[4 * j + 2], scale, b.x);
+      score[4 * j + 3] = fmaf(score[4 * j + 3], scale, b.y);
+    }
+    if (!mask.all) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int col = 8 * j + column + (e & 1);
-        const bool seen = near_key(s, first_key + col, e < 2 ? at0 : at1);
-        score[4 * j + e] = seen ? fmaf(score[4 * j + e], scale, bias[col]) : -CUDART_INF_F;
+      for (int j = 0; j < 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          if (!mask.sees(8 * j + column + (e & 1), e < 2 ? at0 : at1)) {
+            score[4 * j + e] = -CUDART_INF_F;
+          }
+        }
       }
     }
     const float factor0 = softmax_row(score, 0, 1.f, maximum0, sum0);
@@ -326,17 +284,13 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 4 : 2)
   for (int plane = 0; plane < kPlanes; ++plane) gather_columns(out[plane]);
 
   const int t = lane & 3;
+  partials.wait();
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int query = half == 0 ? query0 : query1;
-    const int64_t first_pair =
-        static_cast<int64_t>(blockIdx.y) * s.pairs() + int64_t{query} * s.slots;
+    const int r = g + 8 * half;
     const float own = half == 0 ? maximum0 : maximum1;
-    const SlotMask slots = seen_slots(s, a.index, a.in.routes, head, kv, query);
     float top = own;
-    for (int slot = 0; slot < s.slots; ++slot) {
-      if (slots.has(slot)) top = fmaxf(top, a.partial_lse[first_pair + slot] * kLog2E);
-    }
+    for (int slot = 0; slot < s.slots; ++slot) top = fmaxf(top, partials.lse(r, slot));
     const float base = top == -CUDART_INF_F ? 0.f : top;
     const float kept = exp2_fast(own - base);
     float total = (half == 0 ? sum0 : sum1) * kept;
@@ -345,20 +299,19 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 4 : 2)
 #pragma unroll
       for (int i = 0; i < 16; ++i) out[plane][4 * (i / 2) + 2 * half + i % 2] *= kept;
     }
-#pragma unroll 4
     for (int slot = 0; slot < s.slots; ++slot) {
-      if (!slots.has(slot)) continue;
-      const float weight = exp2_fast(a.partial_lse[first_pair + slot] * kLog2E - base);
+      const float lse = partials.lse(r, slot);
+      if (lse == -CUDART_INF_F) continue;
+      const float weight = exp2_fast(lse - base);
       total += weight;
-      const __nv_bfloat16* row = a.partial + (first_pair + slot) * kWidth;
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane) {
-        const uint4* chunks = reinterpret_cast<const uint4*>(row + 64 * plane);
-        const uint4 x = __ldcs(chunks + t), y = __ldcs(chunks + 4 + t);
-        add_chunk(out[plane] + 2 * half, x, weight);
-        add_chunk(out[plane] + 16 + 2 * half, y, weight);
+        const uint4* chunks = partials.row(r, slot) + 8 * plane;
+        add_chunk(out[plane] + 2 * half, chunks[t], weight);
+        add_chunk(out[plane] + 16 + 2 * half, chunks[4 + t], weight);
       }
     }
+    const int query = half == 0 ? query0 : query1;
     if (first_query + g + 8 * half > last_query) continue;
     const float inverse = total > 0.f ? 1.f / total : 0.f;
     const int64_t row = head * s.queries + query;
@@ -366,7 +319,7 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 4 : 2)
     for (int plane = 0; plane < kPlanes; ++plane) {
       store_row(a.out + row * kWidth + 64 * plane, out[plane], 2 * half, inverse);
     }
-    if (t == 0) a.lse[row] = top * kLn2 + logf(total);
+    if (t == 0) a.lse[row] = base * kLn2 + logf(total);
   }
 }
 
@@ -374,13 +327,14 @@ template <int kWidth>
 cudaError_t forward(const ClusterSizes& s, const ClusterIndex& index,
                     const ClusterAttentionInputs& in, void* out, float* lse, void* workspace,
                     cudaStream_t stream) {
-  using Config = AttendConfig<kWidth>;
+  using Tiles = AttendTiles<kWidth>;
   cudaError_t status =
       cudaFuncSetAttribute(attend_kernel<kWidth>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           Config::kSharedBytes);
+                           Tiles::kDynamicBytes);
   if (status != cudaSuccess) return status;
+  const int join_bytes = WindowTiles<kWidth>::kSharedBytes + SlotRows<kWidth>::bytes(s);
   status = cudaFuncSetAttribute(join_kernel<kWidth>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                WindowTiles<kWidth>::kSharedBytes);
+                                join_bytes);
   if (status != cudaSuccess) return status;
   const int64_t heads = s.batch * s.heads, at_once = cluster_attention_heads_at_once(s);
   auto* partial = static_cast<__nv_bfloat16*>(workspace);
@@ -388,12 +342,12 @@ cudaError_t forward(const ClusterSizes& s, const ClusterIndex& index,
   for (int64_t first = 0; first < heads; first += at_once) {
     const auto count = static_cast<unsigned>(at_once < heads - first ? at_once : heads - first);
     attend_kernel<kWidth>
-        <<<dim3(static_cast<unsigned>(s.max_items()), count), kThreads, Config::kSharedBytes,
-           stream>>>({s, index, clustered_layout(s, const_cast<void*>(in.clustered)),
-                      static_cast<const __nv_bfloat16*>(in.q), in.key_bias != nullptr, first,
-                      partial, partial_lse});
+        <<<attend_blocks(s, count, kAttendBlocks<kWidth>), kThreads, Tiles::kDynamicBytes, stream>>>(
+            {s, index, clustered_layout(s, const_cast<void*>(in.clustered)),
+             static_cast<const __nv_bfloat16*>(in.q), in.key_bias != nullptr, first, first + count,
+             partial, partial_lse});
     join_kernel<kWidth><<<dim3(static_cast<unsigned>((s.queries + 63) / 64), count), kThreads,
-                          WindowTiles<kWidth>::kSharedBytes, stream>>>(
+                          join_bytes, stream>>>(
         {s, index, in, first, partial, partial_lse, static_cast<__nv_bfloat16*>(out), lse});
   }
   return cudaGetLastError();

@@ -98,9 +98,6 @@ struct ScanOutputs {
   int64_t max_items;
   int tile;
   int alignment;
-  // Attend items name their cluster's keys.
-  const int* key_begin;
-  ClusterSizes sizes;
 };
 
 // counts [blocks][m] of a head become the places of each block's first element of each cluster.
@@ -167,12 +164,9 @@ __global__ void __launch_bounds__(kScanThreads)
   const int lane = threadIdx.x % 32;
   for (int cluster = threadIdx.x / 32; cluster < clusters; cluster += kScanThreads / 32) {
     const int size = total_of[cluster];
-    const int keys = out.key_begin == nullptr
-                         ? 0
-                         : out.key_begin[kv_head(out.sizes, head) * clusters + cluster];
     ClusterItem* items = out.items + head * out.max_items + partial[cluster];
     for (int t = lane; t * out.tile < size; t += 32) {
-      items[t] = {start[cluster] + t * out.tile, min(out.tile, size - t * out.tile), cluster, keys};
+      items[t] = {start[cluster] + t * out.tile, min(out.tile, size - t * out.tile), cluster, 0};
     }
   }
 }
@@ -231,6 +225,40 @@ __global__ void first_position_kernel(ClusterSizes s, ClusterIndex index) {
   const int64_t head = i / s.clusters;
   index.first_position[i] =
       index.key_count[i] > 0 ? index.order[head * s.rows() + index.key_begin[i]] : kNoKey;
+}
+
+// The items of a head, behind those of the heads before it, with what the attention kernels would
+// otherwise look up one after the other.
+__global__ void __launch_bounds__(256) attend_items_kernel(ClusterSizes s, ClusterIndex index) {
+  const int64_t head = blockIdx.y, kv = kv_head(s, head);
+  int base = 0;
+  for (int64_t other = 0; other < head; ++other) base += index.num_items[other];
+  const int num_items = index.num_items[head];
+  const int i = static_cast<int>(blockIdx.x) * 256 + static_cast<int>(threadIdx.x);
+  if (i == 0) {
+    index.attend_begin[head] = base;
+    if (head == s.batch * s.heads - 1) index.attend_begin[head + 1] = base + num_items;
+  }
+  if (i >= num_items) return;
+  const ClusterItem item = index.items[head * s.max_items() + i];
+  const unsigned* list = index.list + head * s.pairs() + item.begin;
+  const unsigned slots = static_cast<unsigned>(s.slots);
+  const int newest = key_limit(s, static_cast<int>(list[item.count - 1] / slots));
+  const int first = index.key_begin[kv * s.clusters + item.cluster];
+  const int keys = index.key_count[kv * s.clusters + item.cluster];
+  const int* order = index.order + kv * s.rows() + first;
+  int seen = 1, tiles = (keys + kTileRows - 1) / kTileRows;  // tile `seen` - 1 is seen
+  while (seen < tiles) {
+    const int middle = (seen + tiles) / 2;
+    if (order[middle * kTileRows] <= newest) {
+      seen = middle + 1;
+    } else {
+      tiles = middle;
+    }
+  }
+  index.attend[base + i] = {static_cast<int>(head), item.begin, item.count, first, keys, seen,
+                            key_limit(s, static_cast<int>(list[0] / slots)),
+                            static_cast<int>(kv)};
 }
 
 // Eight threads a row of 64 columns.
@@ -323,6 +351,8 @@ ClusterIndex cluster_index_layout(const ClusterSizes& s, void* base) {
   index.list_begin = static_cast<int*>(take(all * (s.clusters + 1) * kInt));
   index.items = static_cast<ClusterItem*>(take(all * s.max_items() * kItem));
   index.num_items = static_cast<int*>(take(all * kInt));
+  index.attend = static_cast<AttendItem*>(take(all * s.max_items() * sizeof(AttendItem)));
+  index.attend_begin = static_cast<int*>(take((all + 1) * kInt));
   index.key_items = static_cast<ClusterItem*>(take(kv * s.max_key_items() * kItem));
   index.num_key_items = static_cast<int*>(take(kv * kInt));
   index.bytes = offset;
@@ -346,16 +376,21 @@ cudaError_t launch_cluster_index(const ClusterSizes& s, const int* assignment, c
   status = sort(KeySource{assignment, s.keys, static_cast<int>(s.sinks)}, kv, s.keys, clusters,
                 counts, reinterpret_cast<unsigned*>(index.order), s.rows(),
                 ScanOutputs{index.key_begin, clusters, index.key_count, index.key_items,
-                            index.num_key_items, s.max_key_items(), kKeyTile, 8, nullptr, s},
+                            index.num_key_items, s.max_key_items(), kKeyTile, 8},
                 stream);
   if (status != cudaSuccess) return status;
   first_position_kernel<<<static_cast<unsigned>((kv * s.clusters + 255) / 256), 256, 0, stream>>>(
       s, index);
-  return sort(PairSource{routes, index.first_position, s}, all, s.pairs(), clusters, counts,
-              index.list, s.pairs(),
-              ScanOutputs{index.list_begin, clusters + 1, nullptr, index.items, index.num_items,
-                          s.max_items(), kQueryTile, 1, index.key_begin, s},
-              stream);
+  status = sort(PairSource{routes, index.first_position, s}, all, s.pairs(), clusters, counts,
+                index.list, s.pairs(),
+                ScanOutputs{index.list_begin, clusters + 1, nullptr, index.items, index.num_items,
+                            s.max_items(), kQueryTile, 1},
+                stream);
+  if (status != cudaSuccess) return status;
+  attend_items_kernel<<<dim3(static_cast<unsigned>((s.max_items() + 255) / 256),
+                             static_cast<unsigned>(all)),
+                        256, 0, stream>>>(s, index);
+  return cudaGetLastError();
 }
 
 int64_t clustered_bytes(const ClusterSizes& s) { return clustered_layout(s, nullptr).bytes; }

@@ -7,7 +7,8 @@
 namespace dsrsq::kernels {
 
 inline constexpr int64_t kClusterIndexMaxClusters = 1024;  // m
-inline constexpr int64_t kClusterIndexMaxSlots = 32;       // clusters of a query
+inline constexpr int64_t kClusterIndexMaxSlots = 16;       // clusters of a query
+inline constexpr int64_t kClusterIndexMaxSinks = 128;
 inline constexpr int kQueryTile = 64;                      // list entries of an attend item
 inline constexpr int kKeyTile = 128;                       // keys of a key item
 // Stands in `order` where no key is; greater than every position.
@@ -36,12 +37,24 @@ struct ClusterSizes {
   __host__ __device__ int64_t max_key_items() const { return keys / kKeyTile + clusters; }
 };
 
-// One tile of work: `count` list entries from `begin`, or as many rows in cluster order.
+// A tile of `count` list entries or of rows in cluster order, from `begin`.
 struct alignas(16) ClusterItem {
   int begin;
   int count;
   int cluster;
-  int first;  // attend: first row of the cluster's keys; keys: 0
+  int unused;
+};
+
+// A tile of a cluster's queries and the keys that they see.
+struct alignas(16) AttendItem {
+  int head;   // counted through the batch
+  int begin;  // list entries [begin, begin + count)
+  int count;
+  int first;      // row of the cluster's first key
+  int keys;       // of the cluster
+  int num_tiles;  // of 64 keys, up to the last that a query of the item sees
+  int oldest;     // every query of the item sees the cluster's keys up to this position
+  int kv;         // the key-value head of `head`
 };
 
 struct ClusterIndex {
@@ -51,8 +64,10 @@ struct ClusterIndex {
   int* first_position;  // [B, H_kv, m] of its first key; kNoKey if empty
   unsigned* list;       // [B, H, N_q k] pairs (query * k + slot), ascending in a cluster
   int* list_begin;      // [B, H, m + 1]
-  ClusterItem* items;   // [B, H, max_items]
-  int* num_items;       // [B, H]
+  ClusterItem* items;      // [B, H, max_items]
+  int* num_items;          // [B, H]
+  AttendItem* attend;      // those of all heads, one head after the other
+  int* attend_begin;       // [B H + 1]
   ClusterItem* key_items;  // [B, H_kv, max_key_items]
   int* num_key_items;      // [B, H_kv]
   int64_t bytes;

@@ -125,6 +125,20 @@ __device__ __forceinline__ void wgmma_wait(uint32_t (&a)[16]) {
                : "memory");
 }
 
+// ptxas 13.0 gives two A operands in registers the same registers where one of them does not change
+// in a loop, and so overwrites it. An operand that is written in the loop is safe: hold() writes it
+// what it holds, by a zero that the compiler cannot know to be one.
+__device__ __forceinline__ uint32_t unknown_zero() {
+  uint32_t zero;
+  asm volatile("{\n.reg .u32 size;\nmov.u32 size, %%dynamic_smem_size;\nshr.u32 %0, size, 31;\n}"
+               : "=r"(zero));
+  return zero;
+}
+__device__ __forceinline__ void hold(uint32_t (&a)[16], uint32_t zero) {
+#pragma unroll
+  for (int i = 0; i < 16; ++i) asm volatile("xor.b32 %0, %0, %1;" : "+r"(a[i]) : "r"(zero));
+}
+
 #define DSRSQ_ACCUMULATORS(d)                                                                     \
   "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), \
       "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]),    \

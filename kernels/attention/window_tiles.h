@@ -29,6 +29,26 @@ __device__ __forceinline__ TileRange window_keys(const ClusterSizes& s, int firs
   return r;
 }
 
+// Which keys of a tile a query sees: those of its window and the sinks.
+struct NearMask {
+  bool all;  // every query of the block sees every key of the tile
+  int window;
+  int sinks;   // columns before this one are sinks
+  int first;   // position of the tile's first key
+  __device__ NearMask(const ClusterSizes& s, int tile, int first_query)
+      : window(static_cast<int>(s.window)), first(tile * kTileRows) {
+    const int oldest = static_cast<int>(s.first_query) + first_query;
+    all = first + kTileRows - 1 <= oldest && first > oldest + kTileRows - 1 - window;
+    sinks = static_cast<int>(s.sinks) - first;
+  }
+  // Of a query by position.
+  __device__ bool sees(int column, int query) const {
+    const int distance = query - first - column;
+    return static_cast<unsigned>(distance) < static_cast<unsigned>(window) ||
+           (column < sinks && distance >= 0);
+  }
+};
+
 // Two stages of a tile of keys, one of values and the keys' biases, for 128 threads. A key that
 // nobody sees has the bias -infinity.
 template <int kWidth>
@@ -123,27 +143,74 @@ __device__ __forceinline__ void load_natural_operand(uint32_t* a, const __nv_bfl
   }
 }
 
-// The slots of a query that have a partial result: those whose pair is in the lists.
-struct SlotMask {
-  unsigned bits;
-  __device__ bool has(int slot) const { return (bits >> slot & 1u) != 0; }
+// The partial results of 64 queries: contiguous rows, copied to shared memory piece by piece while
+// the window is attended to. A slot whose pair is in no list has none.
+template <int kWidth>
+class SlotRows {
+ public:
+  static constexpr int kThreads = 128;
+  static int bytes(const ClusterSizes& s) {
+    return 128 + kTileRows * static_cast<int>(s.slots) * (kWidth * 2 + 4);
+  }
+
+  __device__ SlotRows(char* raw, const ClusterSizes& s, int first_query)
+      : barrier_(reinterpret_cast<uint64_t*>(raw)), rows_(raw + 128),
+        lse_(reinterpret_cast<float*>(rows_ + kTileRows * s.slots * kWidth * 2)), s_(s),
+        first_query_(first_query), slots_(static_cast<int>(s.slots)) {}
+
+  // partial, partial_lse: of this head; partial_lse may be null, then lse() is 0 where a slot has a
+  // result.
+  __device__ void start(const ClusterIndex& index, const int* routes, int64_t head, int64_t kv,
+                        const __nv_bfloat16* partial, const float* partial_lse) {
+    const int queries = min(kTileRows, static_cast<int>(s_.queries) - first_query_);
+    const int64_t first_pair = static_cast<int64_t>(first_query_) * slots_;
+    if (threadIdx.x == 0) {
+      barrier_init(barrier_, 1);
+      barrier_init_fence();
+      const uint32_t row_bytes = slots_ * kWidth * 2;
+      barrier_expect(barrier_, queries * row_bytes);
+      bulk_load(rows_, partial + first_pair * kWidth, queries * row_bytes, barrier_);
+    }
+    const int* route = routes + head * s_.pairs() + first_pair;
+    const int* first = index.first_position + kv * s_.clusters;
+    for (int i = threadIdx.x; i < queries * slots_; i += kThreads) {
+      const int c = route[i];
+      const bool seen = c >= 0 && first[c] <= key_limit(s_, first_query_ + i / slots_);
+      lse_[i] = !seen                     ? -CUDART_INF_F
+                : partial_lse == nullptr ? 0.f
+                                         : partial_lse[first_pair + i] * kLog2E;
+    }
+    for (int i = queries * slots_ + threadIdx.x; i < kTileRows * slots_; i += kThreads) {
+      lse_[i] = -CUDART_INF_F;
+    }
+  }
+  __device__ void wait() {
+    __syncthreads();
+    barrier_wait(barrier_, 0);
+  }
+  __device__ float lse(int r, int slot) const { return lse_[r * slots_ + slot]; }  // log2
+  __device__ const uint4* row(int r, int slot) const {
+    return reinterpret_cast<const uint4*>(rows_ + (r * slots_ + slot) * kWidth * 2);
+  }
+
+ private:
+  uint64_t* barrier_;
+  char* rows_;
+  float* lse_;
+  const ClusterSizes& s_;
+  int first_query_;
+  int slots_;
 };
 
-__device__ __forceinline__ SlotMask seen_slots(const ClusterSizes& s, const ClusterIndex& index,
-                                               const int* routes, int64_t head, int64_t kv,
-                                               int query) {
-  const int* route = routes + head * s.pairs() + int64_t{query} * s.slots;
-  const int* first = index.first_position + kv * s.clusters;
-  const int limit = key_limit(s, query);
-  const int t = threadIdx.x & 3;
-  unsigned bits = 0;
-  for (int slot = t; slot < s.slots; slot += 4) {
-    const int c = route[slot];
-    if (c >= 0 && first[c] <= limit) bits |= 1u << slot;
+// Blocks that walk the attend items of some heads: as many as run at once, fewer if there is less.
+inline unsigned attend_blocks(const ClusterSizes& s, int64_t heads, int per_multiprocessor) {
+  int device = 0, multiprocessors = 132;
+  if (cudaGetDevice(&device) == cudaSuccess) {
+    cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   }
-  bits |= __shfl_xor_sync(0xffffffffu, bits, 1);
-  bits |= __shfl_xor_sync(0xffffffffu, bits, 2);
-  return {bits};
+  const int64_t items = heads * s.max_items();
+  const int64_t resident = int64_t{multiprocessors} * per_multiprocessor;
+  return static_cast<unsigned>(items < resident ? items : resident);
 }
 
 }  // namespace dsrsq::kernels
