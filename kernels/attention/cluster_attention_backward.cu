@@ -9,25 +9,25 @@ namespace {
 
 constexpr int kThreads = 128;
 
-// A row of d columns by d / 8 threads.
-template <int kWidth>
+// A row of d columns by d / 8 threads, 8 or 16.
 __global__ void __launch_bounds__(kThreads)
-    delta_kernel(int64_t rows, const uint4* out, const uint4* d_out, float* delta) {
-  constexpr int kLanes = kWidth / 8;
+    row_kernel(int64_t rows, int lanes, const uint4* out, const uint4* d_out, const float* lse,
+               float2* result) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   float sum = 0.f;
-  if (i < rows * kLanes) {
-    const uint4 x = out[i], y = d_out[i];
+  if (i < rows * lanes) {
+    const uint4 x = __ldcs(out + i), y = d_out[i];
     sum = low_half(x.x) * low_half(y.x) + high_half(x.x) * high_half(y.x);
     sum += low_half(x.y) * low_half(y.y) + high_half(x.y) * high_half(y.y);
     sum += low_half(x.z) * low_half(y.z) + high_half(x.z) * high_half(y.z);
     sum += low_half(x.w) * low_half(y.w) + high_half(x.w) * high_half(y.w);
   }
-#pragma unroll
-  for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+  for (int offset = lanes / 2; offset > 0; offset /= 2) {
     sum += __shfl_xor_sync(0xffffffffu, sum, offset);
   }
-  if (i < rows * kLanes && i % kLanes == 0) delta[i / kLanes] = sum;
+  if (i < rows * lanes && i % lanes == 0) {
+    result[i / lanes] = make_float2(fmaxf(lse[i / lanes] * kLog2E, kNoLogSumExp), sum);
+  }
 }
 
 template <int kWidth>
@@ -43,15 +43,21 @@ struct AttendArguments {
   __nv_bfloat16* partial;
 };
 
-// Scores and their gradients' factors of one tile: score and d_weight become bf16 operands of
-// d(score) = weight (d_weight - delta).
-__device__ __forceinline__ void score_gradient(float (&score)[32], float (&d_weight)[32],
-                                               float scale, float lse0, float lse1, float delta0,
-                                               float delta1, uint32_t (&operand)[16]) {
+// Scores of one tile become weights.
+__device__ __forceinline__ void weights(float (&score)[32], float scale, float lse0, float lse1) {
 #pragma unroll
   for (int i = 0; i < 32; ++i) {
-    const float weight = exp2_fast(fmaf(score[i], scale, i & 2 ? -lse1 : -lse0));
-    d_weight[i] = weight * (d_weight[i] - (i & 2 ? delta1 : delta0));
+    score[i] = exp2_fast(fmaf(score[i], scale, i & 2 ? -lse1 : -lse0));
+  }
+}
+
+// d(score) = weight (d(weight) - delta), as an operand.
+__device__ __forceinline__ void score_gradient(const float (&weight)[32], float (&d_weight)[32],
+                                               float delta0, float delta1,
+                                               uint32_t (&operand)[16]) {
+#pragma unroll
+  for (int i = 0; i < 32; ++i) {
+    d_weight[i] = weight[i] * (d_weight[i] - (i & 2 ? delta1 : delta0));
   }
   operand_from(operand, d_weight);
 }
@@ -89,8 +95,8 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
       load_operand(d_out[plane], d_rows + row0 * kWidth + 64 * plane,
                    d_rows + row1 * kWidth + 64 * plane);
     }
-    const float lse0 = a.b.grad.lse[row0] * kLog2E, lse1 = a.b.grad.lse[row1] * kLog2E;
-    const float delta0 = a.b.delta[row0], delta1 = a.b.delta[row1];
+    const float2 side0 = a.b.rows[row0], side1 = a.b.rows[row1];
+    const float lse0 = side0.x, lse1 = side1.x, delta0 = side0.y, delta1 = side1.y;
     float dq[kPlanes][32];
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
@@ -114,6 +120,7 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
           wgmma<false>(score, q[plane] + 4 * step, k + step * kColumnStep, plane + step > 0);
         }
       }
+      wgmma_commit();
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane) {
         const uint64_t v = tile_descriptor(keys + Tiles::kMatrixBytes + plane * kTileBytes);
@@ -123,8 +130,8 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
         }
       }
       wgmma_commit();
-      wgmma_wait<0>();
-      __syncthreads();
+      wgmma_wait<1>(score);
+      __syncthreads();  // all warps have also finished with the tile before
       if (tile > 0) tiles.release(1);
 
       float score_scale = scale;
@@ -145,7 +152,9 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
         mask_tile(score, position, column, left, key_limit(s, query0), key_limit(s, query1));
       }
       uint32_t ds[16];
-      score_gradient(score, d_weight, score_scale, lse0, lse1, delta0, delta1, ds);
+      weights(score, score_scale, lse0, lse1);
+      wgmma_wait<0>(d_weight);
+      score_gradient(score, d_weight, delta0, delta1, ds);
       wgmma_fence();
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane) {
@@ -176,7 +185,7 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
 
 // Window and sinks of 64 queries, then the partial gradients of their slots.
 template <int kWidth>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kWidth == 64 ? 3 : 2)
     join_backward_kernel(const __grid_constant__ AttendArguments a) {
   using Tiles = WindowTiles<kWidth>;
   constexpr int kPlanes = kWidth / 64;
@@ -188,12 +197,12 @@ __global__ void __launch_bounds__(kThreads, 2)
   Tiles tiles(shared_raw, a.b.in, s, kv);
   const TileRange range = window_keys(s, first_query);
   SlotRows<kWidth> partials(shared_raw + Tiles::kSharedBytes, s, first_query);
-  partials.start(a.b.index, a.b.in.routes, head, kv,
-                 a.partial + static_cast<int64_t>(blockIdx.y) * s.pairs() * kWidth, nullptr);
+  partials.start(a.b.index, a.b.in.routes, head, kv, nullptr);
+  const __nv_bfloat16* rows = a.partial + static_cast<int64_t>(blockIdx.y) * s.pairs() * kWidth;
   tiles.start(range);
 
   const int lane = threadIdx.x % 32, g = threadIdx.x / 32 * 16 + lane / 4;
-  const int column = 2 * (lane & 3), t = lane & 3;
+  const int column = 2 * (lane & 3);
   const int last_query = static_cast<int>(s.queries) - 1;
   const int query0 = min(first_query + g, last_query), query1 = min(first_query + g + 8, last_query);
   const int at0 = static_cast<int>(s.first_query) + query0;
@@ -209,10 +218,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     load_natural_operand(d_out[plane], d_rows + row0 * kWidth + 64 * plane,
                          d_rows + row1 * kWidth + 64 * plane);
   }
-  // A query that saw no key has the log-sum-exp -infinity; its scores are masked all the same.
-  const float lse0 = fmaxf(a.b.grad.lse[row0], kNoLogSumExp) * kLog2E;
-  const float lse1 = fmaxf(a.b.grad.lse[row1], kNoLogSumExp) * kLog2E;
-  const float delta0 = a.b.delta[row0], delta1 = a.b.delta[row1];
+  const float2 side0 = a.b.rows[row0], side1 = a.b.rows[row1];
+  const float lse0 = side0.x, lse1 = side1.x, delta0 = side0.y, delta1 = side1.y;
   const float scale = s.scale * kLog2E;
   const uint32_t zero = unknown_zero();
   float dq[kPlanes][32];
@@ -239,6 +246,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         wgmma<false>(score, q[plane] + 4 * step, k + step * kColumnStep, plane + step > 0);
       }
     }
+    wgmma_commit();
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
       const uint64_t v = tile_descriptor(tiles.values(i) + plane * kTileBytes);
@@ -248,20 +256,13 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
     }
     wgmma_commit();
-    wgmma_wait<0>();
+    wgmma_wait<1>(score);
     const NearMask mask(s, range.tile(i), first_query);
     const float* bias = tiles.bias(i);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const float2 b = *reinterpret_cast<const float2*>(bias + 8 * j + column);
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const float x = fmaf(score[4 * j + e], scale, e & 1 ? b.y : b.x);
-        const bool seen = mask.all || mask.sees(8 * j + column + (e & 1), e < 2 ? at0 : at1);
-        score[4 * j + e] = seen ? x : -CUDART_INF_F;
-      }
-    }
-    score_gradient(score, d_weight, 1.f, lse0, lse1, delta0, delta1, ds);
+    near_scores(score, mask, bias, column, scale, at0, at1);
+    weights(score, 1.f, lse0, lse1);
+    wgmma_wait<0>(d_weight);
+    score_gradient(score, d_weight, delta0, delta1, ds);
     wgmma_fence();
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
@@ -277,7 +278,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 #pragma unroll
   for (int plane = 0; plane < kPlanes; ++plane) gather_columns(dq[plane]);
-  partials.wait();
+  __syncthreads();  // the slots' log-sum-exp, where the window had no tile
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int r = g + 8 * half;
@@ -286,15 +287,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
       for (int i = 0; i < 16; ++i) dq[plane][4 * (i / 2) + 2 * half + i % 2] *= s.scale;
     }
-    for (int slot = 0; slot < s.slots; ++slot) {
-      if (partials.lse(r, slot) == -CUDART_INF_F) continue;
-#pragma unroll
-      for (int plane = 0; plane < kPlanes; ++plane) {
-        const uint4* chunks = partials.row(r, slot) + 8 * plane;
-        add_chunk(dq[plane] + 2 * half, chunks[t], 1.f);
-        add_chunk(dq[plane] + 16 + 2 * half, chunks[4 + t], 1.f);
-      }
-    }
+    partials.add<kPlanes>(dq, half, r, rows, [&](float) { return 1.f; });
     if (first_query + r > last_query) continue;
     auto* row = static_cast<__nv_bfloat16*>(a.b.grad.dq) + (half == 0 ? row0 : row1) * kWidth;
 #pragma unroll
@@ -330,7 +323,7 @@ cudaError_t query_gradients(const BackwardArguments& b, int64_t first, int64_t e
 
 int64_t align(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
-int64_t delta_bytes(const ClusterSizes& s) { return align(s.batch * s.heads * s.queries * 4); }
+int64_t row_bytes(const ClusterSizes& s) { return align(s.batch * s.heads * s.queries * 8); }
 
 }  // namespace
 
@@ -343,7 +336,7 @@ cudaError_t launch_query_gradients(const BackwardArguments& a, int64_t first, in
 int64_t cluster_attention_backward_workspace_bytes(const ClusterSizes& s) {
   const int64_t partial = cluster_attention_heads_at_once(s) * s.pairs() * s.width * 2;
   const int64_t keys = key_gradient_workspace_bytes(s);
-  return delta_bytes(s) + (partial > keys ? partial : keys);
+  return row_bytes(s) + (partial > keys ? partial : keys);
 }
 
 cudaError_t launch_cluster_attention_backward(const ClusterSizes& s, const ClusterIndex& index,
@@ -351,13 +344,14 @@ cudaError_t launch_cluster_attention_backward(const ClusterSizes& s, const Clust
                                               const ClusterAttentionGradients& grad,
                                               void* workspace, cudaStream_t stream) {
   if (s.width != 64 && s.width != 128) return cudaErrorInvalidValue;
-  auto* delta = static_cast<float*>(workspace);
-  void* scratch = static_cast<char*>(workspace) + delta_bytes(s);
+  auto* side = static_cast<float2*>(workspace);
+  void* scratch = static_cast<char*>(workspace) + row_bytes(s);
   const int64_t heads = s.batch * s.heads, rows = heads * s.queries;
   const auto blocks = static_cast<unsigned>((rows * s.width / 8 + kThreads - 1) / kThreads);
-  (s.width == 64 ? delta_kernel<64> : delta_kernel<128>)<<<blocks, kThreads, 0, stream>>>(
-      rows, static_cast<const uint4*>(grad.out), static_cast<const uint4*>(grad.d_out), delta);
-  const BackwardArguments a{s, index, in, grad, delta};
+  row_kernel<<<blocks, kThreads, 0, stream>>>(
+      rows, static_cast<int>(s.width / 8), static_cast<const uint4*>(grad.out),
+      static_cast<const uint4*>(grad.d_out), grad.lse, side);
+  const BackwardArguments a{s, index, in, grad, side};
   const int64_t at_once = cluster_attention_heads_at_once(s);
   for (int64_t first = 0; first < heads; first += at_once) {
     const int64_t end = first + at_once < heads ? first + at_once : heads;

@@ -11,7 +11,9 @@ struct BackwardArguments {
   ClusterIndex index;
   ClusterAttentionInputs in;
   ClusterAttentionGradients grad;
-  const float* delta;  // [B, H, N_q]: sum over columns of out d_out
+  // [B, H, N_q]: the log-sum-exp in units of log2, never below kNoLogSumExp, and the sum over columns
+  // of out d_out.
+  const float2* rows;
 };
 
 // dq: `partial` bf16 [heads, N_q k, d] is scratch for heads [first, end).

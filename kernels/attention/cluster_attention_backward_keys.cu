@@ -6,8 +6,7 @@ namespace {
 
 // A block owns 128 keys, 64 a warpgroup, and walks the queries that may see them, 64 at a time.
 constexpr int kThreads = 256;
-constexpr int kStages = 4;
-constexpr int64_t kSinkChunk = 4096;  // queries of one head that a block of sinks walks
+constexpr int64_t kSinkChunk = 2048;  // queries of one head that a block of sinks walks
 
 int64_t sink_chunks(const ClusterSizes& s) {
   return s.sinks > 0 ? (s.queries + kSinkChunk - 1) / kSinkChunk * (s.heads / s.kv_heads) : 0;
@@ -31,10 +30,15 @@ struct KeyShared {
   static constexpr int kKeyBytes = kPlanes * 2 * kTileBytes;  // of 128 keys, or of their values
   static constexpr int kMatrixBytes = kPlanes * kTileBytes;
   static constexpr int kStageBytes = 2 * kMatrixBytes;
+  // Tiles that are loaded ahead. The warpgroups may be a tile apart, and each leaves its last
+  // products running (of width 128 it has no registers to): a stage is written again when the
+  // slower one is done with it.
+  static constexpr int kAhead = kWidth == 64 ? 3 : 2;
+  static constexpr int kStages = kWidth == 64 ? 6 : 4;
   struct Rows {
-    float lse[kTileRows];
-    float delta[kTileRows];
-    int limit[kTileRows];  // the newest key that the query may see here
+    float lse[kTileRows];    // log2
+    float delta[kTileRows];  // sum over columns of out d_out
+    int limit[kTileRows];    // the newest key that the query may see here
   };
   static constexpr int kBytes =
       1024 + 2 * kKeyBytes + kStages * (kStageBytes + static_cast<int>(sizeof(Rows)));
@@ -53,9 +57,14 @@ struct QuerySource {
   unsigned slots;
   int first;
   int count;
-  __device__ int query(int i) const {
-    return list != nullptr ? static_cast<int>(list[first + i] / slots) : first + i;
+  // What names a query until it is needed: the value of a load in flight.
+  __device__ unsigned entry(int i) const {
+    return list != nullptr ? list[first + i] : static_cast<unsigned>(first + i);
   }
+  __device__ int query_of(unsigned entry) const {
+    return static_cast<int>(list != nullptr ? entry / slots : entry);
+  }
+  __device__ int query(int i) const { return query_of(entry(i)); }
   __device__ int tiles() const { return (count + kTileRows - 1) / kTileRows; }
 };
 
@@ -64,50 +73,67 @@ class QueryRing {
  public:
   using Shared = KeyShared<kWidth>;
   using Rows = typename Shared::Rows;
-  __device__ QueryRing(const BackwardArguments& b, KeyMode mode, char* tiles, Rows* rows)
-      : b_(b), mode_(mode), tiles_(tiles), rows_(rows) {}
+  static constexpr int kStages = Shared::kStages, kAhead = Shared::kAhead;
+  static constexpr unsigned kNoEntry = 0xffffffffu;
+  __device__ QueryRing(const BackwardArguments& b, KeyMode mode, char* tiles, Rows* rows,
+                       uint64_t* full)
+      : b_(b), mode_(mode), tiles_(tiles), rows_(rows), full_(full) {}
 
+  // All threads have met since the last tile of the source before.
   __device__ void start(int64_t head, const QuerySource& source) {
     head_ = head;
     source_ = source;
-    find(0);
-    load(0);
-    find(1);
-    load(1);
-    find(2);
+    first_ = next_;
+    for (int tile = 0; tile < kAhead; ++tile) {
+      find(tile);
+      load(tile);
+    }
+    find(kAhead);
+    arrive<kAhead - 1>(0);
   }
-  // Tile i is in shared memory for all threads; the loads two tiles ahead are on their way.
+  // Tile i is in shared memory for this warpgroup; the loads kAhead tiles ahead are on their way.
   __device__ void wait(int i) {
-    copy_wait<1>();
-    async_proxy_fence();
-    __syncthreads();
-    load(i + 2);
-    find(i + 3);
+    arrive<kAhead - 2>(i + 1);
+    const int n = first_ + i;
+    barrier_wait(&full_[n % kStages], n / kStages & 1);
+    load(i + kAhead);
+    find(i + kAhead + 1);
+    next_ = first_ + i + 2;  // the tile after the last has been signalled too
   }
   __device__ uint32_t q(int i) const {
-    return shared_address(tiles_ + i % kStages * Shared::kStageBytes);
+    return shared_address(tiles_ + (first_ + i) % kStages * Shared::kStageBytes);
   }
   __device__ uint32_t d_out(int i) const { return q(i) + Shared::kMatrixBytes; }
-  __device__ const Rows& rows(int i) const { return rows_[i % kStages]; }
+  __device__ const Rows& rows(int i) const { return rows_[(first_ + i) % kStages]; }
 
  private:
+  // This thread's part of tile i has landed.
+  template <int kPending>
+  __device__ void arrive(int i) {
+    copy_wait<kPending>();
+    async_proxy_fence();
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(
+                     shared_address(&full_[(first_ + i) % kStages]))
+                 : "memory");
+  }
   // Eight threads a row, two rows a thread.
   __device__ int row(int half) const { return half * 32 + threadIdx.x / 8; }
   __device__ void find(int tile) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int i = tile * kTileRows + row(half);
-      query_[half] = i < source_.count ? source_.query(i) : -1;
+      entry_[half] = i < source_.count ? source_.entry(i) : kNoEntry;
     }
   }
   __device__ void load(int tile) {
     if (tile < source_.tiles()) {
       const uint32_t target = q(tile);
-      Rows& side = rows_[tile % kStages];
+      Rows& side = rows_[(first_ + tile) % kStages];
       const int chunk = threadIdx.x % 8;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int r = row(half), query = query_[half];
+        const int r = row(half);
+        const int query = entry_[half] == kNoEntry ? -1 : source_.query_of(entry_[half]);
         const int64_t line = head_ * b_.s.queries + max(query, 0);
         const auto* q = static_cast<const __nv_bfloat16*>(b_.in.q) + line * kWidth + 8 * chunk;
         const auto* d =
@@ -119,8 +145,8 @@ class QueryRing {
           copy_chunk(target + Shared::kMatrixBytes + place, d + 64 * plane, query >= 0);
         }
         if (chunk == 0) {
-          copy_word(&side.lse[r], b_.grad.lse + line, query >= 0);
-          copy_word(&side.delta[r], b_.delta + line, query >= 0);
+          copy_word(&side.lse[r], &b_.rows[line].x, query >= 0);
+          copy_word(&side.delta[r], &b_.rows[line].y, query >= 0);
           const int at = static_cast<int>(b_.s.first_query) + query;
           side.limit[r] = query < 0                   ? -1
                           : mode_ == KeyMode::kWindow ? at
@@ -135,9 +161,12 @@ class QueryRing {
   KeyMode mode_;
   char* tiles_;
   Rows* rows_;
+  uint64_t* full_;
+  int first_ = 0;  // tiles before this source
+  int next_ = 0;
   int64_t head_;
   QuerySource source_;
-  int query_[2];
+  unsigned entry_[2];
 };
 
 // Adds the gradients from one tile of queries to 64 keys of a warpgroup.
@@ -154,7 +183,8 @@ struct KeyTile {
 template <int kWidth>
 __device__ __forceinline__ void add_queries(KeyTile<kWidth>& tile, uint32_t q, uint32_t d_out,
                                             const typename KeyShared<kWidth>::Rows& rows,
-                                            float scale, bool masked, int window, uint32_t (&p)[16],
+                                            float scale, bool masked, int window, bool has_bias,
+                                            uint32_t (&p)[16],
                                             uint32_t (&ds)[16]) {
   constexpr int kPlanes = kWidth / 64;
   const int column = 2 * (threadIdx.x & 3);
@@ -169,6 +199,7 @@ __device__ __forceinline__ void add_queries(KeyTile<kWidth>& tile, uint32_t q, u
       wgmma<false>(score, a + step * kColumnStep, b + step * kColumnStep, plane + step > 0);
     }
   }
+  wgmma_commit();
 #pragma unroll
   for (int plane = 0; plane < kPlanes; ++plane) {
     const uint64_t a = tile_descriptor(tile.v + 2 * plane * kTileBytes);
@@ -179,8 +210,7 @@ __device__ __forceinline__ void add_queries(KeyTile<kWidth>& tile, uint32_t q, u
     }
   }
   wgmma_commit();
-  wgmma_wait<0>(p);
-  wgmma_wait<0>(ds);
+  wgmma_wait<1>(score);  // the scores, and with them all products of the tile before
   if (masked) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
@@ -196,18 +226,26 @@ __device__ __forceinline__ void add_queries(KeyTile<kWidth>& tile, uint32_t q, u
   }
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    float2 lse = *reinterpret_cast<const float2*>(&rows.lse[8 * i + column]);
-    lse.x = fmaxf(lse.x, kNoLogSumExp), lse.y = fmaxf(lse.y, kNoLogSumExp);
+    const float2 lse = *reinterpret_cast<const float2*>(&rows.lse[8 * i + column]);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const float base = (e < 2 ? tile.bias0 : tile.bias1) - (e & 1 ? lse.y : lse.x);
+      score[4 * i + e] = exp2_fast(fmaf(score[4 * i + e], scale, base));
+    }
+  }
+  wgmma_wait<0>(p);
+  wgmma_wait<0>(ds);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
     const float2 delta = *reinterpret_cast<const float2*>(&rows.delta[8 * i + column]);
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      const float base = fmaf(e & 1 ? lse.y : lse.x, -kLog2E, e < 2 ? tile.bias0 : tile.bias1);
-      const float weight = exp2_fast(fmaf(score[4 * i + e], scale, base));
-      const float gradient = weight * (d_weight[4 * i + e] - (e & 1 ? delta.y : delta.x));
-      (e < 2 ? tile.d_bias0 : tile.d_bias1) += gradient;
-      score[4 * i + e] = weight;
-      d_weight[4 * i + e] = gradient;
+      d_weight[4 * i + e] = score[4 * i + e] * (d_weight[4 * i + e] - (e & 1 ? delta.y : delta.x));
     }
+  }
+  if (has_bias) {
+#pragma unroll
+    for (int i = 0; i < 32; ++i) (i & 2 ? tile.d_bias1 : tile.d_bias0) += d_weight[i];
   }
   operand_from(p, score);
   operand_from(ds, d_weight);
@@ -288,6 +326,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   using Shared = KeyShared<kWidth>;
   constexpr int kPlanes = Shared::kPlanes;
   extern __shared__ char shared_raw[];
+  __shared__ uint64_t full[Shared::kStages];
   const ClusterSizes& s = a.b.s;
   KeyBlock block{static_cast<int64_t>(blockIdx.y), 0, nullptr, 0, 0};
   int64_t chunk = 0;
@@ -305,6 +344,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     block.count = static_cast<int>(min(s.sinks, s.keys));
   }
 
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < Shared::kStages; ++i) barrier_init(&full[i], kThreads);
+    barrier_init_fence();
+  }
+  __syncthreads();
   char* shared = shared_raw + ((1024 - (shared_address(shared_raw) & 1023)) & 1023);
   const uint32_t keys = shared_address(shared);
   // Keys and values, eight threads a row.
@@ -351,11 +395,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int newest = rows_here > 0 ? block.position(64 * group + rows_here - 1) : kNoKey;
   const int window = a.mode == KeyMode::kWindow ? static_cast<int>(s.window) : 0x7fffffff;
   const float scale = s.scale * kLog2E;
+  const bool has_bias = a.b.grad.d_key_bias != nullptr;
   uint32_t p[16] = {}, ds[16] = {};
 
   QueryRing<kWidth> ring(a.b, a.mode, shared + 2 * Shared::kKeyBytes,
-                         reinterpret_cast<typename Shared::Rows*>(
-                             shared + 2 * Shared::kKeyBytes + kStages * Shared::kStageBytes));
+                         reinterpret_cast<typename Shared::Rows*>(shared + 2 * Shared::kKeyBytes +
+                                                                  Shared::kStages *
+                                                                      Shared::kStageBytes),
+                         full);
   const int64_t group_size = s.heads / s.kv_heads;
   const int64_t first_head = block.kv / s.kv_heads * s.heads + block.kv % s.kv_heads * group_size;
   for (int64_t member = 0; member < group_size; ++member) {
@@ -372,7 +419,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       if (rows.limit[last] < oldest) continue;  // also where this warpgroup has no key
       const bool masked = last < kTileRows - 1 || rows.limit[0] < newest ||
                           (a.mode == KeyMode::kWindow && rows.limit[last] - oldest >= window);
-      add_queries(tile, ring.q(i), ring.d_out(i), rows, scale, masked, window, p, ds);
+      add_queries(tile, ring.q(i), ring.d_out(i), rows, scale, masked, window, has_bias, p,
+                  ds);
     }
     wgmma_wait<0>(p);
     wgmma_wait<0>(ds);

@@ -180,7 +180,7 @@ struct JoinArguments {
 
 // Window and sinks of 64 queries, then the partial results of their slots.
 template <int kWidth>
-__global__ void __launch_bounds__(kThreads, kWidth == 64 ? 3 : 2)
+__global__ void __launch_bounds__(kThreads, kWidth == 64 ? 4 : 2)
     join_kernel(const __grid_constant__ JoinArguments a) {
   using Tiles = WindowTiles<kWidth>;
   constexpr int kPlanes = kWidth / 64;
@@ -193,8 +193,8 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 3 : 2)
   const TileRange range = window_keys(s, first_query);
   SlotRows<kWidth> partials(shared_raw + Tiles::kSharedBytes, s, first_query);
   partials.start(a.index, a.in.routes, head, kv,
-                 a.partial + static_cast<int64_t>(blockIdx.y) * s.pairs() * kWidth,
                  a.partial_lse + static_cast<int64_t>(blockIdx.y) * s.pairs());
+  const __nv_bfloat16* rows = a.partial + static_cast<int64_t>(blockIdx.y) * s.pairs() * kWidth;
   tiles.start(range);
 
   const int lane = threadIdx.x % 32, g = threadIdx.x / 32 * 16 + lane / 4;
@@ -238,25 +238,7 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 3 : 2)
     wgmma_wait<0>();
     const NearMask mask(s, range.tile(i), first_query);
     const float* bias = tiles.bias(i);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const float2 b = *reinterpret_cast<const float2*>(bias + 8 * j + column);
-      score[4 * j + 0] = fmaf(score[4 * j + 0], scale, b.x);
-      score[4 * j + 1] = fmaf(score[4 * j + 1], scale, b.y);
-      score[4 * j + 2] = fmaf(score[4 * j + 2], scale, b.x);
-      score[4 * j + 3] = fmaf(score[4 * j + 3], scale, b.y);
-    }
-    if (!mask.all) {
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          if (!mask.sees(8 * j + column + (e & 1), e < 2 ? at0 : at1)) {
-            score[4 * j + e] = -CUDART_INF_F;
-          }
-        }
-      }
-    }
+    near_scores(score, mask, bias, column, scale, at0, at1);
     const float factor0 = softmax_row(score, 0, 1.f, maximum0, sum0);
     const float factor1 = softmax_row(score, 2, 1.f, maximum1, sum1);
 #pragma unroll
@@ -284,7 +266,7 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 3 : 2)
   for (int plane = 0; plane < kPlanes; ++plane) gather_columns(out[plane]);
 
   const int t = lane & 3;
-  partials.wait();
+  __syncthreads();  // the slots' log-sum-exp, where the window had no tile
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int r = g + 8 * half;
@@ -299,18 +281,11 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 3 : 2)
 #pragma unroll
       for (int i = 0; i < 16; ++i) out[plane][4 * (i / 2) + 2 * half + i % 2] *= kept;
     }
-    for (int slot = 0; slot < s.slots; ++slot) {
-      const float lse = partials.lse(r, slot);
-      if (lse == -CUDART_INF_F) continue;
+    partials.add<kPlanes>(out, half, r, rows, [&](float lse) {
       const float weight = exp2_fast(lse - base);
       total += weight;
-#pragma unroll
-      for (int plane = 0; plane < kPlanes; ++plane) {
-        const uint4* chunks = partials.row(r, slot) + 8 * plane;
-        add_chunk(out[plane] + 2 * half, chunks[t], weight);
-        add_chunk(out[plane] + 16 + 2 * half, chunks[4 + t], weight);
-      }
-    }
+      return weight;
+    });
     const int query = half == 0 ? query0 : query1;
     if (first_query + g + 8 * half > last_query) continue;
     const float inverse = total > 0.f ? 1.f / total : 0.f;

@@ -113,6 +113,16 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
+#define DSRSQ_ACCUMULATORS(d)                                                                     \
+  "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), \
+      "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]),    \
+      "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]),  \
+      "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]),  \
+      "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+#define DSRSQ_ACCUMULATOR_LIST                                                                  \
+  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24," \
+  "%25,%26,%27,%28,%29,%30,%31}"
+
 // The same, and keeps the registers of an A operand untouched until then: the compiler does not know
 // that a wgmma in flight still reads them.
 template <int kPending>
@@ -123,6 +133,12 @@ __device__ __forceinline__ void wgmma_wait(uint32_t (&a)[16]) {
                  "+r"(a[12]), "+r"(a[13]), "+r"(a[14]), "+r"(a[15])
                : "n"(kPending)
                : "memory");
+}
+
+// The same, for the accumulator of a product that is waited for while a later one runs.
+template <int kPending>
+__device__ __forceinline__ void wgmma_wait(float (&d)[32]) {
+  asm volatile("wgmma.wait_group.sync.aligned %32;" : DSRSQ_ACCUMULATORS(d) : "n"(kPending) : "memory");
 }
 
 // ptxas 13.0 gives two A operands in registers the same registers where one of them does not change
@@ -138,16 +154,6 @@ __device__ __forceinline__ void hold(uint32_t (&a)[16], uint32_t zero) {
 #pragma unroll
   for (int i = 0; i < 16; ++i) asm volatile("xor.b32 %0, %0, %1;" : "+r"(a[i]) : "r"(zero));
 }
-
-#define DSRSQ_ACCUMULATORS(d)                                                                     \
-  "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), \
-      "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]),    \
-      "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]),  \
-      "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]),  \
-      "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-#define DSRSQ_ACCUMULATOR_LIST                                                                  \
-  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24," \
-  "%25,%26,%27,%28,%29,%30,%31}"
 
 // A in registers: {row g, columns 2 t}, {row g + 8}, {row g, columns 2 t + 8}, {row g + 8}.
 template <bool kOverRows>

@@ -49,6 +49,30 @@ struct NearMask {
   }
 };
 
+// Products of a tile become scores in units of log2; -infinity where a query does not see a key.
+__device__ __forceinline__ void near_scores(float (&score)[32], const NearMask& mask,
+                                            const float* bias, int column, float scale, int query0,
+                                            int query1) {
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    const float2 b = *reinterpret_cast<const float2*>(bias + 8 * j + column);
+    score[4 * j + 0] = fmaf(score[4 * j + 0], scale, b.x);
+    score[4 * j + 1] = fmaf(score[4 * j + 1], scale, b.y);
+    score[4 * j + 2] = fmaf(score[4 * j + 2], scale, b.x);
+    score[4 * j + 3] = fmaf(score[4 * j + 3], scale, b.y);
+  }
+  if (mask.all) return;
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      if (!mask.sees(8 * j + column + (e & 1), e < 2 ? query0 : query1)) {
+        score[4 * j + e] = -CUDART_INF_F;
+      }
+    }
+  }
+}
+
 // Two stages of a tile of keys, one of values and the keys' biases, for 128 threads. A key that
 // nobody sees has the bias -infinity.
 template <int kWidth>
@@ -143,59 +167,73 @@ __device__ __forceinline__ void load_natural_operand(uint32_t* a, const __nv_bfl
   }
 }
 
-// The partial results of 64 queries: contiguous rows, copied to shared memory piece by piece while
-// the window is attended to. A slot whose pair is in no list has none.
+// The partial results of 64 queries. A slot whose pair is in no list has none.
 template <int kWidth>
 class SlotRows {
  public:
   static constexpr int kThreads = 128;
-  static int bytes(const ClusterSizes& s) {
-    return 128 + kTileRows * static_cast<int>(s.slots) * (kWidth * 2 + 4);
-  }
+  static int bytes(const ClusterSizes& s) { return kTileRows * static_cast<int>(s.slots) * 4; }
 
   __device__ SlotRows(char* raw, const ClusterSizes& s, int first_query)
-      : barrier_(reinterpret_cast<uint64_t*>(raw)), rows_(raw + 128),
-        lse_(reinterpret_cast<float*>(rows_ + kTileRows * s.slots * kWidth * 2)), s_(s),
-        first_query_(first_query), slots_(static_cast<int>(s.slots)) {}
+      : lse_(reinterpret_cast<float*>(raw)), s_(s), first_query_(first_query),
+        slots_(static_cast<int>(s.slots)) {}
 
-  // partial, partial_lse: of this head; partial_lse may be null, then lse() is 0 where a slot has a
-  // result.
+  // partial_lse: of this head, or null: then lse() is 0 where a slot has a result.
   __device__ void start(const ClusterIndex& index, const int* routes, int64_t head, int64_t kv,
-                        const __nv_bfloat16* partial, const float* partial_lse) {
+                        const float* partial_lse) {
     const int queries = min(kTileRows, static_cast<int>(s_.queries) - first_query_);
     const int64_t first_pair = static_cast<int64_t>(first_query_) * slots_;
-    if (threadIdx.x == 0) {
-      barrier_init(barrier_, 1);
-      barrier_init_fence();
-      const uint32_t row_bytes = slots_ * kWidth * 2;
-      barrier_expect(barrier_, queries * row_bytes);
-      bulk_load(rows_, partial + first_pair * kWidth, queries * row_bytes, barrier_);
-    }
     const int* route = routes + head * s_.pairs() + first_pair;
     const int* first = index.first_position + kv * s_.clusters;
-    for (int i = threadIdx.x; i < queries * slots_; i += kThreads) {
-      const int c = route[i];
-      const bool seen = c >= 0 && first[c] <= key_limit(s_, first_query_ + i / slots_);
-      lse_[i] = !seen                     ? -CUDART_INF_F
-                : partial_lse == nullptr ? 0.f
-                                         : partial_lse[first_pair + i] * kLog2E;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < kTileRows * slots_; i += kThreads) {
+      float lse = -CUDART_INF_F;
+      if (i < queries * slots_) {
+        const int c = route[i];
+        const float x = partial_lse == nullptr ? 0.f : partial_lse[first_pair + i] * kLog2E;
+        if (c >= 0 && first[c] <= key_limit(s_, first_query_ + i / slots_)) lse = x;
+      }
+      lse_[i] = lse;
     }
-    for (int i = queries * slots_ + threadIdx.x; i < kTileRows * slots_; i += kThreads) {
-      lse_[i] = -CUDART_INF_F;
-    }
-  }
-  __device__ void wait() {
-    __syncthreads();
-    barrier_wait(barrier_, 0);
   }
   __device__ float lse(int r, int slot) const { return lse_[r * slots_ + slot]; }  // log2
-  __device__ const uint4* row(int r, int slot) const {
-    return reinterpret_cast<const uint4*>(rows_ + (r * slots_ + slot) * kWidth * 2);
+
+  // Adds the rows of query r times weight(lse) to row g (half 0) or g + 8 of accumulators, in the
+  // order of slots. `rows`: of this head. After a barrier of the block since start().
+  template <int kPlanes, typename Weight>
+  __device__ void add(float (&d)[kPlanes][32], int half, int r, const __nv_bfloat16* rows,
+                      Weight&& weight) const {
+    constexpr int kBatch = kPlanes == 1 ? 4 : 2;  // slots in flight
+    const int t = threadIdx.x & 3;
+    const auto* source = reinterpret_cast<const uint4*>(
+        rows + (static_cast<int64_t>(first_query_) + r) * slots_ * kWidth);
+    for (int first = 0; first < slots_; first += kBatch) {
+      uint4 x[kBatch][kPlanes], y[kBatch][kPlanes];
+      float l[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        l[i] = first + i < slots_ ? lse(r, first + i) : -CUDART_INF_F;
+#pragma unroll
+        for (int plane = 0; plane < kPlanes; ++plane) {
+          x[i][plane] = y[i][plane] = make_uint4(0, 0, 0, 0);
+          if (l[i] == -CUDART_INF_F) continue;
+          x[i][plane] = __ldcs(source + (first + i) * (kWidth / 8) + plane * 8 + t);
+          y[i][plane] = __ldcs(source + (first + i) * (kWidth / 8) + plane * 8 + 4 + t);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const float w = l[i] == -CUDART_INF_F ? 0.f : weight(l[i]);
+#pragma unroll
+        for (int plane = 0; plane < kPlanes; ++plane) {
+          add_chunk(d[plane] + 2 * half, x[i][plane], w);
+          add_chunk(d[plane] + 16 + 2 * half, y[i][plane], w);
+        }
+      }
+    }
   }
 
  private:
-  uint64_t* barrier_;
-  char* rows_;
   float* lse_;
   const ClusterSizes& s_;
   int first_query_;
