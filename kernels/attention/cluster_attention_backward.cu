@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
       for (int i = 0; i < 32; ++i) dq[plane][i] = 0.f;
     }
     for (int tile = 0; tile < item.num_tiles; ++tile) {
-      const uint32_t keys = tiles.wait_tile();
+      tiles.wait_tile();
       float score[32], d_weight[32];
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane) {
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
       wgmma_fence();
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane) {
-        const uint64_t k = tile_descriptor(keys + plane * kTileBytes);
+        const uint64_t k = tiles.keys(plane);
 #pragma unroll
         for (int step = 0; step < 4; ++step) {
           wgmma<false>(score, q[plane] + 4 * step, k + step * kColumnStep, plane + step > 0);
@@ -123,16 +123,16 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
       wgmma_commit();
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane) {
-        const uint64_t v = tile_descriptor(keys + Tiles::kMatrixBytes + plane * kTileBytes);
+        const uint64_t v = tiles.values(plane);
 #pragma unroll
         for (int step = 0; step < 4; ++step) {
           wgmma<false>(d_weight, d_out[plane] + 4 * step, v + step * kColumnStep, plane + step > 0);
         }
       }
       wgmma_commit();
-      wgmma_wait<1>(score);
-      __syncthreads();  // all warps have also finished with the tile before
+      __syncthreads();  // all warps have finished with the tile before
       if (tile > 0) tiles.release(1);
+      wgmma_wait<1>(score);
 
       float score_scale = scale;
       if (has_bias) {
@@ -158,10 +158,10 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
       wgmma_fence();
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane) {
-        const uint64_t k = tile_descriptor(keys + plane * kTileBytes);
+        const uint64_t k = tiles.keys(plane);
 #pragma unroll
         for (int step = 0; step < 4; ++step) {
-          wgmma<true>(dq[plane], ds + 4 * step, k + step * kRowStep, true);
+          wgmma<true>(dq[plane], ds + 4 * step, k + step * kPairRowStep, true);
         }
       }
       wgmma_commit();

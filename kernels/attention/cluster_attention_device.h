@@ -15,19 +15,17 @@ constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kNoLogSumExp = -1e30f;
 constexpr float kLn2 = 0.6931471805599453f;
 
-// Keys and values in cluster order.
+// Keys and values in cluster order, a group of 8 rows of keys and one of values in turn.
 struct Clustered {
-  __nv_bfloat16* k;  // [B, H_kv, d / 64, rows, 64]
-  __nv_bfloat16* v;
-  float* bias;  // [B, H_kv, rows], log2
+  __nv_bfloat16* pairs;  // [B, H_kv, d / 64, rows / 8, {k, v}, 8, 64]
+  float* bias;           // [B, H_kv, rows], log2
   int64_t bytes;
 };
 
 inline Clustered clustered_layout(const ClusterSizes& s, void* base) {
   const int64_t head_rows = s.batch * s.kv_heads * s.rows();
   Clustered c;
-  c.k = static_cast<__nv_bfloat16*>(base);
-  c.v = reinterpret_cast<__nv_bfloat16*>(static_cast<char*>(base) + head_rows * s.width * 2);
+  c.pairs = static_cast<__nv_bfloat16*>(base);
   c.bias = reinterpret_cast<float*>(static_cast<char*>(base) + head_rows * s.width * 4);
   c.bytes = head_rows * (s.width * 4 + 4);
   return c;

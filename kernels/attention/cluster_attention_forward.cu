@@ -85,24 +85,24 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
   float maximum0 = -CUDART_INF_F, maximum1 = -CUDART_INF_F, sum0 = 0.f, sum1 = 0.f;
   uint32_t p[16] = {};
   for (int tile = 0; tile < item.num_tiles; ++tile) {
-    const uint32_t keys = tiles.wait_tile();
+    tiles.wait_tile();
+    wgmma_wait<0>(p);
+    __syncthreads();  // all warps have finished with the tile before
     float score[32];
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) hold(q[plane], zero);
     wgmma_fence();
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
-      const uint64_t b = tile_descriptor(keys + plane * kTileBytes);
+      const uint64_t b = tiles.keys(plane);
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
         wgmma<false>(score, q[plane] + 4 * step, b + step * kColumnStep, plane + step > 0);
       }
     }
     wgmma_commit();
-    wgmma_wait<0>(p);
-    // All warps have also finished with the tile before.
-    __syncthreads();
-    if (tile > 0) tiles.release(1);
+    if (tile > 0) tiles.release(1);  // while the scores are computed
+    wgmma_wait<0>();
     float score_scale = scale;
     if (a.has_bias) {
       score_scale = 1.f;
@@ -134,10 +134,10 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
     wgmma_fence();
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
-      const uint64_t b = tile_descriptor(keys + Tiles::kMatrixBytes + plane * kTileBytes);
+      const uint64_t b = tiles.values(plane);
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
-        wgmma<true>(out[plane], p + 4 * step, b + step * kRowStep, true);
+        wgmma<true>(out[plane], p + 4 * step, b + step * kPairRowStep, true);
       }
     }
     wgmma_commit();
@@ -331,7 +331,7 @@ cudaError_t forward(const ClusterSizes& s, const ClusterIndex& index,
 }  // namespace
 
 int64_t cluster_attention_heads_at_once(const ClusterSizes& s) {
-  constexpr int64_t kBudget = int64_t{512} << 20;
+  constexpr int64_t kBudget = int64_t{400} << 20;
   const int64_t head = s.pairs() * s.width * 2;
   const int64_t fit = head > 0 ? kBudget / head : 1;
   const int64_t heads = s.batch * s.heads;

@@ -295,9 +295,10 @@ __global__ void __launch_bounds__(kPermuteThreads)
       const int64_t row =
           static_cast<int64_t>(blockIdx.x) * kPermuteRows + half * 32 + threadIdx.x / 8;
       if (row >= s.rows()) continue;
-      const int64_t target = ((head * planes + plane) * s.rows() + row) * 8 + (chunk ^ (row & 7));
-      reinterpret_cast<uint4*>(out.k)[target] = x[half];
-      reinterpret_cast<uint4*>(out.v)[target] = y[half];
+      const int64_t group = (head * planes + plane) * s.rows() / 8 + row / 8;
+      const int64_t target = group * 128 + (row & 7) * 8 + (chunk ^ (row & 7));
+      reinterpret_cast<uint4*>(out.pairs)[target] = x[half];
+      reinterpret_cast<uint4*>(out.pairs)[target + 64] = y[half];
     }
   }
   if (key_bias == nullptr || chunk != 0) return;

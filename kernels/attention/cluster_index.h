@@ -86,8 +86,8 @@ cudaError_t launch_cluster_index(const ClusterSizes& sizes, const int* assignmen
 
 // Bytes of keys and values in cluster order, together.
 int64_t clustered_bytes(const ClusterSizes& sizes);
-// k, v bf16 [B, H_kv, N, d] -> both [B, H_kv, d / 64, rows, 64] in cluster order, as the attention
-// kernels' tiles: swizzled, and with pairs of columns transposed 4 x 4 within each 32, so that one
+// k, v bf16 [B, H_kv, N, d] -> [B, H_kv, d / 64, rows / 8, {k, v}, 8, 64] in cluster order, as the
+// attention kernels' tiles: swizzled, and with pairs of columns transposed 4 x 4 within each 32, so that one
 // 16-byte load of a query row fills the registers of its matrix operand. Rows without a key are 0.
 // With key_bias (fp32 [B, H_kv, N]) also its rows, in units of log2.
 cudaError_t launch_cluster_permute(const ClusterSizes& sizes, const ClusterIndex& index,

@@ -12,8 +12,8 @@ class ClusterTiles {
  public:
   static constexpr int kThreads = 128;
   static constexpr int kPlanes = kWidth / 64;
-  static constexpr int kMatrixBytes = kPlanes * kTileBytes;
-  static constexpr int kStageBytes = 2 * kMatrixBytes;
+  static constexpr int kPlaneBytes = 2 * kTileBytes;  // keys and values of 64 columns
+  static constexpr int kStageBytes = kPlanes * kPlaneBytes;
   static constexpr int kPositionBytes = kTileRows * 4;
   struct Shared {
     AttendItem items[4];
@@ -54,11 +54,13 @@ class ClusterTiles {
     copy_commit();
     produce();
   }
-  // Tile by tile: the address of its keys (values follow by kMatrixBytes), its positions, biases.
-  __device__ uint32_t wait_tile() const {
-    barrier_wait(&shared_.full[stage_], phase_);
-    return shared_address(tiles_ + stage_ * kStageBytes);
+  // Tile by tile: its keys and values, its positions, biases.
+  __device__ void wait_tile() const { barrier_wait(&shared_.full[stage_], phase_); }
+  __device__ uint64_t keys(int plane) const {
+    return tile_descriptor<kPairGroupBytes>(
+        shared_address(tiles_ + stage_ * kStageBytes + plane * kPlaneBytes));
   }
+  __device__ uint64_t values(int plane) const { return keys(plane) + (1024 >> 4); }
   __device__ const int* positions() const {
     return reinterpret_cast<const int*>(tiles_ + kStages * kStageBytes) + stage_ * kTileRows;
   }
@@ -122,9 +124,8 @@ class ClusterTiles {
     const int64_t row = item.first + tile * kTileRows;
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
-      const int64_t source = ((kv * kPlanes + plane) * s_.rows() + row) * 64;
-      bulk_load(target + plane * kTileBytes, keys_.k + source, kTileBytes, barrier);
-      bulk_load(target + kMatrixBytes + plane * kTileBytes, keys_.v + source, kTileBytes, barrier);
+      const int64_t source = ((kv * kPlanes + plane) * s_.rows() + row) * 128;
+      bulk_load(target + plane * kPlaneBytes, keys_.pairs + source, kPlaneBytes, barrier);
     }
     char* positions = tiles_ + kStages * kStageBytes + stage * kPositionBytes;
     bulk_load(positions, index_.order + kv * s_.rows() + row, kPositionBytes, barrier);

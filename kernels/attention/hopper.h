@@ -91,16 +91,20 @@ __device__ __forceinline__ void async_proxy_fence() {
 
 constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
 
-// 8-row groups lie 1024 bytes apart, in either reading of a tile.
+// Groups of 8 rows lie `kGroupBytes` apart, in either reading of a tile.
+template <int kGroupBytes = 1024>
 __device__ __forceinline__ uint64_t tile_descriptor(uint32_t shared) {
-  return kSwizzle128 | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 16) |
+  return kSwizzle128 | (uint64_t{kGroupBytes >> 4} << 32) | (uint64_t{1} << 16) |
          ((shared & 0x3ffff) >> 4);
 }
 
 // Contraction over columns: step s covers columns 16 s to 16 s + 15.
 constexpr uint64_t kColumnStep = 32 >> 4;
-// Contraction over rows: step s covers rows 16 s to 16 s + 15.
+// Contraction over rows: step s covers rows 16 s to 16 s + 15, two groups.
 constexpr uint64_t kRowStep = 2048 >> 4;
+// Keys and values in cluster order come in turns, a group of 8 rows of each.
+constexpr int kPairGroupBytes = 2048;
+constexpr uint64_t kPairRowStep = 2 * kPairGroupBytes >> 4;
 
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
