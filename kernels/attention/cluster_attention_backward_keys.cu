@@ -12,11 +12,28 @@ int64_t sink_chunks(const ClusterSizes& s) {
   return s.sinks > 0 ? (s.queries + kSinkChunk - 1) / kSinkChunk * (s.heads / s.kv_heads) : 0;
 }
 
+// Division by the number of slots, exact below 2^31.
+struct Divisor {
+  unsigned factor;
+  int shift;
+  __device__ int divide(unsigned x) const {
+    return static_cast<int>(static_cast<uint64_t>(x) * factor >> shift);
+  }
+};
+
+Divisor divisor(int64_t slots) {
+  int bits = 0;
+  while ((int64_t{1} << bits) < slots) ++bits;
+  const int shift = 31 + bits;
+  return {static_cast<unsigned>(((uint64_t{1} << shift) + slots - 1) / slots), shift};
+}
+
 enum class KeyMode { kClusters, kSinks, kWindow };
 
 struct KeyArguments {
   BackwardArguments b;
   KeyMode mode;
+  Divisor slots;
   // Of the sinks, from each chunk of queries: [B, H_kv, chunks, 128, 2, d] (dk, dv) and
   // [B, H_kv, chunks, 128].
   float* sink_rows;
@@ -53,18 +70,16 @@ __device__ __forceinline__ void copy_word(void* shared, const void* global, bool
 
 // The queries that a block walks: list entries, or all from `first` on.
 struct QuerySource {
-  const unsigned* list;  // null: successive queries
-  unsigned slots;
+  const unsigned* list;  // at the first entry; null: successive queries
   int first;
   int count;
   // What names a query until it is needed: the value of a load in flight.
   __device__ unsigned entry(int i) const {
-    return list != nullptr ? list[first + i] : static_cast<unsigned>(first + i);
+    return list != nullptr ? __ldg(list + i) : static_cast<unsigned>(first + i);
   }
-  __device__ int query_of(unsigned entry) const {
-    return static_cast<int>(list != nullptr ? entry / slots : entry);
+  __device__ int query_of(unsigned entry, const Divisor& slots) const {
+    return list != nullptr ? slots.divide(entry) : static_cast<int>(entry);
   }
-  __device__ int query(int i) const { return query_of(entry(i)); }
   __device__ int tiles() const { return (count + kTileRows - 1) / kTileRows; }
 };
 
@@ -75,96 +90,106 @@ class QueryRing {
   using Rows = typename Shared::Rows;
   static constexpr int kStages = Shared::kStages, kAhead = Shared::kAhead;
   static constexpr unsigned kNoEntry = 0xffffffffu;
-  __device__ QueryRing(const BackwardArguments& b, KeyMode mode, char* tiles, Rows* rows,
-                       uint64_t* full)
-      : b_(b), mode_(mode), tiles_(tiles), rows_(rows), full_(full) {}
+  __device__ QueryRing(const BackwardArguments& b, const Divisor& slots, int limit_offset,
+                       char* tiles, Rows* rows, uint64_t* full)
+      : b_(b), slots_(slots), limit_offset_(limit_offset), tiles_(tiles), rows_(rows), full_(full) {}
 
   // All threads have met since the last tile of the source before.
   __device__ void start(int64_t head, const QuerySource& source) {
-    head_ = head;
+    const int64_t column = 8 * (threadIdx.x % 8);
+    q_ = static_cast<const __nv_bfloat16*>(b_.in.q) + head * b_.s.queries * kWidth + column;
+    d_out_ = static_cast<const __nv_bfloat16*>(b_.grad.d_out) + head * b_.s.queries * kWidth + column;
+    side_ = b_.rows + head * b_.s.queries;
     source_ = source;
-    first_ = next_;
+    // Signalled tiles of the sources before decide where the ring stands.
+    load_stage_ = stage_;
+#pragma unroll 1
     for (int tile = 0; tile < kAhead; ++tile) {
       find(tile);
       load(tile);
     }
     find(kAhead);
-    arrive<kAhead - 1>(0);
+    arrive<kAhead - 1>(stage_);
   }
   // Tile i is in shared memory for this warpgroup; the loads kAhead tiles ahead are on their way.
   __device__ void wait(int i) {
-    arrive<kAhead - 2>(i + 1);
-    const int n = first_ + i;
-    barrier_wait(&full_[n % kStages], n / kStages & 1);
+    arrive<kAhead - 2>(next(stage_));
+    barrier_wait(&full_[stage_], phase_);
     load(i + kAhead);
     find(i + kAhead + 1);
-    next_ = first_ + i + 2;  // the tile after the last has been signalled too
   }
-  __device__ uint32_t q(int i) const {
-    return shared_address(tiles_ + (first_ + i) % kStages * Shared::kStageBytes);
+  __device__ void advance() {
+    stage_ = next(stage_);
+    if (stage_ == 0) phase_ ^= 1;
   }
-  __device__ uint32_t d_out(int i) const { return q(i) + Shared::kMatrixBytes; }
-  __device__ const Rows& rows(int i) const { return rows_[(first_ + i) % kStages]; }
+  // The tile after the last of the source was signalled as well.
+  __device__ void finish() {
+    copy_wait<0>();
+    __syncthreads();
+    advance();
+  }
+  __device__ uint32_t q() const { return shared_address(tiles_) + stage_ * Shared::kStageBytes; }
+  __device__ uint32_t d_out() const { return q() + Shared::kMatrixBytes; }
+  __device__ const Rows& rows() const { return rows_[stage_]; }
 
  private:
-  // This thread's part of tile i has landed.
+  __device__ static int next(int stage) { return stage + 1 == kStages ? 0 : stage + 1; }
+  // This thread's part of the oldest tile that was not signalled has landed.
   template <int kPending>
-  __device__ void arrive(int i) {
+  __device__ void arrive(int stage) {
     copy_wait<kPending>();
     async_proxy_fence();
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(
-                     shared_address(&full_[(first_ + i) % kStages]))
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&full_[stage]))
                  : "memory");
   }
-  // Eight threads a row, two rows a thread.
-  __device__ int row(int half) const { return half * 32 + threadIdx.x / 8; }
+  // Eight threads a row, rows r and r + 32 of a thread.
   __device__ void find(int tile) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int i = tile * kTileRows + row(half);
-      entry_[half] = i < source_.count ? source_.entry(i) : kNoEntry;
-    }
+    const int i = tile * kTileRows + threadIdx.x / 8;
+    entry_[0] = i < source_.count ? source_.entry(i) : kNoEntry;
+    entry_[1] = i + 32 < source_.count ? source_.entry(i + 32) : kNoEntry;
   }
   __device__ void load(int tile) {
-    if (tile < source_.tiles()) {
-      const uint32_t target = q(tile);
-      Rows& side = rows_[(first_ + tile) % kStages];
+    if (tile * kTileRows < source_.count) {
       const int chunk = threadIdx.x % 8;
+      const uint32_t target = shared_address(tiles_) + load_stage_ * Shared::kStageBytes +
+                              swizzled(threadIdx.x / 8, chunk);
+      Rows& side = rows_[load_stage_];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int r = row(half);
-        const int query = entry_[half] == kNoEntry ? -1 : source_.query_of(entry_[half]);
-        const int64_t line = head_ * b_.s.queries + max(query, 0);
-        const auto* q = static_cast<const __nv_bfloat16*>(b_.in.q) + line * kWidth + 8 * chunk;
-        const auto* d =
-            static_cast<const __nv_bfloat16*>(b_.grad.d_out) + line * kWidth + 8 * chunk;
+        const bool valid = entry_[half] != kNoEntry;
+        const int query = valid ? source_.query_of(entry_[half], slots_) : 0;
+        const __nv_bfloat16* q = q_ + int64_t{query} * kWidth;
+        const __nv_bfloat16* d = d_out_ + int64_t{query} * kWidth;
 #pragma unroll
         for (int plane = 0; plane < Shared::kPlanes; ++plane) {
-          const uint32_t place = plane * kTileBytes + swizzled(r, chunk);
-          copy_chunk(target + place, q + 64 * plane, query >= 0);
-          copy_chunk(target + Shared::kMatrixBytes + place, d + 64 * plane, query >= 0);
+          const uint32_t place = target + plane * kTileBytes + half * 32 * kTileRowBytes;
+          copy_chunk(place, q + 64 * plane, valid);
+          copy_chunk(place + Shared::kMatrixBytes, d + 64 * plane, valid);
         }
         if (chunk == 0) {
-          copy_word(&side.lse[r], &b_.rows[line].x, query >= 0);
-          copy_word(&side.delta[r], &b_.rows[line].y, query >= 0);
-          const int at = static_cast<int>(b_.s.first_query) + query;
-          side.limit[r] = query < 0                   ? -1
-                          : mode_ == KeyMode::kWindow ? at
-                                                      : at - static_cast<int>(b_.s.window);
+          const int r = half * 32 + threadIdx.x / 8;
+          copy_word(&side.lse[r], &side_[query].x, valid);
+          copy_word(&side.delta[r], &side_[query].y, valid);
+          side.limit[r] = valid ? query + limit_offset_ : -1;
         }
       }
     }
+    load_stage_ = next(load_stage_);
     copy_commit();
   }
 
   const BackwardArguments& b_;
-  KeyMode mode_;
+  const Divisor& slots_;
+  int limit_offset_;
   char* tiles_;
   Rows* rows_;
   uint64_t* full_;
-  int first_ = 0;  // tiles before this source
-  int next_ = 0;
-  int64_t head_;
+  int stage_ = 0;
+  uint32_t phase_ = 0;
+  int load_stage_ = 0;
+  const __nv_bfloat16* q_;
+  const __nv_bfloat16* d_out_;
+  const float2* side_;
   QuerySource source_;
   unsigned entry_[2];
 };
@@ -183,7 +208,8 @@ struct KeyTile {
 template <int kWidth>
 __device__ __forceinline__ void add_queries(KeyTile<kWidth>& tile, uint32_t q, uint32_t d_out,
                                             const typename KeyShared<kWidth>::Rows& rows,
-                                            float scale, bool masked, int window, bool has_bias,
+                                            float scale, bool masked, int window, bool biased,
+                                            bool has_bias,
                                             uint32_t (&p)[16],
                                             uint32_t (&ds)[16]) {
   constexpr int kPlanes = kWidth / 64;
@@ -215,13 +241,28 @@ __device__ __forceinline__ void add_queries(KeyTile<kWidth>& tile, uint32_t q, u
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const int2 limit = *reinterpret_cast<const int2*>(&rows.limit[8 * i + column]);
+      if (tile.position0 > limit.x) score[4 * i + 0] = -CUDART_INF_F;
+      if (tile.position0 > limit.y) score[4 * i + 1] = -CUDART_INF_F;
+      if (tile.position1 > limit.x) score[4 * i + 2] = -CUDART_INF_F;
+      if (tile.position1 > limit.y) score[4 * i + 3] = -CUDART_INF_F;
+    }
+    if (window > 0) {  // and nothing that left the window
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int distance = (e & 1 ? limit.y : limit.x) - (e < 2 ? tile.position0 : tile.position1);
-        if (static_cast<unsigned>(distance) >= static_cast<unsigned>(window)) {
-          score[4 * i + e] = -CUDART_INF_F;
-        }
+      for (int i = 0; i < 8; ++i) {
+        const int2 limit = *reinterpret_cast<const int2*>(&rows.limit[8 * i + column]);
+        if (tile.position0 <= limit.x - window) score[4 * i + 0] = -CUDART_INF_F;
+        if (tile.position0 <= limit.y - window) score[4 * i + 1] = -CUDART_INF_F;
+        if (tile.position1 <= limit.x - window) score[4 * i + 2] = -CUDART_INF_F;
+        if (tile.position1 <= limit.y - window) score[4 * i + 3] = -CUDART_INF_F;
       }
+    }
+  }
+  float score_scale = scale;
+  if (biased) {
+    score_scale = 1.f;
+#pragma unroll
+    for (int i = 0; i < 32; ++i) {
+      score[i] = fmaf(score[i], scale, i & 2 ? tile.bias1 : tile.bias0);
     }
   }
 #pragma unroll
@@ -229,8 +270,7 @@ __device__ __forceinline__ void add_queries(KeyTile<kWidth>& tile, uint32_t q, u
     const float2 lse = *reinterpret_cast<const float2*>(&rows.lse[8 * i + column]);
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      const float base = (e < 2 ? tile.bias0 : tile.bias1) - (e & 1 ? lse.y : lse.x);
-      score[4 * i + e] = exp2_fast(fmaf(score[4 * i + e], scale, base));
+      score[4 * i + e] = exp2_fast(fmaf(score[4 * i + e], score_scale, e & 1 ? -lse.y : -lse.x));
     }
   }
   wgmma_wait<0>(p);
@@ -290,7 +330,7 @@ __device__ QuerySource find_queries(const KeyArguments& a, const KeyBlock& block
                                     int64_t chunk) {
   const ClusterSizes& s = a.b.s;
   const int first_query = static_cast<int>(s.first_query);
-  QuerySource source{nullptr, static_cast<unsigned>(s.slots), 0, 0};
+  QuerySource source{nullptr, 0, 0};
   if (a.mode == KeyMode::kWindow) {
     source.first = max(0, block.first - first_query);
     const int newest = block.first + block.count - 1 + static_cast<int>(s.window) - 1;
@@ -300,8 +340,7 @@ __device__ QuerySource find_queries(const KeyArguments& a, const KeyBlock& block
     source.count = static_cast<int>(min(kSinkChunk, s.queries - chunk * kSinkChunk));
   } else {
     const int* begin = a.b.index.list_begin + head * (s.clusters + 1) + block.cluster;
-    source.list = a.b.index.list + head * s.pairs();
-    source.first = begin[0];
+    source.list = a.b.index.list + head * s.pairs() + begin[0];
     const int count = begin[1] - begin[0];
     // Entries are in the order of queries: leave out the tiles before the first that sees a key.
     const int oldest = block.order[0];
@@ -309,15 +348,104 @@ __device__ QuerySource find_queries(const KeyArguments& a, const KeyBlock& block
     for (int tile = 0; tile * kTileRows < count; tile += kThreads) {
       const int last = min((tile + static_cast<int>(threadIdx.x) + 1) * kTileRows, count) - 1;
       const bool exists = (tile + static_cast<int>(threadIdx.x)) * kTileRows < count;
-      const int blind = __syncthreads_count(exists && key_limit(s, source.query(last)) < oldest);
+      const int blind = __syncthreads_count(
+          exists && key_limit(s, a.slots.divide(source.list[last])) < oldest);
       skipped += blind;
       if (blind < kThreads) break;
     }
-    source.first += skipped * kTileRows;
+    source.list += skipped * kTileRows;
     source.count = count - skipped * kTileRows;
   }
   source.count = max(source.count, 0);
   return source;
+}
+
+// Half of 64 columns of a row, in the order of store_row, from and to an accumulator in natural
+// order. All lanes take part.
+__device__ __forceinline__ void add_row(float* d, const __nv_bfloat16* row, bool valid) {
+  uint4 x = make_uint4(0, 0, 0, 0);
+  if (valid) x = *(reinterpret_cast<const uint4*>(row) + (threadIdx.x & 3));
+  quad_transpose(x.x, x.y, x.z, x.w);
+  add_chunk(d, x, 1.f);
+}
+__device__ __forceinline__ void put_row(const float* d, __nv_bfloat16* row, bool valid) {
+  uint4 x = {pack(d[0], d[1]), pack(d[4], d[5]), pack(d[8], d[9]), pack(d[12], d[13])};
+  quad_transpose(x.x, x.y, x.z, x.w);
+  if (valid) *(reinterpret_cast<uint4*>(row) + (threadIdx.x & 3)) = x;
+}
+
+// What was collected for the keys of rows g and g + 8.
+template <int kWidth>
+__device__ __forceinline__ void write_keys(const KeyArguments& a, const KeyBlock& block,
+                                           KeyTile<kWidth>& tile, int64_t chunk) {
+  constexpr int kPlanes = kWidth / 64;
+  const ClusterSizes& s = a.b.s;
+  const int t = threadIdx.x & 3;
+  float* d_key_bias = a.b.grad.d_key_bias;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int position = half == 0 ? tile.position0 : tile.position1;
+    const bool valid = position != kNoKey;
+    float d_bias = half == 0 ? tile.d_bias0 : tile.d_bias1;
+    const int64_t line = block.kv * s.keys + (valid ? position : 0);
+    auto* dk = static_cast<__nv_bfloat16*>(a.b.grad.dk) + line * kWidth;
+    auto* dv = static_cast<__nv_bfloat16*>(a.b.grad.dv) + line * kWidth;
+    auto each = [&](auto&& f) {
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          float* k = &tile.dk[plane][4 * i + 2 * half];
+          float* v = &tile.dv[plane][4 * i + 2 * half];
+          f(64 * plane + 8 * i + 2 * t, k[0], k[1], v[0], v[1]);
+        }
+      }
+    };
+    each([&](int, float& k0, float& k1, float&, float&) { k0 *= s.scale, k1 *= s.scale; });
+    if (a.mode == KeyMode::kSinks) {
+      if (!valid) continue;
+      const int64_t row = (block.kv * a.chunks + chunk) * kKeyTile + position;
+      float* out = a.sink_rows + row * 2 * kWidth;
+      each([&](int column, float& k0, float& k1, float& v0, float& v1) {
+        *reinterpret_cast<float2*>(out + column) = make_float2(k0, k1);
+        *reinterpret_cast<float2*>(out + kWidth + column) = make_float2(v0, v1);
+      });
+      if (t == 0) a.sink_bias[row] = d_bias;
+      continue;
+    }
+    if (a.mode == KeyMode::kWindow) {
+      const bool clustered = valid && position >= s.sinks && a.b.in.assignment[line] >= 0;
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane) {
+#pragma unroll
+        for (int part = 0; part < 2; ++part) {
+          add_row(tile.dk[plane] + 16 * part + 2 * half, dk + 64 * plane + 32 * part, clustered);
+          add_row(tile.dv[plane] + 16 * part + 2 * half, dv + 64 * plane + 32 * part, clustered);
+        }
+      }
+      if (clustered && t == 0 && d_key_bias != nullptr) d_bias += d_key_bias[line];
+      for (int64_t c = 0; valid && position < s.sinks && c < a.chunks; ++c) {
+        const int64_t row = (block.kv * a.chunks + c) * kKeyTile + position;
+        const float* in = a.sink_rows + row * 2 * kWidth;
+        each([&](int column, float& k0, float& k1, float& v0, float& v1) {
+          const float2 x = *reinterpret_cast<const float2*>(in + column);
+          const float2 y = *reinterpret_cast<const float2*>(in + kWidth + column);
+          k0 += x.x, k1 += x.y, v0 += y.x, v1 += y.y;
+        });
+        d_bias += a.sink_bias[row];
+      }
+      __syncwarp();
+    }
+#pragma unroll
+    for (int plane = 0; plane < kPlanes; ++plane) {
+#pragma unroll
+      for (int part = 0; part < 2; ++part) {
+        put_row(tile.dk[plane] + 16 * part + 2 * half, dk + 64 * plane + 32 * part, valid);
+        put_row(tile.dv[plane] + 16 * part + 2 * half, dv + 64 * plane + 32 * part, valid);
+      }
+    }
+    if (valid && t == 0 && d_key_bias != nullptr) d_key_bias[line] = d_bias;
+  }
 }
 
 template <int kWidth>
@@ -369,17 +497,17 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   copy_commit();
 
-  const int group = threadIdx.x / 128, lane = threadIdx.x % 32;
+  const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0), lane = threadIdx.x % 32;
   const int g = group * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4;
   KeyTile<kWidth> tile;
   tile.k = keys + group * kTileBytes;
   tile.v = tile.k + Shared::kKeyBytes;
   tile.position0 = block.position(g);
   tile.position1 = block.position(g + 8);
+  // Rows without a key come to nothing of their own accord: nobody reads what they collect.
   auto bias = [&](int position) {
-    if (position == kNoKey || a.b.in.assignment[block.kv * s.keys + position] < 0) {
-      return -CUDART_INF_F;
-    }
+    if (position == kNoKey) return 0.f;
+    if (a.b.in.assignment[block.kv * s.keys + position] < 0) return -CUDART_INF_F;
     return a.b.in.key_bias == nullptr ? 0.f
                                       : a.b.in.key_bias[block.kv * s.keys + position] * kLog2E;
   };
@@ -393,12 +521,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int rows_here = min(64, block.count - 64 * group);  // of this warpgroup
   const int oldest = rows_here > 0 ? block.position(64 * group) : kNoKey;
   const int newest = rows_here > 0 ? block.position(64 * group + rows_here - 1) : kNoKey;
-  const int window = a.mode == KeyMode::kWindow ? static_cast<int>(s.window) : 0x7fffffff;
+  const int window = a.mode == KeyMode::kWindow ? static_cast<int>(s.window) : 0;
+  const bool biased =
+      __syncthreads_or(tile.bias0 != 0.f || tile.bias1 != 0.f) != 0;
   const float scale = s.scale * kLog2E;
   const bool has_bias = a.b.grad.d_key_bias != nullptr;
   uint32_t p[16] = {}, ds[16] = {};
 
-  QueryRing<kWidth> ring(a.b, a.mode, shared + 2 * Shared::kKeyBytes,
+  const int limit_offset = static_cast<int>(s.first_query) -
+                           (a.mode == KeyMode::kWindow ? 0 : static_cast<int>(s.window));
+  QueryRing<kWidth> ring(a.b, a.slots, limit_offset, shared + 2 * Shared::kKeyBytes,
                          reinterpret_cast<typename Shared::Rows*>(shared + 2 * Shared::kKeyBytes +
                                                                   Shared::kStages *
                                                                       Shared::kStageBytes),
@@ -412,94 +544,25 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int num_tiles = source.tiles();
     if (num_tiles == 0) continue;
     ring.start(first_head + member, source);
-    for (int i = 0; i < num_tiles; ++i) {
+    for (int i = 0; i < num_tiles; ++i, ring.advance()) {
       ring.wait(i);
-      const auto& rows = ring.rows(i);
+      const auto& rows = ring.rows();
       const int last = min(kTileRows, source.count - i * kTileRows) - 1;
       if (rows.limit[last] < oldest) continue;  // also where this warpgroup has no key
       const bool masked = last < kTileRows - 1 || rows.limit[0] < newest ||
-                          (a.mode == KeyMode::kWindow && rows.limit[last] - oldest >= window);
-      add_queries(tile, ring.q(i), ring.d_out(i), rows, scale, masked, window, has_bias, p,
+                          (window > 0 && rows.limit[last] - oldest >= window);
+      add_queries(tile, ring.q(), ring.d_out(), rows, scale, masked, window, biased, has_bias, p,
                   ds);
     }
     wgmma_wait<0>(p);
     wgmma_wait<0>(ds);
-    copy_wait<0>();
-    __syncthreads();
+    ring.finish();
   }
   copy_wait<0>();
 
-#pragma unroll
-  for (int plane = 0; plane < kPlanes; ++plane) {
-    gather_columns(tile.dk[plane]);
-    gather_columns(tile.dv[plane]);
-  }
   tile.d_bias0 = quad_sum(tile.d_bias0);
   tile.d_bias1 = quad_sum(tile.d_bias1);
-  const int t = lane & 3;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int position = half == 0 ? tile.position0 : tile.position1;
-    if (position == kNoKey) continue;
-    float d_bias = half == 0 ? tile.d_bias0 : tile.d_bias1;
-    const int64_t line = block.kv * s.keys + position;
-    auto* dk = static_cast<__nv_bfloat16*>(a.b.grad.dk) + line * kWidth;
-    auto* dv = static_cast<__nv_bfloat16*>(a.b.grad.dv) + line * kWidth;
-    // The row's values, half of 64 columns at a time, in the order of store_row.
-    auto each = [&](auto&& f) {
-#pragma unroll
-      for (int plane = 0; plane < kPlanes; ++plane) {
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-          const int column = 64 * plane + i / 4 * 32 + 8 * t + i % 4 * 2;
-          f(column, tile.dk[plane][4 * i + 2 * half], tile.dk[plane][4 * i + 2 * half + 1],
-            tile.dv[plane][4 * i + 2 * half], tile.dv[plane][4 * i + 2 * half + 1]);
-        }
-      }
-    };
-    each([&](int, float& k0, float& k1, float&, float&) { k0 *= s.scale, k1 *= s.scale; });
-    if (a.mode == KeyMode::kSinks) {
-      const int64_t row = (block.kv * a.chunks + chunk) * kKeyTile + position;
-      float* out = a.sink_rows + row * 2 * kWidth;
-      each([&](int column, float& k0, float& k1, float& v0, float& v1) {
-        *reinterpret_cast<float2*>(out + column) = make_float2(k0, k1);
-        *reinterpret_cast<float2*>(out + kWidth + column) = make_float2(v0, v1);
-      });
-      if (t == 0) a.sink_bias[row] = d_bias;
-      continue;
-    }
-    if (a.mode == KeyMode::kWindow) {
-      if (position < s.sinks) {
-        for (int64_t c = 0; c < a.chunks; ++c) {
-          const int64_t row = (block.kv * a.chunks + c) * kKeyTile + position;
-          const float* in = a.sink_rows + row * 2 * kWidth;
-          each([&](int column, float& k0, float& k1, float& v0, float& v1) {
-            const float2 x = *reinterpret_cast<const float2*>(in + column);
-            const float2 y = *reinterpret_cast<const float2*>(in + kWidth + column);
-            k0 += x.x, k1 += x.y, v0 += y.x, v1 += y.y;
-          });
-          d_bias += a.sink_bias[row];
-        }
-      } else if (a.b.in.assignment[line] >= 0) {
-#pragma unroll
-        for (int plane = 0; plane < kPlanes; ++plane) {
-          const auto* x = reinterpret_cast<const uint4*>(dk + 64 * plane);
-          const auto* y = reinterpret_cast<const uint4*>(dv + 64 * plane);
-          add_chunk(tile.dk[plane] + 2 * half, x[t], 1.f);
-          add_chunk(tile.dk[plane] + 16 + 2 * half, x[4 + t], 1.f);
-          add_chunk(tile.dv[plane] + 2 * half, y[t], 1.f);
-          add_chunk(tile.dv[plane] + 16 + 2 * half, y[4 + t], 1.f);
-        }
-        if (t == 0 && a.b.grad.d_key_bias != nullptr) d_bias += a.b.grad.d_key_bias[line];
-      }
-    }
-#pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane) {
-      store_row(dk + 64 * plane, tile.dk[plane], 2 * half, 1.f);
-      store_row(dv + 64 * plane, tile.dv[plane], 2 * half, 1.f);
-    }
-    if (t == 0 && a.b.grad.d_key_bias != nullptr) a.b.grad.d_key_bias[line] = d_bias;
-  }
+  write_keys(a, block, tile, chunk);
 }
 
 template <int kWidth>
@@ -510,7 +573,8 @@ cudaError_t key_gradients(const BackwardArguments& b, void* workspace, cudaStrea
       key_gradient_kernel<kWidth>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (status != cudaSuccess) return status;
   const int64_t kv = s.batch * s.kv_heads, chunks = sink_chunks(s);
-  KeyArguments a{b, KeyMode::kClusters, static_cast<float*>(workspace), nullptr, chunks};
+  KeyArguments a{b,       KeyMode::kClusters, divisor(s.slots), static_cast<float*>(workspace),
+                 nullptr, chunks};
   a.sink_bias = a.sink_rows + kv * chunks * kKeyTile * 2 * kWidth;
   auto launch = [&](KeyMode mode, int64_t blocks) {
     a.mode = mode;
@@ -519,6 +583,7 @@ cudaError_t key_gradients(const BackwardArguments& b, void* workspace, cudaStrea
   };
   launch(KeyMode::kClusters, s.max_key_items());
   if (chunks > 0) launch(KeyMode::kSinks, chunks);
+  // Also where there is no window: it writes every key's row.
   launch(KeyMode::kWindow, (s.keys + kKeyTile - 1) / kKeyTile);
   return cudaGetLastError();
 }

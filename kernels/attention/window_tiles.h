@@ -178,6 +178,15 @@ class SlotRows {
       : lse_(reinterpret_cast<float*>(raw)), s_(s), first_query_(first_query),
         slots_(static_cast<int>(s.slots)) {}
 
+  // Has the rows of this head, `rows` as in add(), brought to the L2 cache.
+  __device__ void prefetch(const __nv_bfloat16* rows) const {
+    if (threadIdx.x != 0) return;
+    const int queries = min(kTileRows, static_cast<int>(s_.queries) - first_query_);
+    const auto* first = rows + static_cast<int64_t>(first_query_) * slots_ * kWidth;
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(first),
+                 "r"(queries * slots_ * kWidth * 2)
+                 : "memory");
+  }
   // partial_lse: of this head, or null: then lse() is 0 where a slot has a result.
   __device__ void start(const ClusterIndex& index, const int* routes, int64_t head, int64_t kv,
                         const float* partial_lse) {
