@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 3 : 2)
   SlotRows<kWidth> partials(shared_raw + Tiles::kSharedBytes, s, first_query);
   partials.start(a.b.index, a.b.in.routes, head, kv, nullptr);
   const __nv_bfloat16* rows = a.partial + static_cast<int64_t>(blockIdx.y) * s.pairs() * kWidth;
-  partials.prefetch(rows);
+  if (range.count() == 0) partials.prefetch(rows);  // else the window's loads come first
   tiles.start(range);
 
   const int lane = threadIdx.x % 32, g = threadIdx.x / 32 * 16 + lane / 4;

@@ -4,8 +4,17 @@
 namespace dsrsq::kernels {
 namespace {
 
-// A block owns 128 keys, 64 a warpgroup, and walks the queries that may see them, 64 at a time.
-constexpr int kThreads = 256;
+// A warpgroup owns 64 keys and walks the queries that may see them, 64 at a time. Of width 64 it is
+// alone in its block: fewer queries that see only some of the block's keys, and another block to
+// fill its waits. Of width 128, where only one block's tiles fit on a multiprocessor, a block has
+// two.
+template <int kWidth>
+constexpr int kGroups = kWidth == 64 ? 1 : 2;
+template <int kWidth>
+constexpr int kThreadsOf = 128 * kGroups<kWidth>;
+template <int kWidth>
+constexpr int kKeyTile = 64 * kGroups<kWidth>;
+constexpr int kMaxSinks = static_cast<int>(kClusterIndexMaxSinks);
 constexpr int64_t kSinkChunk = 2048;  // queries of one head that a block of sinks walks
 
 int64_t sink_chunks(const ClusterSizes& s) {
@@ -34,8 +43,8 @@ struct KeyArguments {
   BackwardArguments b;
   KeyMode mode;
   Divisor slots;
-  // Of the sinks, from each chunk of queries: [B, H_kv, chunks, 128, 2, d] (dk, dv) and
-  // [B, H_kv, chunks, 128].
+  // Of the sinks, from each chunk of queries: [B, H_kv, chunks, kMaxSinks, 2, d] (dk, dv) and
+  // [B, H_kv, chunks, kMaxSinks].
   float* sink_rows;
   float* sink_bias;
   int64_t chunks;
@@ -44,14 +53,15 @@ struct KeyArguments {
 template <int kWidth>
 struct KeyShared {
   static constexpr int kPlanes = kWidth / 64;
-  static constexpr int kKeyBytes = kPlanes * 2 * kTileBytes;  // of 128 keys, or of their values
+  static constexpr int kGroups = kernels::kGroups<kWidth>;
+  static constexpr int kKeyBytes = kPlanes * kGroups * kTileBytes;  // of the keys, or their values
   static constexpr int kMatrixBytes = kPlanes * kTileBytes;
   static constexpr int kStageBytes = 2 * kMatrixBytes;
-  // Tiles that are loaded ahead. The warpgroups may be a tile apart, and each leaves its last
-  // products running (of width 128 it has no registers to): a stage is written again when the
-  // slower one is done with it.
-  static constexpr int kAhead = kWidth == 64 ? 3 : 2;
-  static constexpr int kStages = kWidth == 64 ? 6 : 4;
+  // Tiles that are loaded ahead. The warps may be a tile apart, and leave their last products
+  // running (of width 128 there are no registers to): a stage is written again when the slowest is
+  // done with it.
+  static constexpr int kAhead = 2;
+  static constexpr int kStages = kWidth == 64 ? 5 : 4;
   struct Rows {
     float lse[kTileRows];    // log2
     float delta[kTileRows];  // sum over columns of out d_out
@@ -89,6 +99,7 @@ class QueryRing {
   using Shared = KeyShared<kWidth>;
   using Rows = typename Shared::Rows;
   static constexpr int kStages = Shared::kStages, kAhead = Shared::kAhead;
+  static constexpr int kRowsApart = kThreadsOf<kWidth> / 8, kCopies = kTileRows / kRowsApart;
   static constexpr unsigned kNoEntry = 0xffffffffu;
   __device__ QueryRing(const BackwardArguments& b, const Divisor& slots, int limit_offset,
                        char* tiles, Rows* rows, uint64_t* full)
@@ -142,11 +153,14 @@ class QueryRing {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&full_[stage]))
                  : "memory");
   }
-  // Eight threads a row, rows r and r + 32 of a thread.
+  // Eight threads a row, kCopies rows a thread.
   __device__ void find(int tile) {
     const int i = tile * kTileRows + threadIdx.x / 8;
-    entry_[0] = i < source_.count ? source_.entry(i) : kNoEntry;
-    entry_[1] = i + 32 < source_.count ? source_.entry(i + 32) : kNoEntry;
+#pragma unroll
+    for (int copy = 0; copy < kCopies; ++copy) {
+      const int at = i + copy * kRowsApart;
+      entry_[copy] = at < source_.count ? source_.entry(at) : kNoEntry;
+    }
   }
   __device__ void load(int tile) {
     if (tile * kTileRows < source_.count) {
@@ -155,19 +169,19 @@ class QueryRing {
                               swizzled(threadIdx.x / 8, chunk);
       Rows& side = rows_[load_stage_];
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const bool valid = entry_[half] != kNoEntry;
-        const int query = valid ? source_.query_of(entry_[half], slots_) : 0;
+      for (int copy = 0; copy < kCopies; ++copy) {
+        const bool valid = entry_[copy] != kNoEntry;
+        const int query = valid ? source_.query_of(entry_[copy], slots_) : 0;
         const __nv_bfloat16* q = q_ + int64_t{query} * kWidth;
         const __nv_bfloat16* d = d_out_ + int64_t{query} * kWidth;
 #pragma unroll
         for (int plane = 0; plane < Shared::kPlanes; ++plane) {
-          const uint32_t place = target + plane * kTileBytes + half * 32 * kTileRowBytes;
+          const uint32_t place = target + plane * kTileBytes + copy * kRowsApart * kTileRowBytes;
           copy_chunk(place, q + 64 * plane, valid);
           copy_chunk(place + Shared::kMatrixBytes, d + 64 * plane, valid);
         }
         if (chunk == 0) {
-          const int r = half * 32 + threadIdx.x / 8;
+          const int r = copy * kRowsApart + threadIdx.x / 8;
           copy_word(&side.lse[r], &side_[query].x, valid);
           copy_word(&side.delta[r], &side_[query].y, valid);
           side.limit[r] = valid ? query + limit_offset_ : -1;
@@ -191,7 +205,7 @@ class QueryRing {
   const __nv_bfloat16* d_out_;
   const float2* side_;
   QuerySource source_;
-  unsigned entry_[2];
+  unsigned entry_[kCopies];
 };
 
 // Adds the gradients from one tile of queries to 64 keys of a warpgroup.
@@ -218,7 +232,7 @@ __device__ __forceinline__ void add_queries(KeyTile<kWidth>& tile, uint32_t q, u
   wgmma_fence();
 #pragma unroll
   for (int plane = 0; plane < kPlanes; ++plane) {
-    const uint64_t a = tile_descriptor(tile.k + 2 * plane * kTileBytes);
+    const uint64_t a = tile_descriptor(tile.k + plane * kGroups<kWidth> * kTileBytes);
     const uint64_t b = tile_descriptor(q + plane * kTileBytes);
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
@@ -228,7 +242,7 @@ __device__ __forceinline__ void add_queries(KeyTile<kWidth>& tile, uint32_t q, u
   wgmma_commit();
 #pragma unroll
   for (int plane = 0; plane < kPlanes; ++plane) {
-    const uint64_t a = tile_descriptor(tile.v + 2 * plane * kTileBytes);
+    const uint64_t a = tile_descriptor(tile.v + plane * kGroups<kWidth> * kTileBytes);
     const uint64_t b = tile_descriptor(d_out + plane * kTileBytes);
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
@@ -326,12 +340,14 @@ struct KeyBlock {
 };
 
 // The queries of one head that may see the block's keys.
+template <int kThreads>
 __device__ QuerySource find_queries(const KeyArguments& a, const KeyBlock& block, int64_t head,
                                     int64_t chunk) {
   const ClusterSizes& s = a.b.s;
   const int first_query = static_cast<int>(s.first_query);
   QuerySource source{nullptr, 0, 0};
   if (a.mode == KeyMode::kWindow) {
+    if (s.window == 0) return source;
     source.first = max(0, block.first - first_query);
     const int newest = block.first + block.count - 1 + static_cast<int>(s.window) - 1;
     source.count = min(static_cast<int>(s.queries), newest + 1 - first_query) - source.first;
@@ -404,7 +420,7 @@ __device__ __forceinline__ void write_keys(const KeyArguments& a, const KeyBlock
     each([&](int, float& k0, float& k1, float&, float&) { k0 *= s.scale, k1 *= s.scale; });
     if (a.mode == KeyMode::kSinks) {
       if (!valid) continue;
-      const int64_t row = (block.kv * a.chunks + chunk) * kKeyTile + position;
+      const int64_t row = (block.kv * a.chunks + chunk) * kMaxSinks + position;
       float* out = a.sink_rows + row * 2 * kWidth;
       each([&](int column, float& k0, float& k1, float& v0, float& v1) {
         *reinterpret_cast<float2*>(out + column) = make_float2(k0, k1);
@@ -425,7 +441,7 @@ __device__ __forceinline__ void write_keys(const KeyArguments& a, const KeyBlock
       }
       if (clustered && t == 0 && d_key_bias != nullptr) d_bias += d_key_bias[line];
       for (int64_t c = 0; valid && position < s.sinks && c < a.chunks; ++c) {
-        const int64_t row = (block.kv * a.chunks + c) * kKeyTile + position;
+        const int64_t row = (block.kv * a.chunks + c) * kMaxSinks + position;
         const float* in = a.sink_rows + row * 2 * kWidth;
         each([&](int column, float& k0, float& k1, float& v0, float& v1) {
           const float2 x = *reinterpret_cast<const float2*>(in + column);
@@ -449,10 +465,11 @@ __device__ __forceinline__ void write_keys(const KeyArguments& a, const KeyBlock
 }
 
 template <int kWidth>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreadsOf<kWidth>, kWidth == 64 ? 2 : 1)
     key_gradient_kernel(const __grid_constant__ KeyArguments a) {
   using Shared = KeyShared<kWidth>;
-  constexpr int kPlanes = Shared::kPlanes;
+  constexpr int kPlanes = Shared::kPlanes, kThreads = kThreadsOf<kWidth>;
+  constexpr int kBlockKeys = kKeyTile<kWidth>;
   extern __shared__ char shared_raw[];
   __shared__ uint64_t full[Shared::kStages];
   const ClusterSizes& s = a.b.s;
@@ -465,11 +482,12 @@ __global__ void __launch_bounds__(kThreads, 1)
     block.order = a.b.index.order + block.kv * s.rows() + item.begin;
     block.count = item.count;
   } else if (a.mode == KeyMode::kWindow) {
-    block.first = blockIdx.x * kKeyTile;
-    block.count = static_cast<int>(min(int64_t{kKeyTile}, s.keys - block.first));
+    block.first = blockIdx.x * kBlockKeys;
+    block.count = static_cast<int>(min(int64_t{kBlockKeys}, s.keys - block.first));
   } else {
-    chunk = blockIdx.x;
-    block.count = static_cast<int>(min(s.sinks, s.keys));
+    chunk = blockIdx.x % a.chunks;
+    block.first = static_cast<int>(blockIdx.x / a.chunks) * kBlockKeys;
+    block.count = min(kBlockKeys, static_cast<int>(min(s.sinks, s.keys)) - block.first);
   }
 
   if (threadIdx.x == 0) {
@@ -481,14 +499,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   const uint32_t keys = shared_address(shared);
   // Keys and values, eight threads a row.
 #pragma unroll
-  for (int i = 0; i < kKeyTile / 32; ++i) {
-    const int row = i * 32 + threadIdx.x / 8, c = threadIdx.x % 8;
+  for (int i = 0; i < 4; ++i) {
+    const int row = i * (kThreads / 8) + threadIdx.x / 8, c = threadIdx.x % 8;
     const int position = block.position(row);
     const bool valid = position != kNoKey;
     const int64_t line = (block.kv * s.keys + (valid ? position : 0)) * kWidth + 8 * c;
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
-      const uint32_t place = 2 * plane * kTileBytes + swizzled(row, c);
+      const uint32_t place = plane * Shared::kGroups * kTileBytes + swizzled(row, c);
       copy_chunk(keys + place, static_cast<const __nv_bfloat16*>(a.b.in.k) + line + 64 * plane,
                  valid);
       copy_chunk(keys + Shared::kKeyBytes + place,
@@ -540,7 +558,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   for (int64_t member = 0; member < group_size; ++member) {
     if (a.mode == KeyMode::kSinks && member != chunk % group_size) continue;
     const QuerySource source =
-        find_queries(a, block, first_head + member, a.mode == KeyMode::kSinks ? chunk / group_size : 0);
+        find_queries<kThreads>(a, block, first_head + member, a.mode == KeyMode::kSinks ? chunk / group_size : 0);
     const int num_tiles = source.tiles();
     if (num_tiles == 0) continue;
     ring.start(first_head + member, source);
@@ -575,23 +593,25 @@ cudaError_t key_gradients(const BackwardArguments& b, void* workspace, cudaStrea
   const int64_t kv = s.batch * s.kv_heads, chunks = sink_chunks(s);
   KeyArguments a{b,       KeyMode::kClusters, divisor(s.slots), static_cast<float*>(workspace),
                  nullptr, chunks};
-  a.sink_bias = a.sink_rows + kv * chunks * kKeyTile * 2 * kWidth;
+  a.sink_bias = a.sink_rows + kv * chunks * kMaxSinks * 2 * kWidth;
   auto launch = [&](KeyMode mode, int64_t blocks) {
     a.mode = mode;
     const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(kv));
-    key_gradient_kernel<kWidth><<<grid, kThreads, kBytes, stream>>>(a);
+    key_gradient_kernel<kWidth><<<grid, kThreadsOf<kWidth>, kBytes, stream>>>(a);
   };
   launch(KeyMode::kClusters, s.max_key_items());
-  if (chunks > 0) launch(KeyMode::kSinks, chunks);
+  if (chunks > 0) {
+    launch(KeyMode::kSinks, chunks * ((s.sinks + kKeyTile<kWidth> - 1) / kKeyTile<kWidth>));
+  }
   // Also where there is no window: it writes every key's row.
-  launch(KeyMode::kWindow, (s.keys + kKeyTile - 1) / kKeyTile);
+  launch(KeyMode::kWindow, (s.keys + kKeyTile<kWidth> - 1) / kKeyTile<kWidth>);
   return cudaGetLastError();
 }
 
 }  // namespace
 
 int64_t key_gradient_workspace_bytes(const ClusterSizes& s) {
-  return s.batch * s.kv_heads * sink_chunks(s) * kKeyTile * (2 * s.width + 1) *
+  return s.batch * s.kv_heads * sink_chunks(s) * kMaxSinks * (2 * s.width + 1) *
          static_cast<int64_t>(sizeof(float));
 }
 

@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 4 : 2)
   partials.start(a.index, a.in.routes, head, kv,
                  a.partial_lse + static_cast<int64_t>(blockIdx.y) * s.pairs());
   const __nv_bfloat16* rows = a.partial + static_cast<int64_t>(blockIdx.y) * s.pairs() * kWidth;
-  partials.prefetch(rows);
+  if (range.count() == 0) partials.prefetch(rows);  // else the window's loads come first
   tiles.start(range);
 
   const int lane = threadIdx.x % 32, g = threadIdx.x / 32 * 16 + lane / 4;

@@ -377,7 +377,7 @@ cudaError_t launch_cluster_index(const ClusterSizes& s, const int* assignment, c
   status = sort(KeySource{assignment, s.keys, static_cast<int>(s.sinks)}, kv, s.keys, clusters,
                 counts, reinterpret_cast<unsigned*>(index.order), s.rows(),
                 ScanOutputs{index.key_begin, clusters, index.key_count, index.key_items,
-                            index.num_key_items, s.max_key_items(), kKeyTile, 8},
+                            index.num_key_items, s.max_key_items(), s.key_tile(), 8},
                 stream);
   if (status != cudaSuccess) return status;
   first_position_kernel<<<static_cast<unsigned>((kv * s.clusters + 255) / 256), 256, 0, stream>>>(

@@ -10,7 +10,6 @@ inline constexpr int64_t kClusterIndexMaxClusters = 1024;  // m
 inline constexpr int64_t kClusterIndexMaxSlots = 16;       // clusters of a query
 inline constexpr int64_t kClusterIndexMaxSinks = 128;
 inline constexpr int kQueryTile = 64;                      // list entries of an attend item
-inline constexpr int kKeyTile = 128;                       // keys of a key item
 // Stands in `order` where no key is; greater than every position.
 inline constexpr int kNoKey = 0x7f7f7f7f;
 
@@ -34,7 +33,9 @@ struct ClusterSizes {
   __host__ __device__ int64_t pairs() const { return queries * slots; }
   // Upper bounds of the numbers of items of a head.
   __host__ __device__ int64_t max_items() const { return pairs() / kQueryTile + clusters; }
-  __host__ __device__ int64_t max_key_items() const { return keys / kKeyTile + clusters; }
+  __host__ __device__ int64_t max_key_items() const { return keys / key_tile() + clusters; }
+  // Keys of a key item.
+  __host__ __device__ int key_tile() const { return width == 64 ? 64 : 128; }
 };
 
 // A tile of `count` list entries or of rows in cluster order, from `begin`.

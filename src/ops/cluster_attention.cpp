@@ -6,8 +6,10 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <array>
 #include <tuple>
 
+#include "cluster_attention_backend.h"
 #include "cluster_attention_checks.h"
 
 namespace dsrsq::ops {
@@ -15,37 +17,24 @@ namespace {
 
 using MaybeTensor = std::optional<at::Tensor>;
 using Result = std::tuple<at::Tensor, at::Tensor>;
-using Forward = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
-using Backward = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 using Signature = Result(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
                          const at::Tensor&, const MaybeTensor&, int64_t, int64_t, int64_t, double);
-using ForwardSignature = Forward(const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                                 const at::Tensor&, const at::Tensor&, const MaybeTensor&, int64_t,
-                                 int64_t, int64_t, double);
-using BackwardSignature = Backward(const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                                   const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                                   const MaybeTensor&, const at::Tensor&, const at::Tensor&,
-                                   const at::Tensor&, int64_t, int64_t, int64_t, double);
 
-template <typename S>
-c10::TypedOperatorHandle<S> find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<S>();
-}
 const c10::TypedOperatorHandle<Signature>& op() {
-  static const auto handle = find<Signature>("dsrsq::cluster_attention");
-  return handle;
-}
-const c10::TypedOperatorHandle<ForwardSignature>& forward_op() {
-  static const auto handle = find<ForwardSignature>("dsrsq::cluster_attention_forward");
-  return handle;
-}
-const c10::TypedOperatorHandle<BackwardSignature>& backward_op() {
-  static const auto handle = find<BackwardSignature>("dsrsq::cluster_attention_backward");
+  static const auto handle = c10::Dispatcher::singleton()
+                                 .findSchemaOrThrow("dsrsq::cluster_attention", "")
+                                 .typed<Signature>();
   return handle;
 }
 
-class ClusterAttentionFunction
-    : public torch::autograd::Function<ClusterAttentionFunction> {
+const ClusterAttentionBackend& backend_of(const at::Tensor& q) {
+  const ClusterAttentionBackend& backend = cluster_attention_backend(q.device().type());
+  TORCH_CHECK(backend.forward != nullptr, "cluster_attention: this build has no implementation for ",
+              q.device());
+  return backend;
+}
+
+class ClusterAttentionFunction : public torch::autograd::Function<ClusterAttentionFunction> {
  public:
   static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context,
                                                 const at::Tensor& q, const at::Tensor& k,
@@ -54,16 +43,16 @@ class ClusterAttentionFunction
                                                 const MaybeTensor& key_bias, int64_t clusters,
                                                 int64_t window, int64_t sinks, double scale) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    auto [out, lse, index] = forward_op().call(q, k, v, assignment, routes, key_bias, clusters,
-                                               window, sinks, scale);
-    context->save_for_backward(
-        {q, k, v, assignment, routes, key_bias.value_or(at::Tensor()), out, lse, index});
+    const ClusterAttentionKept kept = backend_of(q).forward(
+        {q, k, v, assignment, routes, key_bias, {clusters, window, sinks, scale}});
+    context->save_for_backward({q, k, v, assignment, routes, key_bias.value_or(at::Tensor()),
+                                kept.out, kept.lse, kept.index});
     context->saved_data["clusters"] = clusters;
     context->saved_data["window"] = window;
     context->saved_data["sinks"] = sinks;
     context->saved_data["scale"] = scale;
-    context->mark_non_differentiable({lse});
-    return {out, lse};
+    context->mark_non_differentiable({kept.lse});
+    return {kept.out, kept.lse};
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
@@ -71,12 +60,14 @@ class ClusterAttentionFunction
     const auto saved = context->get_saved_variables();
     const auto& data = context->saved_data;
     const MaybeTensor key_bias = saved[5].defined() ? MaybeTensor(saved[5]) : std::nullopt;
+    const ClusterAttentionOptions options{
+        data.at("clusters").toInt(), data.at("window").toInt(), data.at("sinks").toInt(),
+        data.at("scale").toDouble()};
     at::AutoDispatchBelowADInplaceOrView guard;
-    auto [dq, dk, dv, d_key_bias] = backward_op().call(
-        gradients[0], saved[0], saved[1], saved[2], saved[3], saved[4], key_bias, saved[6],
-        saved[7], saved[8], data.at("clusters").toInt(), data.at("window").toInt(),
-        data.at("sinks").toInt(), data.at("scale").toDouble());
-    return {dq, dk, dv, {}, {}, key_bias.has_value() ? d_key_bias : at::Tensor(), {}, {}, {}, {}};
+    const ClusterAttentionGradients g = backend_of(saved[0]).backward(
+        {saved[0], saved[1], saved[2], saved[3], saved[4], key_bias, options},
+        {saved[6], saved[7], saved[8]}, gradients[0]);
+    return {g.dq, g.dk, g.dv, {}, {}, g.d_key_bias, {}, {}, {}, {}};
   }
 };
 
@@ -89,33 +80,40 @@ Result cluster_attention_autograd(const at::Tensor& q, const at::Tensor& k, cons
   return {result[0], result[1]};
 }
 
-// Without gradients, what the forward pass would keep is dropped.
+// Below autograd, where what the forward pass would keep is dropped.
 Result cluster_attention_plain(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                const at::Tensor& assignment, const at::Tensor& routes,
                                const MaybeTensor& key_bias, int64_t clusters, int64_t window,
                                int64_t sinks, double scale) {
-  auto [out, lse, index] =
-      forward_op().call(q, k, v, assignment, routes, key_bias, clusters, window, sinks, scale);
-  return {out, lse};
+  const ClusterAttentionKept kept = backend_of(q).forward(
+      {q, k, v, assignment, routes, key_bias, {clusters, window, sinks, scale}});
+  return {kept.out, kept.lse};
 }
 
 // The kernels multiply in bf16 whatever autocast's own type is.
+template <c10::DispatchKey key, c10::DeviceType device>
 Result cluster_attention_autocast(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                   const at::Tensor& assignment, const at::Tensor& routes,
                                   const MaybeTensor& key_bias, int64_t clusters, int64_t window,
                                   int64_t sinks, double scale) {
-  const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKey::AutocastCUDA);
-  const auto cast = [](const at::Tensor& x) {
-    return at::autocast::cached_cast(at::kBFloat16, x, at::kCUDA);
+  const c10::impl::ExcludeDispatchKeyGuard guard(key);
+  const auto cast = [](at::ScalarType type, const at::Tensor& x) {
+    return at::autocast::cached_cast(type, x, device);
   };
-  const MaybeTensor bias = key_bias.has_value()
-                               ? MaybeTensor(at::autocast::cached_cast(at::kFloat, *key_bias, at::kCUDA))
-                               : std::nullopt;
-  return op().call(cast(q), cast(k), cast(v), assignment, routes, bias, clusters, window, sinks,
-                   scale);
+  const MaybeTensor bias =
+      key_bias.has_value() ? MaybeTensor(cast(at::kFloat, *key_bias)) : std::nullopt;
+  return op().call(cast(at::kBFloat16, q), cast(at::kBFloat16, k), cast(at::kBFloat16, v),
+                   assignment, routes, bias, clusters, window, sinks, scale);
 }
 
 }  // namespace
+
+ClusterAttentionBackend& cluster_attention_backend(at::DeviceType device) {
+  static std::array<ClusterAttentionBackend, 2> backends{};
+  TORCH_CHECK(device == at::kCPU || device == at::kCUDA,
+              "cluster_attention: no implementation for ", device);
+  return backends[device == at::kCUDA];
+}
 
 ClusterAttention cluster_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    const at::Tensor& assignment, const at::Tensor& routes,
@@ -156,9 +154,11 @@ void check_cluster_attention(const at::Tensor& q, const at::Tensor& k, const at:
               "cluster_attention: routes must be int32 [", q.size(0), ", ", q.size(1), ", ",
               q.size(2), ", 1 <= k <= m = ", clusters, "], got ", routes.scalar_type(), " ",
               routes.sizes());
-  TORCH_CHECK(!key_bias.has_value() || (key_bias->scalar_type() == at::kFloat &&
+  // Gradients are checked in double, on the CPU.
+  const auto bias_type = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  TORCH_CHECK(!key_bias.has_value() || (key_bias->scalar_type() == bias_type &&
                                         key_bias->sizes() == k.sizes().slice(0, 3)),
-              "cluster_attention: key_bias must be fp32 ", k.sizes().slice(0, 3), ", got ",
+              "cluster_attention: key_bias must be ", bias_type, " ", k.sizes().slice(0, 3), ", got ",
               key_bias.has_value() ? key_bias->scalar_type() : at::kFloat, " ",
               key_bias.has_value() ? key_bias->sizes() : k.sizes());
   const auto device = q.device();
@@ -172,11 +172,14 @@ void check_cluster_attention(const at::Tensor& q, const at::Tensor& k, const at:
 }
 
 TORCH_LIBRARY_IMPL(dsrsq, Autograd, m) { m.impl("cluster_attention", cluster_attention_autograd); }
+TORCH_LIBRARY_IMPL(dsrsq, AutocastCPU, m) {
+  m.impl("cluster_attention", cluster_attention_autocast<c10::DispatchKey::AutocastCPU, at::kCPU>);
+}
 TORCH_LIBRARY_IMPL(dsrsq, AutocastCUDA, m) {
-  m.impl("cluster_attention", cluster_attention_autocast);
+  m.impl("cluster_attention",
+         cluster_attention_autocast<c10::DispatchKey::AutocastCUDA, at::kCUDA>);
 }
-TORCH_LIBRARY_IMPL(dsrsq, CompositeExplicitAutograd, m) {
-  m.impl("cluster_attention", cluster_attention_plain);
-}
+TORCH_LIBRARY_IMPL(dsrsq, CPU, m) { m.impl("cluster_attention", cluster_attention_plain); }
+TORCH_LIBRARY_IMPL(dsrsq, CUDA, m) { m.impl("cluster_attention", cluster_attention_plain); }
 
 }  // namespace dsrsq::ops

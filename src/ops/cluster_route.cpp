@@ -29,6 +29,14 @@ at::Tensor cluster_route_autograd(const at::Tensor& queries, const at::Tensor& c
   return op().call(queries, centroids, slots);
 }
 
+// Nothing to cast: each implementation says what it does with every type.
+template <c10::DispatchKey key>
+at::Tensor cluster_route_autocast(const at::Tensor& queries, const at::Tensor& centroids,
+                                  int64_t slots) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(key);
+  return op().call(queries, centroids, slots);
+}
+
 at::Tensor cluster_route_cpu(const at::Tensor& queries, const at::Tensor& centroids,
                              int64_t slots) {
   check_cluster_route(queries, centroids, slots);
@@ -69,6 +77,12 @@ void check_cluster_route(const at::Tensor& queries, const at::Tensor& centroids,
 }
 
 TORCH_LIBRARY_IMPL(dsrsq, Autograd, m) { m.impl("cluster_route", cluster_route_autograd); }
+TORCH_LIBRARY_IMPL(dsrsq, AutocastCPU, m) {
+  m.impl("cluster_route", cluster_route_autocast<c10::DispatchKey::AutocastCPU>);
+}
+TORCH_LIBRARY_IMPL(dsrsq, AutocastCUDA, m) {
+  m.impl("cluster_route", cluster_route_autocast<c10::DispatchKey::AutocastCUDA>);
+}
 TORCH_LIBRARY_IMPL(dsrsq, CPU, m) { m.impl("cluster_route", cluster_route_cpu); }
 
 }  // namespace dsrsq::ops

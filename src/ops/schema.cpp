@@ -8,7 +8,5 @@ TORCH_LIBRARY(dsrsq, m) {
   m.def("cluster_assign(Tensor keys, Tensor centroids, Tensor bias, Tensor? valid) -> (Tensor assignment, Tensor raw_sum, Tensor direction_sum, Tensor count)");
   m.def("cluster_route(Tensor queries, Tensor centroids, int slots) -> Tensor");
   m.def("cluster_attention(Tensor q, Tensor k, Tensor v, Tensor assignment, Tensor routes, Tensor? key_bias, int clusters, int window, int sinks, float scale) -> (Tensor out, Tensor lse)");
-  m.def("cluster_attention_forward(Tensor q, Tensor k, Tensor v, Tensor assignment, Tensor routes, Tensor? key_bias, int clusters, int window, int sinks, float scale) -> (Tensor out, Tensor lse, Tensor index)");
-  m.def("cluster_attention_backward(Tensor d_out, Tensor q, Tensor k, Tensor v, Tensor assignment, Tensor routes, Tensor? key_bias, Tensor out, Tensor lse, Tensor index, int clusters, int window, int sinks, float scale) -> (Tensor dq, Tensor dk, Tensor dv, Tensor d_key_bias)");
   // clang-format on
 }
