@@ -1,5 +1,4 @@
 #include "kernels/attention/cluster_attention_backward.h"
-
 #include "kernels/attention/cluster_attention_device.h"
 #include "kernels/attention/cluster_tiles.h"
 #include "kernels/attention/window_tiles.h"
@@ -205,7 +204,8 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 3 : 2)
   const int lane = threadIdx.x % 32, g = threadIdx.x / 32 * 16 + lane / 4;
   const int column = 2 * (lane & 3);
   const int last_query = static_cast<int>(s.queries) - 1;
-  const int query0 = min(first_query + g, last_query), query1 = min(first_query + g + 8, last_query);
+  const int query0 = min(first_query + g, last_query),
+            query1 = min(first_query + g + 8, last_query);
   const int at0 = static_cast<int>(s.first_query) + query0;
   const int at1 = static_cast<int>(s.first_query) + query1;
   const int64_t row0 = head * s.queries + query0, row1 = head * s.queries + query1;
@@ -303,9 +303,9 @@ cudaError_t query_gradients(const BackwardArguments& b, int64_t first, int64_t e
                             cudaStream_t stream) {
   using Tiles = AttendTiles<kWidth>;
   const ClusterSizes& s = b.s;
-  cudaError_t status = cudaFuncSetAttribute(attend_backward_kernel<kWidth>,
-                                            cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                            Tiles::kDynamicBytes);
+  cudaError_t status =
+      cudaFuncSetAttribute(attend_backward_kernel<kWidth>,
+                           cudaFuncAttributeMaxDynamicSharedMemorySize, Tiles::kDynamicBytes);
   if (status != cudaSuccess) return status;
   const int join_bytes = WindowTiles<kWidth>::kSharedBytes + SlotRows<kWidth>::bytes(s);
   status = cudaFuncSetAttribute(join_backward_kernel<kWidth>,
@@ -313,12 +313,11 @@ cudaError_t query_gradients(const BackwardArguments& b, int64_t first, int64_t e
   if (status != cudaSuccess) return status;
   const AttendArguments a{b, clustered_layout(s, const_cast<void*>(b.in.clustered)), first, end,
                           static_cast<__nv_bfloat16*>(partial)};
-  attend_backward_kernel<kWidth>
-      <<<attend_blocks(s, end - first, kAttendBlocks<kWidth>), kThreads, Tiles::kDynamicBytes,
-         stream>>>(a);
-  join_backward_kernel<kWidth><<<dim3(static_cast<unsigned>((s.queries + 63) / 64),
-                                      static_cast<unsigned>(end - first)),
-                                 kThreads, join_bytes, stream>>>(a);
+  attend_backward_kernel<kWidth><<<attend_blocks(s, end - first, kAttendBlocks<kWidth>), kThreads,
+                                   Tiles::kDynamicBytes, stream>>>(a);
+  join_backward_kernel<kWidth>
+      <<<dim3(static_cast<unsigned>((s.queries + 63) / 64), static_cast<unsigned>(end - first)),
+         kThreads, join_bytes, stream>>>(a);
   return cudaGetLastError();
 }
 

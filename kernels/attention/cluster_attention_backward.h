@@ -1,5 +1,5 @@
-// The kernels of the backward pass; each recomputes the weights from the log-sum-exp of all keys, so
-// that every pair of query and key stands alone.
+// The kernels of the backward pass; each recomputes the weights from the log-sum-exp of all keys,
+// so that every pair of query and key stands alone.
 #pragma once
 
 #include "kernels/attention/cluster_attention.h"
@@ -11,8 +11,8 @@ struct BackwardArguments {
   ClusterIndex index;
   ClusterAttentionInputs in;
   ClusterAttentionGradients grad;
-  // [B, H, N_q]: the log-sum-exp in units of log2, never below kNoLogSumExp, and the sum over columns
-  // of out d_out.
+  // [B, H, N_q]: the log-sum-exp in units of log2, never below kNoLogSumExp, and the sum over
+  // columns of out d_out.
   const float2* rows;
 };
 

@@ -66,104 +66,103 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
   Tiles tiles(shared_raw, shared, s, a.index, a.keys, a.has_bias,
               a.index.attend_begin[a.first_head], a.index.attend_begin[a.end_head]);
   for (; tiles.has_item(); tiles.end_item()) {
-  tiles.begin_item();
-  const AttendItem& item = tiles.item();
-  const int query0 = static_cast<int>(tiles.pair(g) / slots);
-  const int query1 = static_cast<int>(tiles.pair(g + 8) / slots);
-  uint32_t q[kPlanes][16];
-#pragma unroll
-  for (int plane = 0; plane < kPlanes; ++plane) {
-    load_operand(q[plane], a.q + (item.head * s.queries + query0) * kWidth + 64 * plane,
-                 a.q + (item.head * s.queries + query1) * kWidth + 64 * plane);
-  }
-  float out[kPlanes][32];
-#pragma unroll
-  for (int plane = 0; plane < kPlanes; ++plane) {
-#pragma unroll
-    for (int i = 0; i < 32; ++i) out[plane][i] = 0.f;
-  }
-  float maximum0 = -CUDART_INF_F, maximum1 = -CUDART_INF_F, sum0 = 0.f, sum1 = 0.f;
-  uint32_t p[16] = {};
-  for (int tile = 0; tile < item.num_tiles; ++tile) {
-    tiles.wait_tile();
-    wgmma_wait<0>(p);
-    __syncthreads();  // all warps have finished with the tile before
-    float score[32];
-#pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane) hold(q[plane], zero);
-    wgmma_fence();
+    tiles.begin_item();
+    const AttendItem& item = tiles.item();
+    const int query0 = static_cast<int>(tiles.pair(g) / slots);
+    const int query1 = static_cast<int>(tiles.pair(g + 8) / slots);
+    uint32_t q[kPlanes][16];
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
-      const uint64_t b = tiles.keys(plane);
+      load_operand(q[plane], a.q + (item.head * s.queries + query0) * kWidth + 64 * plane,
+                   a.q + (item.head * s.queries + query1) * kWidth + 64 * plane);
+    }
+    float out[kPlanes][32];
 #pragma unroll
-      for (int step = 0; step < 4; ++step) {
-        wgmma<false>(score, q[plane] + 4 * step, b + step * kColumnStep, plane + step > 0);
-      }
-    }
-    wgmma_commit();
-    if (tile > 0) tiles.release(1);  // while the scores are computed
-    wgmma_wait<0>();
-    float score_scale = scale;
-    if (a.has_bias) {
-      score_scale = 1.f;
+    for (int plane = 0; plane < kPlanes; ++plane) {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const float2 b =
-            *reinterpret_cast<const float2*>(tiles.biases() + 8 * i + column);
-        score[4 * i + 0] = fmaf(score[4 * i + 0], scale, b.x);
-        score[4 * i + 1] = fmaf(score[4 * i + 1], scale, b.y);
-        score[4 * i + 2] = fmaf(score[4 * i + 2], scale, b.x);
-        score[4 * i + 3] = fmaf(score[4 * i + 3], scale, b.y);
-      }
+      for (int i = 0; i < 32; ++i) out[plane][i] = 0.f;
     }
-    const int left = item.keys - tile * kTileRows;
-    const int* position = tiles.positions();
-    if (left < kTileRows || position[kTileRows - 1] > item.oldest) {
-      mask_tile(score, position, column, left, key_limit(s, query0), key_limit(s, query1));
-    }
-    const float factor0 = softmax_row(score, 0, score_scale, maximum0, sum0);
-    const float factor1 = softmax_row(score, 2, score_scale, maximum1, sum1);
-    if (__any_sync(0xffffffffu, factor0 != 1.f || factor1 != 1.f)) {
+    float maximum0 = -CUDART_INF_F, maximum1 = -CUDART_INF_F, sum0 = 0.f, sum1 = 0.f;
+    uint32_t p[16] = {};
+    for (int tile = 0; tile < item.num_tiles; ++tile) {
+      tiles.wait_tile();
+      wgmma_wait<0>(p);
+      __syncthreads();  // all warps have finished with the tile before
+      float score[32];
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane) hold(q[plane], zero);
+      wgmma_fence();
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane) {
+        const uint64_t b = tiles.keys(plane);
 #pragma unroll
-        for (int i = 0; i < 32; ++i) out[plane][i] *= i & 2 ? factor1 : factor0;
+        for (int step = 0; step < 4; ++step) {
+          wgmma<false>(score, q[plane] + 4 * step, b + step * kColumnStep, plane + step > 0);
+        }
       }
-    }
-    operand_from(p, score);
-    wgmma_fence();
+      wgmma_commit();
+      if (tile > 0) tiles.release(1);  // while the scores are computed
+      wgmma_wait<0>();
+      float score_scale = scale;
+      if (a.has_bias) {
+        score_scale = 1.f;
 #pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane) {
-      const uint64_t b = tiles.values(plane);
-#pragma unroll
-      for (int step = 0; step < 4; ++step) {
-        wgmma<true>(out[plane], p + 4 * step, b + step * kPairRowStep, true);
+        for (int i = 0; i < 8; ++i) {
+          const float2 b = *reinterpret_cast<const float2*>(tiles.biases() + 8 * i + column);
+          score[4 * i + 0] = fmaf(score[4 * i + 0], scale, b.x);
+          score[4 * i + 1] = fmaf(score[4 * i + 1], scale, b.y);
+          score[4 * i + 2] = fmaf(score[4 * i + 2], scale, b.x);
+          score[4 * i + 3] = fmaf(score[4 * i + 3], scale, b.y);
+        }
       }
+      const int left = item.keys - tile * kTileRows;
+      const int* position = tiles.positions();
+      if (left < kTileRows || position[kTileRows - 1] > item.oldest) {
+        mask_tile(score, position, column, left, key_limit(s, query0), key_limit(s, query1));
+      }
+      const float factor0 = softmax_row(score, 0, score_scale, maximum0, sum0);
+      const float factor1 = softmax_row(score, 2, score_scale, maximum1, sum1);
+      if (__any_sync(0xffffffffu, factor0 != 1.f || factor1 != 1.f)) {
+#pragma unroll
+        for (int plane = 0; plane < kPlanes; ++plane) {
+#pragma unroll
+          for (int i = 0; i < 32; ++i) out[plane][i] *= i & 2 ? factor1 : factor0;
+        }
+      }
+      operand_from(p, score);
+      wgmma_fence();
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane) {
+        const uint64_t b = tiles.values(plane);
+#pragma unroll
+        for (int step = 0; step < 4; ++step) {
+          wgmma<true>(out[plane], p + 4 * step, b + step * kPairRowStep, true);
+        }
+      }
+      wgmma_commit();
+      tiles.next_tile();
     }
-    wgmma_commit();
-    tiles.next_tile();
-  }
-  wgmma_wait<0>(p);
-  __syncthreads();
-  tiles.release(1);
+    wgmma_wait<0>(p);
+    __syncthreads();
+    tiles.release(1);
 
-  sum0 = quad_sum(sum0);
-  sum1 = quad_sum(sum1);
-  const int64_t first_row = (item.head - a.first_head) * s.pairs();
+    sum0 = quad_sum(sum0);
+    sum1 = quad_sum(sum1);
+    const int64_t first_row = (item.head - a.first_head) * s.pairs();
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    if (g + 8 * half >= item.count) continue;
-    const float sum = half == 0 ? sum0 : sum1;
-    const int64_t row = first_row + tiles.pair(g + 8 * half);
-    const float inverse = sum > 0.f ? 1.f / sum : 0.f;
+    for (int half = 0; half < 2; ++half) {
+      if (g + 8 * half >= item.count) continue;
+      const float sum = half == 0 ? sum0 : sum1;
+      const int64_t row = first_row + tiles.pair(g + 8 * half);
+      const float inverse = sum > 0.f ? 1.f / sum : 0.f;
 #pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane) {
-      store_row(a.partial + row * kWidth + 64 * plane, out[plane], 2 * half, inverse);
+      for (int plane = 0; plane < kPlanes; ++plane) {
+        store_row(a.partial + row * kWidth + 64 * plane, out[plane], 2 * half, inverse);
+      }
+      if ((lane & 3) == 0) {
+        a.partial_lse[row] = (half == 0 ? maximum0 : maximum1) * kLn2 + logf(sum);
+      }
     }
-    if ((lane & 3) == 0) {
-      a.partial_lse[row] = (half == 0 ? maximum0 : maximum1) * kLn2 + logf(sum);
-    }
-  }
   }
 }
 
@@ -201,7 +200,8 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 4 : 2)
   const int lane = threadIdx.x % 32, g = threadIdx.x / 32 * 16 + lane / 4;
   const int column = 2 * (lane & 3);
   const int last_query = static_cast<int>(s.queries) - 1;
-  const int query0 = min(first_query + g, last_query), query1 = min(first_query + g + 8, last_query);
+  const int query0 = min(first_query + g, last_query),
+            query1 = min(first_query + g + 8, last_query);
   const int at0 = static_cast<int>(s.first_query) + query0;
   const int at1 = static_cast<int>(s.first_query) + query1;
   const __nv_bfloat16* q = static_cast<const __nv_bfloat16*>(a.in.q) + head * s.queries * kWidth;
@@ -304,9 +304,8 @@ cudaError_t forward(const ClusterSizes& s, const ClusterIndex& index,
                     const ClusterAttentionInputs& in, void* out, float* lse, void* workspace,
                     cudaStream_t stream) {
   using Tiles = AttendTiles<kWidth>;
-  cudaError_t status =
-      cudaFuncSetAttribute(attend_kernel<kWidth>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           Tiles::kDynamicBytes);
+  cudaError_t status = cudaFuncSetAttribute(
+      attend_kernel<kWidth>, cudaFuncAttributeMaxDynamicSharedMemorySize, Tiles::kDynamicBytes);
   if (status != cudaSuccess) return status;
   const int join_bytes = WindowTiles<kWidth>::kSharedBytes + SlotRows<kWidth>::bytes(s);
   status = cudaFuncSetAttribute(join_kernel<kWidth>, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -315,13 +314,16 @@ cudaError_t forward(const ClusterSizes& s, const ClusterIndex& index,
   const int64_t heads = s.batch * s.heads, at_once = cluster_attention_heads_at_once(s);
   auto* partial = static_cast<__nv_bfloat16*>(workspace);
   auto* partial_lse = reinterpret_cast<float*>(partial + at_once * s.pairs() * kWidth);
+  // Of slots without a result, which are read before it is known that they have none.
+  status = cudaMemsetAsync(partial_lse, 0, at_once * s.pairs() * sizeof(float), stream);
+  if (status != cudaSuccess) return status;
   for (int64_t first = 0; first < heads; first += at_once) {
     const auto count = static_cast<unsigned>(at_once < heads - first ? at_once : heads - first);
     attend_kernel<kWidth>
-        <<<attend_blocks(s, count, kAttendBlocks<kWidth>), kThreads, Tiles::kDynamicBytes, stream>>>(
-            {s, index, clustered_layout(s, const_cast<void*>(in.clustered)),
-             static_cast<const __nv_bfloat16*>(in.q), in.key_bias != nullptr, first, first + count,
-             partial, partial_lse});
+        <<<attend_blocks(s, count, kAttendBlocks<kWidth>), kThreads, Tiles::kDynamicBytes,
+           stream>>>({s, index, clustered_layout(s, const_cast<void*>(in.clustered)),
+                      static_cast<const __nv_bfloat16*>(in.q), in.key_bias != nullptr, first,
+                      first + count, partial, partial_lse});
     join_kernel<kWidth><<<dim3(static_cast<unsigned>((s.queries + 63) / 64), count), kThreads,
                           join_bytes, stream>>>(
         {s, index, in, first, partial, partial_lse, static_cast<__nv_bfloat16*>(out), lse});

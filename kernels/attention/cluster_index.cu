@@ -1,6 +1,5 @@
-#include "kernels/attention/cluster_index.h"
-
 #include "kernels/attention/cluster_attention_device.h"
+#include "kernels/attention/cluster_index.h"
 
 namespace dsrsq::kernels {
 namespace {
@@ -136,7 +135,8 @@ __global__ void __launch_bounds__(kScanThreads)
       out.begin[head * out.begin_stride + c] = place;
       if (out.count != nullptr) out.count[head * clusters + c] = total;
       if (c == clusters - 1) {
-        if (out.begin_stride > clusters) out.begin[head * out.begin_stride + clusters] = place + total;
+        if (out.begin_stride > clusters)
+          out.begin[head * out.begin_stride + clusters] = place + total;
         out.num_items[head] = first_item + tiles;
       }
     }
@@ -256,7 +256,12 @@ __global__ void __launch_bounds__(256) attend_items_kernel(ClusterSizes s, Clust
       tiles = middle;
     }
   }
-  index.attend[base + i] = {static_cast<int>(head), item.begin, item.count, first, keys, seen,
+  index.attend[base + i] = {static_cast<int>(head),
+                            item.begin,
+                            item.count,
+                            first,
+                            keys,
+                            seen,
                             key_limit(s, static_cast<int>(list[0] / slots)),
                             static_cast<int>(kv)};
 }
@@ -377,7 +382,7 @@ cudaError_t launch_cluster_index(const ClusterSizes& s, const int* assignment, c
   status = sort(KeySource{assignment, s.keys, static_cast<int>(s.sinks)}, kv, s.keys, clusters,
                 counts, reinterpret_cast<unsigned*>(index.order), s.rows(),
                 ScanOutputs{index.key_begin, clusters, index.key_count, index.key_items,
-                            index.num_key_items, s.max_key_items(), s.key_tile(), 8},
+                            index.num_key_items, s.max_key_items(), kKeyItemKeys, 8},
                 stream);
   if (status != cudaSuccess) return status;
   first_position_kernel<<<static_cast<unsigned>((kv * s.clusters + 255) / 256), 256, 0, stream>>>(
@@ -401,9 +406,9 @@ cudaError_t launch_cluster_permute(const ClusterSizes& s, const ClusterIndex& in
                                    cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>((s.rows() + kPermuteRows - 1) / kPermuteRows),
                   static_cast<unsigned>(s.batch * s.kv_heads));
-  permute_kernel<<<grid, kPermuteThreads, 0, stream>>>(
-      s, index, static_cast<const uint4*>(k), static_cast<const uint4*>(v), key_bias,
-      clustered_layout(s, clustered));
+  permute_kernel<<<grid, kPermuteThreads, 0, stream>>>(s, index, static_cast<const uint4*>(k),
+                                                       static_cast<const uint4*>(v), key_bias,
+                                                       clustered_layout(s, clustered));
   return cudaGetLastError();
 }
 

@@ -1,6 +1,5 @@
-#include "kernels/attention/cluster_route.h"
-
 #include "kernels/attention/cluster_attention_device.h"
+#include "kernels/attention/cluster_route.h"
 
 namespace dsrsq::kernels {
 namespace {
@@ -28,8 +27,7 @@ __global__ void prepare_kernel(int64_t heads, int clusters, int width, int parts
   const int64_t target = tile + row * 64 + ((chunk ^ (row & 7)) * 8) + place;
   tiles[target] = high;
   if (parts == 2) {
-    tiles[target + int64_t{planes} * rows * 64] =
-        __float2bfloat16_rn(x - __bfloat162float(high));
+    tiles[target + int64_t{planes} * rows * 64] = __float2bfloat16_rn(x - __bfloat162float(high));
   }
 }
 
@@ -77,7 +75,8 @@ struct Best {
 #pragma unroll
     for (int i = 0; i < 8; ++i) top[0][i] = top[1][i] = -CUDART_INF_F;
   }
-  // A score carries its cluster in the low bits of its mantissa. `left`: clusters from this tile on.
+  // A score carries its cluster in the low bits of its mantissa. `left`: clusters from this tile
+  // on.
   __device__ void add(const float (&score)[32], int first, int left) {
     const int column = 2 * (threadIdx.x & 3);
 #pragma unroll
@@ -91,7 +90,8 @@ struct Best {
           for (int e = 0; e < 2; ++e) {
             const int col = 8 * (4 * batch + i) + column + e;
             const unsigned bits = __float_as_uint(score[4 * (4 * batch + i) + 2 * half + e]);
-            x[2 * i + e] = __uint_as_float((bits & ~kIndexMask) | static_cast<unsigned>(first + col));
+            x[2 * i + e] =
+                __uint_as_float((bits & ~kIndexMask) | static_cast<unsigned>(first + col));
             if (left < 64 && col >= left) x[2 * i + e] = -CUDART_INF_F;
           }
         }
@@ -156,7 +156,8 @@ struct Nearest {
 };
 
 template <int kWidth, bool kRoute>
-__global__ void __launch_bounds__(kThreads, 2) route_kernel(const __grid_constant__ RouteArguments a) {
+__global__ void __launch_bounds__(kThreads, 2)
+    route_kernel(const __grid_constant__ RouteArguments a) {
   constexpr int kPlanes = kWidth / 64, kParts = kRoute ? 1 : 2;
   extern __shared__ char shared_raw[];
   __shared__ uint64_t full;
@@ -222,8 +223,8 @@ __global__ void __launch_bounds__(kThreads, 2) route_kernel(const __grid_constan
       for (int part = 0; part < kParts; ++part) {
 #pragma unroll
         for (int plane = 0; plane < kPlanes; ++plane) {
-          const uint64_t c = tile_descriptor(base + (part * kPlanes + plane) * plane_bytes +
-                                             tile * kTileBytes);
+          const uint64_t c =
+              tile_descriptor(base + (part * kPlanes + plane) * plane_bytes + tile * kTileBytes);
 #pragma unroll
           for (int step = 0; step < 4; ++step) {
             wgmma<false>(score, x[plane] + 4 * step, c + step * kColumnStep,
@@ -284,9 +285,8 @@ cudaError_t launch(const RouteSizes& s, const float* centroids, const RouteArgum
   const int64_t tiles = (s.tokens + 127) / 128, heads = s.batch * s.heads;
   int64_t blocks = (4 * 132 + heads - 1) / heads;
   if (blocks > tiles) blocks = tiles;
-  route_kernel<kWidth, kRoute>
-      <<<dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(heads)), kThreads, shared,
-         stream>>>(a);
+  route_kernel<kWidth, kRoute><<<dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(heads)),
+                                 kThreads, shared, stream>>>(a);
   return cudaGetLastError();
 }
 
@@ -308,8 +308,12 @@ int64_t cluster_route_workspace_bytes(const RouteSizes& s) {
 cudaError_t launch_cluster_route(const RouteSizes& s, const void* queries, const float* centroids,
                                  int* routes, void* workspace, cudaStream_t stream) {
   if (!cluster_route_fits(s)) return cudaErrorInvalidValue;
-  const RouteArguments a{s, static_cast<const __nv_bfloat16*>(queries),
-                         static_cast<const __nv_bfloat16*>(workspace), nullptr, nullptr, routes};
+  const RouteArguments a{s,
+                         static_cast<const __nv_bfloat16*>(queries),
+                         static_cast<const __nv_bfloat16*>(workspace),
+                         nullptr,
+                         nullptr,
+                         routes};
   return s.width == 64 ? launch<64, true>(s, centroids, a, stream)
                        : launch<128, true>(s, centroids, a, stream);
 }
@@ -318,8 +322,12 @@ cudaError_t launch_cluster_nearest(const RouteSizes& s, const void* keys, const 
                                    const float* bias, const bool* valid, int* assignment,
                                    void* workspace, cudaStream_t stream) {
   if (!cluster_nearest_fits(s)) return cudaErrorInvalidValue;
-  const RouteArguments a{s, static_cast<const __nv_bfloat16*>(keys),
-                         static_cast<const __nv_bfloat16*>(workspace), bias, valid, assignment};
+  const RouteArguments a{s,
+                         static_cast<const __nv_bfloat16*>(keys),
+                         static_cast<const __nv_bfloat16*>(workspace),
+                         bias,
+                         valid,
+                         assignment};
   return s.width == 64 ? launch<64, false>(s, centroids, a, stream)
                        : launch<128, false>(s, centroids, a, stream);
 }

@@ -25,8 +25,13 @@ class ClusterTiles {
   __device__ ClusterTiles(char* dynamic, Shared& shared, const ClusterSizes& s,
                           const ClusterIndex& index, const Clustered& keys, bool has_bias,
                           int first, int end)
-      : shared_(shared), s_(s), index_(index), keys_(keys), has_bias_(has_bias),
-        tiles_(dynamic + ((1024 - (shared_address(dynamic) & 1023)) & 1023)), end_(end),
+      : shared_(shared),
+        s_(s),
+        index_(index),
+        keys_(keys),
+        has_bias_(has_bias),
+        tiles_(dynamic + ((1024 - (shared_address(dynamic) & 1023)) & 1023)),
+        end_(end),
         at_(first + static_cast<int>(blockIdx.x)) {
     if (threadIdx.x == 0) {
       for (int i = 0; i < kStages; ++i) barrier_init(&shared_.full[i], 1);
@@ -70,8 +75,8 @@ class ClusterTiles {
   __device__ void next_tile() {
     if (++stage_ == kStages) stage_ = 0, phase_ ^= 1;
   }
-  // Everything up to `tiles` tiles before the present one has been read by all threads of the block,
-  // which have met since.
+  // Everything up to `tiles` tiles before the present one has been read by all threads of the
+  // block, which have met since.
   __device__ void release(int tiles) {
     consumed_ += tiles;
     produce();

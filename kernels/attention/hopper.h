@@ -39,10 +39,10 @@ __device__ __forceinline__ void barrier_init_fence() {
 }
 
 __device__ __forceinline__ void barrier_expect(uint64_t* barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                   shared_address(barrier)),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
 }
 
 __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity) {
@@ -73,7 +73,9 @@ __device__ __forceinline__ void copy_chunk(uint32_t shared, const void* global, 
                : "memory");
 }
 
-__device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void copy_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
 
 template <int kPending>
 __device__ __forceinline__ void copy_wait() {
@@ -127,14 +129,14 @@ __device__ __forceinline__ void wgmma_wait() {
   "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24," \
   "%25,%26,%27,%28,%29,%30,%31}"
 
-// The same, and keeps the registers of an A operand untouched until then: the compiler does not know
-// that a wgmma in flight still reads them.
+// The same, and keeps the registers of an A operand untouched until then: the compiler does not
+// know that a wgmma in flight still reads them.
 template <int kPending>
 __device__ __forceinline__ void wgmma_wait(uint32_t (&a)[16]) {
   asm volatile("wgmma.wait_group.sync.aligned %16;"
-               : "+r"(a[0]), "+r"(a[1]), "+r"(a[2]), "+r"(a[3]), "+r"(a[4]), "+r"(a[5]),
-                 "+r"(a[6]), "+r"(a[7]), "+r"(a[8]), "+r"(a[9]), "+r"(a[10]), "+r"(a[11]),
-                 "+r"(a[12]), "+r"(a[13]), "+r"(a[14]), "+r"(a[15])
+               : "+r"(a[0]), "+r"(a[1]), "+r"(a[2]), "+r"(a[3]), "+r"(a[4]), "+r"(a[5]), "+r"(a[6]),
+                 "+r"(a[7]), "+r"(a[8]), "+r"(a[9]), "+r"(a[10]), "+r"(a[11]), "+r"(a[12]),
+                 "+r"(a[13]), "+r"(a[14]), "+r"(a[15])
                : "n"(kPending)
                : "memory");
 }
@@ -142,7 +144,10 @@ __device__ __forceinline__ void wgmma_wait(uint32_t (&a)[16]) {
 // The same, for the accumulator of a product that is waited for while a later one runs.
 template <int kPending>
 __device__ __forceinline__ void wgmma_wait(float (&d)[32]) {
-  asm volatile("wgmma.wait_group.sync.aligned %32;" : DSRSQ_ACCUMULATORS(d) : "n"(kPending) : "memory");
+  asm volatile("wgmma.wait_group.sync.aligned %32;"
+               : DSRSQ_ACCUMULATORS(d)
+               : "n"(kPending)
+               : "memory");
 }
 
 // ptxas 13.0 gives two A operands in registers the same registers where one of them does not change

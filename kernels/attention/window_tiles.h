@@ -33,8 +33,8 @@ __device__ __forceinline__ TileRange window_keys(const ClusterSizes& s, int firs
 struct NearMask {
   bool all;  // every query of the block sees every key of the tile
   int window;
-  int sinks;   // columns before this one are sinks
-  int first;   // position of the tile's first key
+  int sinks;  // columns before this one are sinks
+  int first;  // position of the tile's first key
   __device__ NearMask(const ClusterSizes& s, int tile, int first_query)
       : window(static_cast<int>(s.window)), first(tile * kTileRows) {
     const int oldest = static_cast<int>(s.first_query) + first_query;
@@ -175,7 +175,9 @@ class SlotRows {
   static int bytes(const ClusterSizes& s) { return kTileRows * static_cast<int>(s.slots) * 4; }
 
   __device__ SlotRows(char* raw, const ClusterSizes& s, int first_query)
-      : lse_(reinterpret_cast<float*>(raw)), s_(s), first_query_(first_query),
+      : lse_(reinterpret_cast<float*>(raw)),
+        s_(s),
+        first_query_(first_query),
         slots_(static_cast<int>(s.slots)) {}
 
   // Has the rows of this head, `rows` as in add(), brought to the L2 cache.

@@ -29,8 +29,8 @@ const c10::TypedOperatorHandle<Signature>& op() {
 
 const ClusterAttentionBackend& backend_of(const at::Tensor& q) {
   const ClusterAttentionBackend& backend = cluster_attention_backend(q.device().type());
-  TORCH_CHECK(backend.forward != nullptr, "cluster_attention: this build has no implementation for ",
-              q.device());
+  TORCH_CHECK(backend.forward != nullptr,
+              "cluster_attention: this build has no implementation for ", q.device());
   return backend;
 }
 
@@ -60,9 +60,8 @@ class ClusterAttentionFunction : public torch::autograd::Function<ClusterAttenti
     const auto saved = context->get_saved_variables();
     const auto& data = context->saved_data;
     const MaybeTensor key_bias = saved[5].defined() ? MaybeTensor(saved[5]) : std::nullopt;
-    const ClusterAttentionOptions options{
-        data.at("clusters").toInt(), data.at("window").toInt(), data.at("sinks").toInt(),
-        data.at("scale").toDouble()};
+    const ClusterAttentionOptions options{data.at("clusters").toInt(), data.at("window").toInt(),
+                                          data.at("sinks").toInt(), data.at("scale").toDouble()};
     at::AutoDispatchBelowADInplaceOrView guard;
     const ClusterAttentionGradients g = backend_of(saved[0]).backward(
         {saved[0], saved[1], saved[2], saved[3], saved[4], key_bias, options},
@@ -133,12 +132,11 @@ void check_cluster_attention(const at::Tensor& q, const at::Tensor& k, const at:
   TORCH_CHECK(q.dim() == 4 && q.is_floating_point(),
               "cluster_attention: q must be floating [B, H, N_q, d], got ", q.scalar_type(), " ",
               q.sizes());
-  TORCH_CHECK(k.dim() == 4 && k.size(0) == q.size(0) && k.size(1) >= 1 &&
-                  q.size(1) % k.size(1) == 0 && k.size(2) >= q.size(2) && k.size(3) == q.size(3) &&
-                  k.scalar_type() == q.scalar_type(),
-              "cluster_attention: k must be ", q.scalar_type(), " [", q.size(0),
-              ", H_kv that divides ", q.size(1), ", N >= ", q.size(2), ", ", q.size(3), "], got ",
-              k.scalar_type(), " ", k.sizes());
+  TORCH_CHECK(
+      k.dim() == 4 && k.size(0) == q.size(0) && k.size(1) >= 1 && q.size(1) % k.size(1) == 0 &&
+          k.size(2) >= q.size(2) && k.size(3) == q.size(3) && k.scalar_type() == q.scalar_type(),
+      "cluster_attention: k must be ", q.scalar_type(), " [", q.size(0), ", H_kv that divides ",
+      q.size(1), ", N >= ", q.size(2), ", ", q.size(3), "], got ", k.scalar_type(), " ", k.sizes());
   TORCH_CHECK(v.sizes() == k.sizes() && v.scalar_type() == k.scalar_type(),
               "cluster_attention: v must be like k, ", k.scalar_type(), " ", k.sizes(), ", got ",
               v.scalar_type(), " ", v.sizes());
@@ -158,8 +156,8 @@ void check_cluster_attention(const at::Tensor& q, const at::Tensor& k, const at:
   const auto bias_type = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   TORCH_CHECK(!key_bias.has_value() || (key_bias->scalar_type() == bias_type &&
                                         key_bias->sizes() == k.sizes().slice(0, 3)),
-              "cluster_attention: key_bias must be ", bias_type, " ", k.sizes().slice(0, 3), ", got ",
-              key_bias.has_value() ? key_bias->scalar_type() : at::kFloat, " ",
+              "cluster_attention: key_bias must be ", bias_type, " ", k.sizes().slice(0, 3),
+              ", got ", key_bias.has_value() ? key_bias->scalar_type() : at::kFloat, " ",
               key_bias.has_value() ? key_bias->sizes() : k.sizes());
   const auto device = q.device();
   TORCH_CHECK(k.device() == device && v.device() == device && assignment.device() == device &&

@@ -1,5 +1,5 @@
-// Plain tensor operations under a mask, a chunk of queries at a time: memory is linear in the number
-// of keys, work is that of dense attention. In fp32, or in double where the inputs are.
+// Plain tensor operations under a mask, a chunk of queries at a time: memory is linear in the
+// number of keys, work is that of dense attention. In fp32, or in double where the inputs are.
 #include <ATen/ATen.h>
 
 #include <limits>
@@ -32,10 +32,9 @@ at::Tensor seen(const ClusterAttentionArguments& a, int64_t first, int64_t rows)
   // One more cluster, of which nothing is read, takes unused slots and invalid keys.
   const int64_t m = a.options.clusters;
   const at::Tensor route = a.routes.slice(2, first, first + rows).to(at::kLong);
-  const at::Tensor routed =
-      at::zeros({batch, heads, rows, m + 1}, a.q.options().dtype(at::kBool))
-          .scatter_(-1, at::where(route < 0, m, route), true)
-          .slice(-1, 0, m);
+  const at::Tensor routed = at::zeros({batch, heads, rows, m + 1}, a.q.options().dtype(at::kBool))
+                                .scatter_(-1, at::where(route < 0, m, route), true)
+                                .slice(-1, 0, m);
   const at::Tensor cluster =
       a.assignment.to(at::kLong).repeat_interleave(heads / a.k.size(1), 1).unsqueeze(2);
   const at::Tensor member =
@@ -90,8 +89,7 @@ ClusterAttentionGradients cluster_attention_backward_cpu(const ClusterAttentionA
     const at::Tensor p =
         (scores(a, q, k, first) - chunk(kept.lse).unsqueeze(-1)).exp().nan_to_num(0);
     const at::Tensor delta = (d * chunk(kept.out)).sum(-1, true);
-    const at::Tensor dp =
-        at::matmul(by_kv_head(d, kv), v.transpose(-1, -2)).reshape(p.sizes());
+    const at::Tensor dp = at::matmul(by_kv_head(d, kv), v.transpose(-1, -2)).reshape(p.sizes());
     const at::Tensor ds = by_kv_head(p * (dp - delta), kv);
     dq.slice(2, first, first + kChunk)
         .copy_(at::matmul(ds, k).mul_(a.options.scale).reshape(q.sizes()));

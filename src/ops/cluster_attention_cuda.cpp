@@ -18,12 +18,10 @@ namespace {
 using MaybeTensor = std::optional<at::Tensor>;
 
 kernels::ClusterSizes sizes_of(const ClusterAttentionArguments& a) {
-  return {a.q.size(0),         a.q.size(1),
-          a.k.size(1),         a.q.size(2),
-          a.k.size(2),         a.q.size(3),
-          a.options.clusters,  a.routes.size(3),
-          a.k.size(2) - a.q.size(2), a.options.window,
-          a.options.sinks,     static_cast<float>(a.options.scale)};
+  return {a.q.size(0),        a.q.size(1),      a.k.size(1),
+          a.q.size(2),        a.k.size(2),      a.q.size(3),
+          a.options.clusters, a.routes.size(3), a.k.size(2) - a.q.size(2),
+          a.options.window,   a.options.sinks,  static_cast<float>(a.options.scale)};
 }
 
 void check_cuda(const at::Tensor& q, const kernels::ClusterSizes& s) {
@@ -31,13 +29,12 @@ void check_cuda(const at::Tensor& q, const kernels::ClusterSizes& s) {
               "cluster_attention: on CUDA q, k and v are bf16 of width 64 or 128, got ",
               q.scalar_type(), " of width ", s.width,
               "; run under autocast, or with sqa.kernel: masked_dense");
-  TORCH_CHECK(s.clusters <= kernels::kClusterIndexMaxClusters &&
-                  s.slots <= kernels::kClusterIndexMaxSlots &&
-                  s.sinks <= kernels::kClusterIndexMaxSinks,
-              "cluster_attention: on CUDA m <= ", kernels::kClusterIndexMaxClusters,
-              ", k <= ", kernels::kClusterIndexMaxSlots, " and sinks <= ",
-              kernels::kClusterIndexMaxSinks, ", got ", s.clusters, ", ", s.slots, " and ",
-              s.sinks);
+  TORCH_CHECK(
+      s.clusters <= kernels::kClusterIndexMaxClusters &&
+          s.slots <= kernels::kClusterIndexMaxSlots && s.sinks <= kernels::kClusterIndexMaxSinks,
+      "cluster_attention: on CUDA m <= ", kernels::kClusterIndexMaxClusters,
+      ", k <= ", kernels::kClusterIndexMaxSlots, " and sinks <= ", kernels::kClusterIndexMaxSinks,
+      ", got ", s.clusters, ", ", s.slots, " and ", s.sinks);
   // Positions, pairs of a head and all items are counted in 32 bits; a grid has 65535 heads.
   TORCH_CHECK(s.keys < kernels::kNoKey - (1 << 20) && s.pairs() < (int64_t{1} << 31) &&
                   s.batch * s.heads * s.max_items() < (int64_t{1} << 31) &&
@@ -69,19 +66,16 @@ MaybeTensor contiguous(const MaybeTensor& x) {
 }
 
 ClusterAttentionArguments contiguous(const ClusterAttentionArguments& a) {
-  return {a.q.contiguous(),          a.k.contiguous(),      a.v.contiguous(),
-          a.assignment.contiguous(), a.routes.contiguous(), contiguous(a.key_bias),
-          a.options};
+  return {
+      a.q.contiguous(),      a.k.contiguous(),       a.v.contiguous(), a.assignment.contiguous(),
+      a.routes.contiguous(), contiguous(a.key_bias), a.options};
 }
 
 kernels::ClusterAttentionInputs inputs(const ClusterAttentionArguments& a,
                                        const at::Tensor& clustered) {
-  return {a.q.const_data_ptr(),
-          a.k.const_data_ptr(),
-          a.v.const_data_ptr(),
-          a.assignment.const_data_ptr<int>(),
-          a.routes.const_data_ptr<int>(),
-          bias_data(a.key_bias),
+  return {a.q.const_data_ptr(),           a.k.const_data_ptr(),
+          a.v.const_data_ptr(),           a.assignment.const_data_ptr<int>(),
+          a.routes.const_data_ptr<int>(), bias_data(a.key_bias),
           clustered.const_data_ptr()};
 }
 
@@ -102,9 +96,9 @@ ClusterAttentionKept cluster_attention_forward_cuda(const ClusterAttentionArgume
   const auto index = kernels::cluster_index_layout(s, index_bytes.mutable_data_ptr());
   {
     at::Tensor workspace = bytes(kernels::cluster_index_workspace_bytes(s), a.q);
-    C10_CUDA_CHECK(kernels::launch_cluster_index(
-        s, a.assignment.const_data_ptr<int>(), a.routes.const_data_ptr<int>(), index,
-        workspace.mutable_data_ptr(), stream));
+    C10_CUDA_CHECK(kernels::launch_cluster_index(s, a.assignment.const_data_ptr<int>(),
+                                                 a.routes.const_data_ptr<int>(), index,
+                                                 workspace.mutable_data_ptr(), stream));
   }
   const at::Tensor clustered = permute(s, index, a, stream);
   at::Tensor workspace = bytes(kernels::cluster_attention_forward_workspace_bytes(s), a.q);
@@ -142,9 +136,8 @@ ClusterAttentionGradients cluster_attention_backward_cuda(
       dk.mutable_data_ptr(),
       dv.mutable_data_ptr(),
       d_key_bias.defined() ? d_key_bias.mutable_data_ptr<float>() : nullptr};
-  C10_CUDA_CHECK(kernels::launch_cluster_attention_backward(s, index, inputs(a, clustered),
-                                                            gradients,
-                                                            workspace.mutable_data_ptr(), stream));
+  C10_CUDA_CHECK(kernels::launch_cluster_attention_backward(
+      s, index, inputs(a, clustered), gradients, workspace.mutable_data_ptr(), stream));
   return {dq, dk, dv, d_key_bias};
 }
 

@@ -17,9 +17,8 @@ namespace {
 using Signature = at::Tensor(const at::Tensor&, const at::Tensor&, int64_t);
 
 const c10::TypedOperatorHandle<Signature>& op() {
-  static const auto handle = c10::Dispatcher::singleton()
-                                 .findSchemaOrThrow("dsrsq::cluster_route", "")
-                                 .typed<Signature>();
+  static const auto handle =
+      c10::Dispatcher::singleton().findSchemaOrThrow("dsrsq::cluster_route", "").typed<Signature>();
   return handle;
 }
 

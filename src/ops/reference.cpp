@@ -45,9 +45,10 @@ ClusterAttention cluster_attention(const at::Tensor& q, const at::Tensor& k, con
   const at::Tensor near = (j < options.sinks).logical_or(p - j < options.window);
   const at::Tensor sees =
       routed.logical_or(near).logical_and(j <= p).logical_and(cluster.squeeze(-1) >= 0);
-  at::Tensor score = at::einsum("bhqd,bhkd->bhqk", {q.to(at::kDouble),
-                                                    k.to(at::kDouble).repeat_interleave(group, 1)}) *
-                     options.scale;
+  at::Tensor score =
+      at::einsum("bhqd,bhkd->bhqk",
+                 {q.to(at::kDouble), k.to(at::kDouble).repeat_interleave(group, 1)}) *
+      options.scale;
   if (key_bias.has_value()) {
     score = score + key_bias->to(at::kDouble).repeat_interleave(group, 1).unsqueeze(2);
   }
@@ -55,8 +56,8 @@ ClusterAttention cluster_attention(const at::Tensor& q, const at::Tensor& k, con
   score = score.masked_fill(sees.logical_not(), none);
   const at::Tensor empty = (score == none).all(-1, true);
   const at::Tensor weight = score.masked_fill(empty, 0).softmax(-1).masked_fill(empty, 0);
-  const at::Tensor out = at::einsum(
-      "bhqk,bhkd->bhqd", {weight, v.to(at::kDouble).repeat_interleave(group, 1)});
+  const at::Tensor out =
+      at::einsum("bhqk,bhkd->bhqd", {weight, v.to(at::kDouble).repeat_interleave(group, 1)});
   return {out, score.detach().logsumexp(-1)};
 }
 

@@ -17,7 +17,8 @@ struct ClusterAttentionOptions {
 
 struct ClusterAttention {
   at::Tensor out;  // [B, H, N_q, d], the type of q; zeros where a query sees no key
-  at::Tensor lse;  // [B, H, N_q] fp32, natural logarithm of the sum of exponentials; -infinity there
+  at::Tensor
+      lse;  // [B, H, N_q] fp32, natural logarithm of the sum of exponentials; -infinity there
 };
 
 //   q           [B, H, N_q, d]    bf16 on CUDA, d 64 or 128; the queries are the last N_q positions
@@ -27,10 +28,11 @@ struct ClusterAttention {
 //                                 k <= m. Values outside [-1, m) are undefined behaviour on CUDA.
 //   key_bias    [B, H_kv, N]      fp32, added to the logits of a key; -infinity hides it; optional
 //
-// A query at position p sees key j <= p if j < sinks, or p - j < window, or j's cluster is among the
-// query's. Differentiable in q, k, v and key_bias, through `out` alone: lse carries no gradient. On
-// CUDA m <= 1024, k <= 16, sinks <= 128; forward and backward are deterministic (no atomics) and
-// asynchronous. Throws c10::Error naming the argument, what was expected and what was found.
+// A query at position p sees key j <= p if j < sinks, or p - j < window, or j's cluster is among
+// the query's. Differentiable in q, k, v and key_bias, through `out` alone: lse carries no
+// gradient. On CUDA m <= 1024, k <= 16, sinks <= 128; forward and backward are deterministic (no
+// atomics) and asynchronous. Throws c10::Error naming the argument, what was expected and what was
+// found.
 ClusterAttention cluster_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    const at::Tensor& assignment, const at::Tensor& routes,
                                    const std::optional<at::Tensor>& key_bias,
