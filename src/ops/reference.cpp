@@ -29,4 +29,36 @@ ClusterAssignment cluster_assign(const at::Tensor& keys, const at::Tensor& centr
           at::einsum("bhtm,bhtd->hmd", {member, direction}), at::einsum("bhtm->hm", {member})};
 }
 
+// Key by key and query by query where it can be said so: [B, H, N_q, N].
+ClusterAttention cluster_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                   const at::Tensor& assignment, const at::Tensor& routes,
+                                   const std::optional<at::Tensor>& key_bias,
+                                   const ClusterAttentionOptions& options) {
+  const int64_t heads = q.size(1), group = heads / k.size(1);
+  const int64_t queries = q.size(2), keys = k.size(2);
+  const auto longs = q.options().dtype(at::kLong);
+  const at::Tensor p = at::arange(keys - queries, keys, longs).unsqueeze(1);
+  const at::Tensor j = at::arange(keys, longs).unsqueeze(0);
+  const at::Tensor cluster = assignment.repeat_interleave(group, 1).unsqueeze(2).unsqueeze(-1);
+  // Some slot of the query names the key's cluster.
+  const at::Tensor routed = (routes.unsqueeze(3) == cluster).logical_and(cluster >= 0).any(-1);
+  const at::Tensor near = (j < options.sinks).logical_or(p - j < options.window);
+  const at::Tensor sees =
+      routed.logical_or(near).logical_and(j <= p).logical_and(cluster.squeeze(-1) >= 0);
+  at::Tensor score =
+      at::einsum("bhqd,bhkd->bhqk",
+                 {q.to(at::kDouble), k.to(at::kDouble).repeat_interleave(group, 1)}) *
+      options.scale;
+  if (key_bias.has_value()) {
+    score = score + key_bias->to(at::kDouble).repeat_interleave(group, 1).unsqueeze(2);
+  }
+  const double none = -std::numeric_limits<double>::infinity();
+  score = score.masked_fill(sees.logical_not(), none);
+  const at::Tensor empty = (score == none).all(-1, true);
+  const at::Tensor weight = score.masked_fill(empty, 0).softmax(-1).masked_fill(empty, 0);
+  const at::Tensor out =
+      at::einsum("bhqk,bhkd->bhqd", {weight, v.to(at::kDouble).repeat_interleave(group, 1)});
+  return {out, score.detach().logsumexp(-1)};
+}
+
 }  // namespace dsrsq::ops::reference

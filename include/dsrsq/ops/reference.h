@@ -4,6 +4,7 @@
 #pragma once
 
 #include "dsrsq/ops/cluster_assign.h"
+#include "dsrsq/ops/cluster_attention.h"
 
 namespace dsrsq::ops::reference {
 
@@ -11,5 +12,11 @@ namespace dsrsq::ops::reference {
 ClusterAssignment cluster_assign(const at::Tensor& keys, const at::Tensor& centroids,
                                  const at::Tensor& bias,
                                  const std::optional<at::Tensor>& valid = std::nullopt);
+
+// As ops::cluster_attention, differentiable: one softmax over the explicit union of a query's keys.
+ClusterAttention cluster_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                   const at::Tensor& assignment, const at::Tensor& routes,
+                                   const std::optional<at::Tensor>& key_bias,
+                                   const ClusterAttentionOptions& options);
 
 }  // namespace dsrsq::ops::reference

@@ -1,0 +1,125 @@
+// What the kernels of cluster attention share on the device.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <math_constants.h>
+
+#include "kernels/attention/cluster_index.h"
+#include "kernels/attention/hopper.h"
+
+namespace dsrsq::kernels {
+
+constexpr float kLog2E = 1.4426950408889634f;
+// In place of the -infinity of a query that sees no key: finite, so that a key of bias -infinity
+// gets the weight 0 and not NaN.
+constexpr float kNoLogSumExp = -1e30f;
+constexpr float kLn2 = 0.6931471805599453f;
+
+// Keys and values in cluster order, a group of 8 rows of keys and one of values in turn.
+struct Clustered {
+  __nv_bfloat16* pairs;  // [B, H_kv, d / 64, rows / 8, {k, v}, 8, 64]
+  float* bias;           // [B, H_kv, rows], log2
+  int64_t bytes;
+};
+
+inline Clustered clustered_layout(const ClusterSizes& s, void* base) {
+  const int64_t head_rows = s.batch * s.kv_heads * s.rows();
+  Clustered c;
+  c.pairs = static_cast<__nv_bfloat16*>(base);
+  c.bias = reinterpret_cast<float*>(static_cast<char*>(base) + head_rows * s.width * 4);
+  c.bytes = head_rows * (s.width * 4 + 4);
+  return c;
+}
+
+// The key-value head that serves a query head, both counted through the batch.
+__host__ __device__ __forceinline__ int64_t kv_head(const ClusterSizes& s, int64_t head) {
+  const int64_t b = head / s.heads;
+  return b * s.kv_heads + (head - b * s.heads) / (s.heads / s.kv_heads);
+}
+
+// The newest position that a query sees of its clusters: what is newer is in its window.
+__device__ __forceinline__ int key_limit(const ClusterSizes& s, int query) {
+  return static_cast<int>(s.first_query) + query - static_cast<int>(s.window);
+}
+
+// Operand registers of 64 columns of a row: two 16-byte loads whose columns match those of keys in
+// cluster order. a[4 step + i], step over 16 columns, i as wgmma wants them; rows g (i even) and
+// g + 8 (i odd).
+__device__ __forceinline__ void load_operand(uint32_t* a, const __nv_bfloat16* row0,
+                                             const __nv_bfloat16* row1) {
+  const int t = threadIdx.x & 3;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const uint4 x = __ldg(reinterpret_cast<const uint4*>(row0) + half * 4 + t);
+    const uint4 y = __ldg(reinterpret_cast<const uint4*>(row1) + half * 4 + t);
+    a[8 * half + 0] = x.x, a[8 * half + 1] = y.x, a[8 * half + 2] = x.y, a[8 * half + 3] = y.y;
+    a[8 * half + 4] = x.z, a[8 * half + 5] = y.z, a[8 * half + 6] = x.w, a[8 * half + 7] = y.w;
+  }
+}
+
+// The accumulator of 64 columns, row g (`low` 0) or g + 8 (2), to 128 bytes of bf16. The columns of
+// what was accumulated were transposed as cluster order transposes them, so a thread holds whole
+// chunks.
+__device__ __forceinline__ void store_row(__nv_bfloat16* row, const float* d, int low,
+                                          float factor) {
+  const int t = threadIdx.x & 3;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float* x = d + 16 * half + low;
+    const uint4 chunk = {pack(x[0] * factor, x[1] * factor), pack(x[4] * factor, x[5] * factor),
+                         pack(x[8] * factor, x[9] * factor), pack(x[12] * factor, x[13] * factor)};
+    reinterpret_cast<uint4*>(row)[half * 4 + t] = chunk;
+  }
+}
+
+// Adds factor times 128 bytes of bf16 to an accumulator row, in the layout of store_row.
+__device__ __forceinline__ void add_chunk(float* x, const uint4& chunk, float factor) {
+  x[0] = fmaf(low_half(chunk.x), factor, x[0]), x[1] = fmaf(high_half(chunk.x), factor, x[1]);
+  x[4] = fmaf(low_half(chunk.y), factor, x[4]), x[5] = fmaf(high_half(chunk.y), factor, x[5]);
+  x[8] = fmaf(low_half(chunk.z), factor, x[8]), x[9] = fmaf(high_half(chunk.z), factor, x[9]);
+  x[12] = fmaf(low_half(chunk.w), factor, x[12]), x[13] = fmaf(high_half(chunk.w), factor, x[13]);
+}
+
+// Turns an accumulator whose columns were in natural order into the layout of store_row.
+__device__ __forceinline__ void gather_columns(float* d) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      float* x = d + 16 * half + e;
+      quad_transpose(x[0], x[4], x[8], x[12]);
+    }
+  }
+}
+
+// The A operand of 64 contraction steps from an accumulator: bf16 pairs, a[4 step + i].
+__device__ __forceinline__ void operand_from(uint32_t (&a)[16], const float (&d)[32]) {
+#pragma unroll
+  for (int i = 0; i < 16; ++i) a[i] = pack(d[2 * i], d[2 * i + 1]);
+}
+
+// Scores of a tile in cluster order that a row may not see: columns from `left` on, and positions
+// after the limit of row g or g + 8.
+__device__ __forceinline__ void mask_tile(float (&score)[32], const int* position, int column,
+                                          int left, int limit0, int limit1) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const int2 at = *reinterpret_cast<const int2*>(position + 8 * i + column);
+    const bool in0 = 8 * i + column < left, in1 = 8 * i + column + 1 < left;
+    if (!in0 || at.x > limit0) score[4 * i + 0] = -CUDART_INF_F;
+    if (!in1 || at.y > limit0) score[4 * i + 1] = -CUDART_INF_F;
+    if (!in0 || at.x > limit1) score[4 * i + 2] = -CUDART_INF_F;
+    if (!in1 || at.y > limit1) score[4 * i + 3] = -CUDART_INF_F;
+  }
+}
+
+__device__ __forceinline__ float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+  return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+__device__ __forceinline__ float quad_sum(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+}  // namespace dsrsq::kernels

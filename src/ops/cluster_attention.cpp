@@ -1,0 +1,183 @@
+#include "dsrsq/ops/cluster_attention.h"
+
+#include <ATen/autocast_mode.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <array>
+#include <tuple>
+
+#include "cluster_attention_backend.h"
+#include "cluster_attention_checks.h"
+
+namespace dsrsq::ops {
+namespace {
+
+using MaybeTensor = std::optional<at::Tensor>;
+using Result = std::tuple<at::Tensor, at::Tensor>;
+using Signature = Result(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                         const at::Tensor&, const MaybeTensor&, int64_t, int64_t, int64_t, double);
+
+const c10::TypedOperatorHandle<Signature>& op() {
+  static const auto handle = c10::Dispatcher::singleton()
+                                 .findSchemaOrThrow("dsrsq::cluster_attention", "")
+                                 .typed<Signature>();
+  return handle;
+}
+
+const ClusterAttentionBackend& backend_of(const at::Tensor& q) {
+  const ClusterAttentionBackend& backend = cluster_attention_backend(q.device().type());
+  TORCH_CHECK(backend.forward != nullptr,
+              "cluster_attention: this build has no implementation for ", q.device());
+  return backend;
+}
+
+class ClusterAttentionFunction : public torch::autograd::Function<ClusterAttentionFunction> {
+ public:
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context,
+                                                const at::Tensor& q, const at::Tensor& k,
+                                                const at::Tensor& v, const at::Tensor& assignment,
+                                                const at::Tensor& routes,
+                                                const MaybeTensor& key_bias, int64_t clusters,
+                                                int64_t window, int64_t sinks, double scale) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    const ClusterAttentionKept kept = backend_of(q).forward(
+        {q, k, v, assignment, routes, key_bias, {clusters, window, sinks, scale}});
+    context->save_for_backward({q, k, v, assignment, routes, key_bias.value_or(at::Tensor()),
+                                kept.out, kept.lse, kept.index});
+    context->saved_data["clusters"] = clusters;
+    context->saved_data["window"] = window;
+    context->saved_data["sinks"] = sinks;
+    context->saved_data["scale"] = scale;
+    context->mark_non_differentiable({kept.lse});
+    return {kept.out, kept.lse};
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const auto& data = context->saved_data;
+    const MaybeTensor key_bias = saved[5].defined() ? MaybeTensor(saved[5]) : std::nullopt;
+    const ClusterAttentionOptions options{data.at("clusters").toInt(), data.at("window").toInt(),
+                                          data.at("sinks").toInt(), data.at("scale").toDouble()};
+    at::AutoDispatchBelowADInplaceOrView guard;
+    const ClusterAttentionGradients g = backend_of(saved[0]).backward(
+        {saved[0], saved[1], saved[2], saved[3], saved[4], key_bias, options},
+        {saved[6], saved[7], saved[8]}, gradients[0]);
+    return {g.dq, g.dk, g.dv, {}, {}, g.d_key_bias, {}, {}, {}, {}};
+  }
+};
+
+Result cluster_attention_autograd(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                  const at::Tensor& assignment, const at::Tensor& routes,
+                                  const MaybeTensor& key_bias, int64_t clusters, int64_t window,
+                                  int64_t sinks, double scale) {
+  const auto result = ClusterAttentionFunction::apply(q, k, v, assignment, routes, key_bias,
+                                                      clusters, window, sinks, scale);
+  return {result[0], result[1]};
+}
+
+// Below autograd, where what the forward pass would keep is dropped.
+Result cluster_attention_plain(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                               const at::Tensor& assignment, const at::Tensor& routes,
+                               const MaybeTensor& key_bias, int64_t clusters, int64_t window,
+                               int64_t sinks, double scale) {
+  const ClusterAttentionKept kept = backend_of(q).forward(
+      {q, k, v, assignment, routes, key_bias, {clusters, window, sinks, scale}});
+  return {kept.out, kept.lse};
+}
+
+// The kernels multiply in bf16 whatever autocast's own type is.
+template <c10::DispatchKey key, c10::DeviceType device>
+Result cluster_attention_autocast(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                  const at::Tensor& assignment, const at::Tensor& routes,
+                                  const MaybeTensor& key_bias, int64_t clusters, int64_t window,
+                                  int64_t sinks, double scale) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(key);
+  const auto cast = [](at::ScalarType type, const at::Tensor& x) {
+    return at::autocast::cached_cast(type, x, device);
+  };
+  const MaybeTensor bias =
+      key_bias.has_value() ? MaybeTensor(cast(at::kFloat, *key_bias)) : std::nullopt;
+  return op().call(cast(at::kBFloat16, q), cast(at::kBFloat16, k), cast(at::kBFloat16, v),
+                   assignment, routes, bias, clusters, window, sinks, scale);
+}
+
+}  // namespace
+
+ClusterAttentionBackend& cluster_attention_backend(at::DeviceType device) {
+  static std::array<ClusterAttentionBackend, 2> backends{};
+  TORCH_CHECK(device == at::kCPU || device == at::kCUDA,
+              "cluster_attention: no implementation for ", device);
+  return backends[device == at::kCUDA];
+}
+
+ClusterAttention cluster_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                   const at::Tensor& assignment, const at::Tensor& routes,
+                                   const std::optional<at::Tensor>& key_bias,
+                                   const ClusterAttentionOptions& options) {
+  check_cluster_attention(q, k, v, assignment, routes, key_bias, options.clusters, options.window,
+                          options.sinks);
+  auto [out, lse] = op().call(q, k, v, assignment, routes, key_bias, options.clusters,
+                              options.window, options.sinks, options.scale);
+  return {out, lse};
+}
+
+void check_cluster_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                             const at::Tensor& assignment, const at::Tensor& routes,
+                             const std::optional<at::Tensor>& key_bias, int64_t clusters,
+                             int64_t window, int64_t sinks) {
+  TORCH_CHECK(q.dim() == 4 && q.is_floating_point(),
+              "cluster_attention: q must be floating [B, H, N_q, d], got ", q.scalar_type(), " ",
+              q.sizes());
+  TORCH_CHECK(
+      k.dim() == 4 && k.size(0) == q.size(0) && k.size(1) >= 1 && q.size(1) % k.size(1) == 0 &&
+          k.size(2) >= q.size(2) && k.size(3) == q.size(3) && k.scalar_type() == q.scalar_type(),
+      "cluster_attention: k must be ", q.scalar_type(), " [", q.size(0), ", H_kv that divides ",
+      q.size(1), ", N >= ", q.size(2), ", ", q.size(3), "], got ", k.scalar_type(), " ", k.sizes());
+  TORCH_CHECK(v.sizes() == k.sizes() && v.scalar_type() == k.scalar_type(),
+              "cluster_attention: v must be like k, ", k.scalar_type(), " ", k.sizes(), ", got ",
+              v.scalar_type(), " ", v.sizes());
+  TORCH_CHECK(clusters >= 1 && window >= 0 && sinks >= 0,
+              "cluster_attention: expected clusters >= 1, window >= 0 and sinks >= 0, got ",
+              clusters, ", ", window, " and ", sinks);
+  TORCH_CHECK(assignment.scalar_type() == at::kInt && assignment.sizes() == k.sizes().slice(0, 3),
+              "cluster_attention: assignment must be int32 ", k.sizes().slice(0, 3), ", got ",
+              assignment.scalar_type(), " ", assignment.sizes());
+  TORCH_CHECK(routes.scalar_type() == at::kInt && routes.dim() == 4 &&
+                  routes.sizes().slice(0, 3) == q.sizes().slice(0, 3) && routes.size(3) >= 1 &&
+                  routes.size(3) <= clusters,
+              "cluster_attention: routes must be int32 [", q.size(0), ", ", q.size(1), ", ",
+              q.size(2), ", 1 <= k <= m = ", clusters, "], got ", routes.scalar_type(), " ",
+              routes.sizes());
+  // Gradients are checked in double, on the CPU.
+  const auto bias_type = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  TORCH_CHECK(!key_bias.has_value() || (key_bias->scalar_type() == bias_type &&
+                                        key_bias->sizes() == k.sizes().slice(0, 3)),
+              "cluster_attention: key_bias must be ", bias_type, " ", k.sizes().slice(0, 3),
+              ", got ", key_bias.has_value() ? key_bias->scalar_type() : at::kFloat, " ",
+              key_bias.has_value() ? key_bias->sizes() : k.sizes());
+  const auto device = q.device();
+  TORCH_CHECK(k.device() == device && v.device() == device && assignment.device() == device &&
+                  routes.device() == device &&
+                  (!key_bias.has_value() || key_bias->device() == device),
+              "cluster_attention: q is on ", device, ", k on ", k.device(), ", v on ", v.device(),
+              ", assignment on ", assignment.device(), ", routes on ", routes.device(),
+              key_bias.has_value() ? ", key_bias on " + key_bias->device().str() : "",
+              "; put them on one device");
+}
+
+TORCH_LIBRARY_IMPL(dsrsq, Autograd, m) { m.impl("cluster_attention", cluster_attention_autograd); }
+TORCH_LIBRARY_IMPL(dsrsq, AutocastCPU, m) {
+  m.impl("cluster_attention", cluster_attention_autocast<c10::DispatchKey::AutocastCPU, at::kCPU>);
+}
+TORCH_LIBRARY_IMPL(dsrsq, AutocastCUDA, m) {
+  m.impl("cluster_attention",
+         cluster_attention_autocast<c10::DispatchKey::AutocastCUDA, at::kCUDA>);
+}
+TORCH_LIBRARY_IMPL(dsrsq, CPU, m) { m.impl("cluster_attention", cluster_attention_plain); }
+TORCH_LIBRARY_IMPL(dsrsq, CUDA, m) { m.impl("cluster_attention", cluster_attention_plain); }
+
+}  // namespace dsrsq::ops
