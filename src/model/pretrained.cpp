@@ -22,12 +22,17 @@ void copy_weight(const at::Tensor& target, const WeightMapping& weight,
   if (weight.transposed) value = value.t();
   auto rows = target.size(0);
   at::Tensor(target).copy_(value.narrow(0, weight.part * rows, rows));
+  if (!target.sum().isfinite().item<bool>())
+    throw CheckpointError(concat(folder.folder(), ": ", weight.source,
+                                 ": expected finite weights, got infinity or NaN; the file is "
+                                 "damaged, copy it again"));
 }
 
 }  // namespace
 
 void load_pretrained(Transformer& backbone, const PretrainedFolder& folder) {
   at::NoGradGuard no_grad;
+  folder.verify_checksums();
   folder.require_all_used();
   auto parameters = backbone->named_parameters();
   for (const auto& weight : folder.weights()) {

@@ -1,12 +1,14 @@
 // Backbones as Hugging Face folders; the other direction is pretrained_folder.cpp.
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
 
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/files.h"
+#include "dsrsq/core/manifest.h"
 #include "dsrsq/model/pretrained_folder.h"
 
 namespace dsrsq {
@@ -171,6 +173,13 @@ std::vector<std::string> write_pretrained(const std::string& folder,
   auto vocabulary = require_fp32(checkpoint, backbone + "embedding").shape[0];
   write_safetensors(folder + "/model.safetensors", tensors, {{"format", "pt"}});
   if (!own.empty()) write_safetensors(folder + "/dsrsq.safetensors", own);
+  Manifest manifest;
+  for (const char* name : {"model.safetensors", "dsrsq.safetensors"}) {
+    auto path = folder + "/" + name;
+    if (!own.empty() || name == std::string("model.safetensors"))
+      manifest.files[name] = {std::filesystem::file_size(path), sha256_file(path)};
+  }
+  write_file_atomic(folder + "/" + kFolderManifest, manifest_text(manifest));
   write_file_atomic(folder + "/config.json",
                     pretrained_config_json(config, vocabulary, begin_id, end_id));
   return names;

@@ -9,6 +9,7 @@
 #include "dsrsq/core/files.h"
 #include "dsrsq/core/json.h"
 #include "dsrsq/core/logging.h"
+#include "dsrsq/core/manifest.h"
 
 namespace dsrsq {
 namespace {
@@ -217,6 +218,7 @@ void PretrainedFolder::open_tensors() {
     throw CheckpointError(concat(
         folder_, ": expected model.safetensors or model.safetensors.index.json, got neither"));
   }
+  shards_.assign(shards.begin(), shards.end());
   for (const auto& shard : shards) {
     if (!fs::is_regular_file(folder_ + "/" + shard))
       throw CheckpointError(concat(folder_, ": shard ", shard, " is missing; copy it there"));
@@ -227,6 +229,23 @@ void PretrainedFolder::open_tensors() {
   }
   if (architecture_ == "GPT2LMHeadModel" && tensors_.count("transformer.wte.weight") > 0)
     prefix_ = "transformer.";
+}
+
+void PretrainedFolder::verify_checksums() const {
+  auto path = folder_ + "/" + kFolderManifest;
+  if (!fs::exists(path)) return;
+  auto manifest = parse_manifest(read_file(path, kMaximumManifestBytes), path);
+  for (const auto& shard : shards_) {
+    auto entry = manifest.files.find(shard);
+    if (entry == manifest.files.end())
+      throw CheckpointError(concat(path, ": does not list ", shard,
+                                   "; if the file was added on purpose, remove the manifest"));
+    auto file = folder_ + "/" + shard;
+    if (fs::file_size(file) != entry->second.bytes || sha256_file(file) != entry->second.sha256)
+      throw CheckpointError(concat(file, ": is not what ", kFolderManifest,
+                                   " says: it is damaged, copy it again; if it was changed on "
+                                   "purpose, remove the manifest"));
+  }
 }
 
 void take_architecture(TransformerConfig& config, const PretrainedFolder& folder,

@@ -10,7 +10,8 @@ namespace dsrsq {
 // vocabulary; fp16 and bf16 become the parameter's type. A convolution, which no pretrained model
 // has, becomes the identity, so that the model computes what it did. Tensors are read from the
 // mapped file: no second copy. Throws CheckpointError that names a missing tensor, a shape that
-// does not fit, or a tensor that belongs to nothing.
+// does not fit, weights that are not finite, a tensor that belongs to nothing, or a file that is
+// not what the folder's manifest says.
 void load_pretrained(Transformer& backbone, const PretrainedFolder& folder);
 
 }  // namespace dsrsq

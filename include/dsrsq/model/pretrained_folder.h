@@ -16,6 +16,9 @@
 
 namespace dsrsq {
 
+// Sizes and checksums of a folder's weights, in the form of core/manifest.h.
+inline constexpr const char* kFolderManifest = "dsrsq_manifest.json";
+
 // One parameter of the backbone and where it stands in the folder's tensors.
 struct WeightMapping {
   std::string name;         // of TransformerImpl: "block_0_query"
@@ -45,13 +48,17 @@ class PretrainedFolder {
   const TensorView& tensor(const std::string& source) const;
   // Throws CheckpointError that names a tensor which no parameter takes.
   void require_all_used() const;
+  // Throws CheckpointError that names a file of weights which is not what dsrsq_manifest.json says.
+  // Folders that others made have none, and only the layout of their files can be checked.
+  void verify_checksums() const;
 
  private:
   void open_tensors();
 
   std::string folder_, architecture_;
   TransformerConfig config_;
-  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::vector<std::string> shards_;
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;  // of the shards
   std::map<std::string, const TensorView*> tensors_;
   std::string prefix_;  // GPT-2 files are with and without "transformer."
 };
@@ -73,7 +80,8 @@ std::string pretrained_config_json(const TransformerConfig& config, int64_t voca
 
 // The tensors of a checkpoint's model.safetensors as a Hugging Face folder: config.json and
 // model.safetensors, which `transformers` loads; what is DSRSQ's own (its method's tensors, the
-// convolution's taps) goes to dsrsq.safetensors. fp32. Returns the names of the latter.
+// convolution's taps) goes to dsrsq.safetensors. fp32. Both files' checksums go to
+// dsrsq_manifest.json. Returns the names of the latter tensors.
 // `folder` must exist. Throws ConfigError (architecture_of), CheckpointError.
 std::vector<std::string> write_pretrained(const std::string& folder,
                                           const TransformerConfig& config,
