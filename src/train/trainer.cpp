@@ -417,8 +417,9 @@ std::map<std::string, double> Trainer::profiled_step() {
 
 void Trainer::evaluate() {
   auto options = loader_options(config_, config_.data.validation_split, false);
-  if (!validation_) options.encoder = encoder_;
-  validation_ = std::make_unique<Loader>(config_.data.train, tokenizer_, config_.prompt, options);
+  options.encoder = encoder_;
+  if (!validation_)
+    validation_ = std::make_unique<Loader>(config_.data.train, tokenizer_, config_.prompt, options);
   auto stage = stage_at(config_.stages, std::max<int64_t>(0, step_ - 1));
   PassOptions pass;
   pass.sqa = config_.stages[stage.index].sqa;
@@ -435,9 +436,9 @@ void Trainer::evaluate() {
   if (found.evidence_recall >= 0) values["validation/evidence_recall"] = found.evidence_recall;
   if (config_.train.evaluate_answers) {
     options.with_answers = false;
-    if (!validation_answers_) options.encoder = encoder_;
-    validation_answers_ =
-        std::make_unique<Loader>(config_.data.train, tokenizer_, config_.prompt, options);
+    if (!validation_answers_)
+      validation_answers_ =
+          std::make_unique<Loader>(config_.data.train, tokenizer_, config_.prompt, options);
     auto answers = held_out_answers(model_, *validation_answers_, tokenizer_, batches, pass,
                                     config_.eval.maximum_tokens);
     values["validation/em"] = answers.exact_match;
