@@ -65,9 +65,14 @@ std::optional<fs::path> checkout_folder() {
   return std::nullopt;
 }
 
+// Where there is no checkout (programs carried to another machine) DSRSQ_COMMIT says what they were
+// built from.
 std::string commit_name() {
   auto folder = checkout_folder();
-  if (!folder) return "unknown";
+  if (!folder) {
+    const char* told = std::getenv("DSRSQ_COMMIT");
+    return told && *told ? told : "unknown";
+  }
   auto git = "GIT_OPTIONAL_LOCKS=0 git -C " + shell_quoted(folder->string());
   auto commit = output_of(git + " rev-parse --verify HEAD");
   if (!commit) return "unknown";
