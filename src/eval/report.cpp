@@ -65,14 +65,12 @@ std::optional<fs::path> checkout_folder() {
   return std::nullopt;
 }
 
-// Where there is no checkout (programs carried to another machine) DSRSQ_COMMIT says what they were
-// built from.
+// DSRSQ_COMMIT, where it is set: programs carried to a machine without their checkout say what they
+// were built from.
 std::string commit_name() {
+  if (const char* told = std::getenv("DSRSQ_COMMIT"); told && *told) return told;
   auto folder = checkout_folder();
-  if (!folder) {
-    const char* told = std::getenv("DSRSQ_COMMIT");
-    return told && *told ? told : "unknown";
-  }
+  if (!folder) return "unknown";
   auto git = "GIT_OPTIONAL_LOCKS=0 git -C " + shell_quoted(folder->string());
   auto commit = output_of(git + " rev-parse --verify HEAD");
   if (!commit) return "unknown";
