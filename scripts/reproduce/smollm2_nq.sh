@@ -2,7 +2,7 @@
 # All four parts on a pretrained model (configs/smollm2_nq.yaml): import, prepare real questions, train DSRSQ and dense attention for as
 # many steps, compare on unseen questions.
 #   scripts/reproduce/smollm2_nq.sh FILE [cuda|cpu]     FILE: nq-open-oracle.jsonl.gz of lost-in-the-middle
-# cuda (the default): what data/results/smollm2_nq_*.json holds, minutes on one H100. cpu: the same path in few steps on few questions, about
+# cuda (the default): what data/results/smollm2_nq_*.json holds, minutes on one GPU. cpu: the same path in few steps on few questions, about
 # 20 minutes on two cores; it shows that everything runs and proves nothing about quality. Leaves runs/smollm2_nq/{dsrsq,dense,eval_*}.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 case "${1:--h}" in -h | --help) sed -n '2,6s/^# //p' "${BASH_SOURCE[0]}"; exit 2 ;; esac
