@@ -41,7 +41,7 @@ def main():
              "| method | " + " | ".join(run.name for run in arguments.runs) + " |", "|---|" + "---|" * len(arguments.runs)]
     by_run = [recalls(run) for run in arguments.runs]
     for method in by_run[0]:
-        cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*interval(found[method])) for found in by_run]
+        cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*interval(found[method])) if method in found else "" for found in by_run]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
 
     by_layer = [layers(run) for run in arguments.runs]

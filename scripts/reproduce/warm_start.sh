@@ -19,11 +19,13 @@ train_rows() {
   done
 }
 
+# Random and BM25 tokens know nothing of the training: one seed's run has their rows.
 evaluate() {
-  local seed
+  local seed controls=(--methods random,bm25)
   for seed in "${SEEDS[@]}"; do
-    "$BIN/dsrsq-eval" --checkpoint dsrsq="$OUT/seed_$seed" --set data.train=$DATA/nq_20.h5 --budget 512 --methods random,bm25 \
+    "$BIN/dsrsq-eval" --checkpoint dsrsq="$OUT/seed_$seed" --set data.train=$DATA/nq_20.h5 --budget 512 "${controls[@]}" \
       --columns answer_recall,evidence_recall,tokens_read --output-dir "$OUT/seed_$seed/eval"
+    controls=()
   done
 }
 

@@ -22,6 +22,11 @@ void EvalConfig::visit_fields(ConfigVisitor& v) {
           at_least(0));
   v.field("latency_questions", latency_questions,
           "Questions timed one by one, after two untimed ones; 0: no latency.", at_least(0));
+  v.field(
+      "counted_questions", counted_questions,
+      "Questions, rounded up to whole batches, whose attended keys are counted (density, sparse "
+      "queries, latent mass, FLOP): a second pass, with explicit masks; 0: all.",
+      at_least(0));
 }
 
 namespace {
@@ -170,12 +175,16 @@ EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Toke
   result.peak_bytes = peak.bytes();
   // Counting what is attended needs explicit masks, which would be timed with the method: a pass of
   // its own.
-  Progress counting(label + ", counting", loader.sequences());
+  auto to_count = loader.sequences();
+  if (config.counted_questions > 0) to_count = std::min(to_count, config.counted_questions);
+  Progress counting(label + ", counting", to_count);
   options.collect_stats = true;
-  for (int64_t i = 0; i < loader.pass_batches(); ++i) {
+  int64_t counted = 0;
+  for (int64_t i = 0; i < loader.pass_batches() && counted < to_count; ++i) {
     auto batch = loader.pass_batch(i).to(device);
     sums.add(generate(model, batch, options, generation).state.stats);
-    counting.update(i * config.batch_size);
+    counted += batch.size();
+    counting.update(std::min(counted, to_count));
   }
   counting.finish();
   options.collect_stats = false;
@@ -192,9 +201,9 @@ EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Toke
   SequenceWork work;
   work.context_tokens = flops.retriever_width > 0 ? context / questions : 0;
   work.reader_tokens = (reader_tokens + decoded) / questions;
-  work.attended_pairs = sums.attended / double(shape.query_heads) / questions;
-  work.latent_pairs = sums.latent_pairs / double(shape.query_heads) / questions;
-  work.rebuilt_latents = sums.rebuilt / questions;
+  work.attended_pairs = sums.attended / double(shape.query_heads) / double(counted);
+  work.latent_pairs = sums.latent_pairs / double(shape.query_heads) / double(counted);
+  work.rebuilt_latents = sums.rebuilt / double(counted);
   work.routed_pairs = work.reader_tokens * double(shape.layers * flops.clusters) *
                       (1 + double(shape.key_value_heads) / double(shape.query_heads));
   work.predicted_tokens = 1 + decoded / questions;

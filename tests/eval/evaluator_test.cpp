@@ -46,6 +46,17 @@ class EvaluatorTest : public ::testing::Test {
   RunConfig config_;
 };
 
+TEST_F(EvaluatorTest, CountsOnAFewQuestionsWhatItCountsOnAll) {
+  auto model = make_model(config_, facts_.tokenizer());
+  auto all = run(model);
+  config_.eval.counted_questions = 8;
+  EXPECT_EQ(run(model).flops, all.flops);
+  config_.eval.counted_questions = 2;  // a batch of three
+  auto few = run(model);
+  EXPECT_EQ(few.questions.size(), all.questions.size());
+  EXPECT_NEAR(few.flops / all.flops, 1, 0.005);
+}
+
 TEST_F(EvaluatorTest, OracleEvidenceRecallsAllOfItAndQuestionOnlyNone) {
   auto model = make_model(config_, facts_.tokenizer());
   auto oracle =

@@ -19,6 +19,7 @@ struct EvalConfig {
   int64_t maximum_tokens = 16;     // decoded an answer
   int64_t questions = 0;           // 0: the whole split
   int64_t latency_questions = 20;  // questions timed one by one, after two untimed ones
+  int64_t counted_questions = 0;   // whose attended keys are counted, at least; 0: all
   void visit_fields(ConfigVisitor& v);
 };
 
