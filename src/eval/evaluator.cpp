@@ -61,9 +61,19 @@ void locate_answer(const Batch& batch, const MethodState& state, int64_t b, int6
     }
     ranks.push_back(found->second);
   }
-  // A token is an exact key where every layer holds it, and gone where none does.
+  // A token is an exact key where every layer (and head, where heads hold their own) holds it, and
+  // gone where none does.
   std::vector<std::set<int64_t>> exact;
-  for (const auto& layer : state.layers) exact.push_back(valid_orders(layer.order, layer.valid, b));
+  for (const auto& layer : state.layers) {
+    if (layer.head_groups.empty()) exact.push_back(valid_orders(layer.order, layer.valid, b));
+    for (const auto& group : layer.head_groups)
+      for (int64_t h = 0; h < group.keys.size(1); ++h)
+        exact.push_back(valid_orders(group.order.select(1, h).to(at::kLong),
+                                     group.valid.defined()
+                                         ? group.valid.select(1, h)
+                                         : at::ones_like(group.order.select(1, h), at::kBool),
+                                     b));
+  }
   size_t held = 0, gone = 0;
   for (auto r : ranks) {
     auto layers = size_t(std::count_if(exact.begin(), exact.end(),
@@ -121,6 +131,32 @@ struct StatSums {
   }
 };
 
+// What is attended, where counting it needs explicit masks: they would be timed with the method, so
+// a pass of its own.
+void count_attended(LanguageModel& model, const Loader& loader, const GenerateOptions& generation,
+                    PassOptions options, const std::string& label, StatSums& sums) {
+  Progress counting(label + ", counting", loader.sequences());
+  options.collect_stats = true;
+  int64_t sequences = 0;
+  for (int64_t i = 0; i < loader.pass_batches(); ++i) {
+    auto batch = loader.pass_batch(i).to(model->device());
+    sums.add(generate(model, batch, options, generation).state.stats);
+    counting.update(sequences += batch.size());
+  }
+  counting.finish();
+}
+
+// Keys and values of the context tokens that the options ask for.
+double asked_bytes(LanguageModel& model, const Batch& batch, const PassOptions& options) {
+  auto tokens = requested_budget(options, batch.context_valid);
+  if (!tokens.defined()) return 0;
+  const auto& shape = model->method().shape();
+  auto entry = 2 * shape.layers * shape.key_value_heads * shape.head_width *
+               int64_t(model->backbone()->parameters().front().element_size());
+  auto asked = at::minimum(tokens, batch.context_valid.sum(1)).sum().item<int64_t>();
+  return double(asked * entry);
+}
+
 // Questions one by one: latencies, and the bytes held for a sequence, which in a batch would count
 // the padding of others.
 void measure_singly(LanguageModel& model, const Loader& loader, const EvalConfig& config,
@@ -136,6 +172,8 @@ void measure_singly(LanguageModel& model, const Loader& loader, const EvalConfig
     if (i < kUntimed) continue;
     if (config.latency_questions > 0) result.latencies.push_back(seconds);
     result.state_bytes += double(generated.state_bytes) / double(read);
+    result.prefill_bytes += double(generated.state.peak_bytes) / double(read);
+    result.budget_bytes += asked_bytes(model, single, options) / double(read);
   }
 }
 
@@ -154,6 +192,8 @@ EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Toke
   auto sinks = model->backbone()->config().sinks;
   PeakMemory peak(device);
   Progress progress(label, loader.sequences());
+  bool counts = model->method().counts_without_masks();
+  options.collect_stats = counts;
   for (int64_t i = 0; i < loader.pass_batches(); ++i) {
     auto batch = loader.pass_batch(i).to(device);
     auto generated = generate(model, batch, options, generation);
@@ -164,20 +204,12 @@ EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Toke
         double((generated.state.selected.mask.sum() + batch.tail_valid.sum()).item<int64_t>() +
                sinks * batch.size());
     score_batch(batch, generated, tokenizer, sinks, result);
+    if (counts) sums.add(generated.state.stats);
     progress.update(int64_t(result.questions.size()));
   }
   progress.finish();
   result.peak_bytes = peak.bytes();
-  // Counting what is attended needs explicit masks, which would be timed with the method: a pass of
-  // its own.
-  Progress counting(label + ", counting", loader.sequences());
-  options.collect_stats = true;
-  for (int64_t i = 0; i < loader.pass_batches(); ++i) {
-    auto batch = loader.pass_batch(i).to(device);
-    sums.add(generate(model, batch, options, generation).state.stats);
-    counting.update(i * config.batch_size);
-  }
-  counting.finish();
+  if (!counts) count_attended(model, loader, generation, options, label, sums);
   options.collect_stats = false;
   auto questions = double(result.questions.size());
   double context = 0;
@@ -264,6 +296,8 @@ std::vector<ResultRecord> result_records(const EvaluationResult& result,
   }
   if (result.peak_bytes >= 0) add("peak_memory", result.peak_bytes, "bytes");
   add("bytes_held", result.state_bytes, "bytes");
+  add("prefill_bytes", result.prefill_bytes, "bytes");
+  if (result.budget_bytes > 0) add("budget_bytes", result.budget_bytes, "bytes");
   if (result.shared_bytes > 0) add("bytes_shared", result.shared_bytes, "bytes");
   add("flops", result.flops, "FLOP");
   add("tokens_read", selected, "tokens");
