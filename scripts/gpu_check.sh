@@ -55,8 +55,9 @@ train_on_gpu() {
     options+=(--set "$setting")
   done
   $BUILD/bin/dsrsq-train --config configs/quickstart.yaml --device cuda --output-dir "$work/$name" "${options[@]}" &&
-    $BUILD/bin/dsrsq-eval --checkpoint "$work/$name" --device cuda --methods random,bm25,oracle_evidence,question_only \
-      --probes dense_read,random_routing,latents_masked --set eval.latency_questions=10
+    $BUILD/bin/dsrsq-eval --checkpoint "$work/$name" --device cuda --methods all --budget 12% \
+      --probes dense_read,random_routing,latents_masked --set eval.latency_questions=10 &&
+    $BUILD/bin/dsrsq-eval --checkpoint "$work/$name" --device cuda --audit all
 }
 
 # A last stage of reward, with the switches that the other two leave off.

@@ -6,6 +6,11 @@
 #include <nlohmann/json.hpp>
 
 #include "dsrsq/core/error.h"
+#include "dsrsq/methods/h2o.h"
+#include "dsrsq/methods/longrag.h"
+#include "dsrsq/methods/oracle_attention.h"
+#include "dsrsq/methods/random_eviction.h"
+#include "dsrsq/methods/snapkv.h"
 #include "dsrsq/model/pretrained.h"
 #include "dsrsq/train/checkpoint.h"
 #include "dsrsq/train/run_folder.h"
@@ -26,22 +31,78 @@ std::shared_ptr<Method> make_dsrsq(const RunConfig& config, std::shared_ptr<Meth
 std::shared_ptr<Method> make_standard(const RunConfig& config, std::shared_ptr<Method>) {
   return std::make_shared<StandardMethod>(config.standard, config.model);
 }
+// Of methods that cut passages and sentences, which only text has.
+std::shared_ptr<const Tokenizer> open_tokenizer(const RunConfig& config) {
+  if (config.data.tokenizer.empty())
+    throw ConfigError("data.tokenizer: expected a path, got nothing; passages are cut from text");
+  return std::make_shared<const Tokenizer>(Tokenizer::from_file(config.data.tokenizer));
+}
+template <typename Rag>
+std::shared_ptr<Method> make_rag(const RunConfig& config, std::shared_ptr<Method> reader) {
+  return std::make_shared<Rag>(std::move(reader), config.rag, open_tokenizer(config));
+}
+std::shared_ptr<Method> make_attention_rag(const RunConfig& config,
+                                           std::shared_ptr<Method> reader) {
+  return std::make_shared<AttentionRagMethod>(std::move(reader), config.attention_rag,
+                                              config.prompt, open_tokenizer(config));
+}
+template <typename Eviction>
+std::shared_ptr<Method> make_eviction(const RunConfig& config, std::shared_ptr<Method>) {
+  return std::make_shared<Eviction>(config.eviction, config.model);
+}
+std::shared_ptr<Method> make_random_eviction(const RunConfig& config, std::shared_ptr<Method>) {
+  return std::make_shared<RandomEvictionMethod>(config.eviction, config.model, config.train.seed);
+}
+// With settings of its own.
+template <typename Eviction, auto settings>
+std::shared_ptr<Method> make_eviction_with(const RunConfig& config, std::shared_ptr<Method>) {
+  return std::make_shared<Eviction>(config.eviction, config.*settings, config.model);
+}
 }  // namespace
 
 const std::vector<MethodEntry>& method_table() {
   static const std::vector<MethodEntry> table{
-      {"dsrsq", "the paper's model, with its parts as the config switches them", true, make_dsrsq},
-      {"standard", "dense attention over a window of the context", true, make_standard},
-      {"random", "random tokens, same reader and budget", false, make_selector<RandomSelector>},
-      {"bm25", "passages ranked by BM25, same reader and budget", false,
+      {"dsrsq", "the paper's model, with its parts as the config switches them", true,
+       Budget::kTokens, make_dsrsq},
+      {"standard", "dense attention over a window of the context", true, Budget::kNone,
+       make_standard},
+      {"random", "random tokens, same reader and budget", false, Budget::kTokens,
+       make_selector<RandomSelector>},
+      {"bm25", "passages ranked by BM25, same reader and budget", false, Budget::kTokens,
        make_selector<Bm25Selector>},
       {"oracle_evidence", "the evidence and random tokens, same reader and budget", false,
-       make_selector<OracleEvidenceSelector>},
-      {"bm25_top_passage", "BM25's first passage alone, same reader", false,
+       Budget::kTokens, make_selector<OracleEvidenceSelector>, true},
+      {"bm25_top_passage", "BM25's first passage alone, same reader", false, Budget::kNone,
        make_selector<Bm25TopPassageSelector>},
       {"oracle_passage", "the passages that hold the evidence alone, same reader", false,
-       make_selector<OraclePassageSelector>},
-      {"question_only", "no context, same reader", false, make_selector<QuestionOnlySelector>},
+       Budget::kNone, make_selector<OraclePassageSelector>, true},
+      {"question_only", "no context, same reader", false, Budget::kNone,
+       make_selector<QuestionOnlySelector>},
+      {"rag", "passages ranked against the question, the best last, same reader", false,
+       Budget::kTokens, make_rag<RagMethod>},
+      {"attention_rag", "sentences that the beginning of an answer attends, same reader", false,
+       Budget::kTokens, make_attention_rag},
+      {"longrag", "long units ranked by their best passage, same reader", false, Budget::kTokens,
+       make_rag<LongRagMethod>},
+      {"snapkv", "entries that the last tokens attend stay", false, Budget::kBytes,
+       make_eviction<SnapKvMethod>},
+      {"pyramid", "as snapkv, lower layers keep more", false, Budget::kBytes,
+       make_eviction_with<PyramidMethod, &RunConfig::pyramid>},
+      {"razor", "retrieval heads keep everything, the others the first and the last entries", false,
+       Budget::kBytes, make_eviction_with<RazorMethod, &RunConfig::razor>},
+      {"h2o", "entries that all rows attended most and the last ones stay", false, Budget::kBytes,
+       make_eviction<H2oMethod>},
+      {"kv_compress", "blocks go from whichever head can spare them", false, Budget::kBytes,
+       make_eviction_with<KvCompressMethod, &RunConfig::kv_compress>},
+      {"squeeze", "layers whose attention changes least keep less", false, Budget::kBytes,
+       make_eviction_with<SqueezeMethod, &RunConfig::squeeze>},
+      {"quest", "every query attends the pages that could matter most to it", false, Budget::kReads,
+       make_eviction_with<QuestMethod, &RunConfig::quest>},
+      {"oracle_attention", "every query attends the keys that it would attend most", false,
+       Budget::kReads, make_eviction<OracleAttentionMethod>},
+      {"random_eviction", "random entries stay", false, Budget::kBytes, make_random_eviction},
+      {"streaming_llm", "the first and the last entries stay", false, Budget::kBytes,
+       make_eviction_with<StreamingLlmMethod, &RunConfig::streaming_llm>},
   };
   return table;
 }

@@ -14,9 +14,11 @@ namespace dsrsq {
 struct MethodEntry {
   std::string name;
   std::string description;
-  bool trainable = false;  // else it chooses tokens for a trained reader
+  bool trainable = false;  // else it reads with a trained reader's weights
+  Budget budget = Budget::kNone;
   // `reader`: the trained method, for those that are not trainable themselves.
   std::shared_ptr<Method> (*make)(const RunConfig& config, std::shared_ptr<Method> reader);
+  bool oracle = false;  // sees labels, as no method may: it bounds what one could do
 };
 
 const std::vector<MethodEntry>& method_table();

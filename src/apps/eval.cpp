@@ -19,7 +19,7 @@ struct Options {
   dsrsq::PredictionRequest predictions;
   std::string missing = "error";
   std::vector<std::string> columns, keys;
-  std::string dump, output_dir, log_level = "info";
+  std::string dump, output_dir, resume = "auto", log_level = "info";
 };
 
 // What runs a model.
@@ -35,14 +35,21 @@ void add_model_options(CLI::App& app, dsrsq::EvalRequest& request, CLI::Option* 
       ->allow_extra_args(false)
       ->excludes(input);
   app.add_option("--methods", request.methods,
-                 "rows beside the runs' own, with the first run's reader: random, bm25, ...")
+                 "rows beside the runs' own, with the first run's reader: random, bm25, ...; all")
       ->delimiter(',')
       ->excludes(input);
   app.add_option("--probes", request.probes,
                  "diagnostics of the first run: dense_read, random_routing, latents_masked")
       ->delimiter(',')
       ->excludes(input);
-  app.add_option("--budget", request.budget, "tokens (512) or a share of the context (5%)")
+  app.add_option("--budget", request.budgets,
+                 "tokens (512) or a share of the context (5%); several, 3%,12%: a row each")
+      ->delimiter(',')
+      ->excludes(input);
+  app.add_option("--audit", request.audits,
+                 "methods (all: every one that these weights can read with) that are audited "
+                 "instead: leaks, budget, isolation of samples; exit code 1 where one fails")
+      ->delimiter(',')
       ->excludes(input);
   app.add_option("--trace", request.trace,
                  "questions, the split's first N, that get a page in <output-dir>/trace: the text "
@@ -95,6 +102,12 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--output-dir", options.output_dir,
                  "where results.json and table.md go; default: <first run>/eval; with --input "
                  "nothing is written without it");
+  app.add_option(
+         "--resume", options.resume,
+         "auto: rows that an interrupted evaluation of the same output, program, weights and "
+         "settings finished are taken from it; never: all are evaluated")
+      ->check(CLI::IsMember({"auto", "never"}))
+      ->capture_default_str();
   app.add_option("--log-level", options.log_level, "debug, info, warning, error")
       ->capture_default_str();
 }
@@ -146,10 +159,18 @@ void run(Options& options, const std::vector<std::string>& command) {
   const auto& request = options.request;
   if (request.checkpoints.empty() && options.predictions.inputs.empty())
     throw ConfigError("give --checkpoint FOLDER of a run, or --input FILE of predictions");
+  if (!request.audits.empty() && !request.checkpoints.empty()) {
+    auto audit = audit_rows(request);
+    std::cout << audit.report;
+    if (!audit.passed) throw Error(ExitCode::kInternal, "--audit: a check failed; see the report");
+    return;
+  }
   auto columns = choose_columns(options.columns);
   if (!options.output_dir.empty())  // an evaluation of hours must not end in a bad path
     std::filesystem::create_directories(options.output_dir);
   bool scored = !options.predictions.inputs.empty();
+  options.request.output_dir = options.output_dir;
+  options.request.resume = options.resume == "auto";
   auto outcome = scored ? score_inputs(options) : evaluate_rows(request);
   auto baseline = request.baseline.empty() ? outcome.rows.at(0).row : request.baseline;
   outcome.notes += compare_rows(outcome.rows, baseline, outcome.records);
@@ -159,8 +180,7 @@ void run(Options& options, const std::vector<std::string>& command) {
   if (auto comparison = comparison_table(outcome.records, columns); !comparison.empty())
     table += comparison + "\n";
   table += outcome.notes;
-  auto folder = options.output_dir;
-  if (folder.empty() && !scored) folder = outcome.run_folder + "/eval";
+  auto folder = scored ? options.output_dir : outcome.output_dir;
   write_outcome(folder, options.dump, command, outcome, table);
   std::cout << table << "\n";
 }

@@ -10,10 +10,12 @@
 #include <set>
 
 #include "dsrsq/core/logging.h"
+#include "dsrsq/eval/audit.h"
 #include "dsrsq/registry.h"
 #include "dsrsq/retriever/sentence_encoder.h"
 #include "dsrsq/train/run_folder.h"
 #include "dsrsq/train/trainer.h"
+#include "eval_kept_rows.h"
 
 namespace dsrsq {
 
@@ -26,10 +28,17 @@ struct TrainedRun {
   std::shared_ptr<Tokenizer> tokenizer;
   LanguageModel model{nullptr};
   double core_seconds = 0;
+  std::string weights;  // the folder that they come from
 };
 
-void set_budget(const std::string& text, PassOptions& options) {
-  if (text.empty()) return;
+// One --budget; `text` empty: none was given.
+struct AskedBudget {
+  std::string text;
+  int64_t tokens = 0;
+  double share = 0;
+};
+
+AskedBudget parse_budget(const std::string& text) {
   char* end = nullptr;
   auto number = std::strtod(text.c_str(), &end);
   bool share = std::string(end) == "%";
@@ -39,10 +48,14 @@ void set_budget(const std::string& text, PassOptions& options) {
     throw ConfigError(concat(
         "--budget: expected a whole number of tokens (512) or a share of the context (5%), got '",
         text, "'"));
-  if (share)
-    options.budget_share = number / 100;
-  else
-    options.budget = int64_t(number);
+  return share ? AskedBudget{text, 0, number / 100} : AskedBudget{text, int64_t(number), 0};
+}
+
+std::vector<AskedBudget> parse_budgets(const std::vector<std::string>& texts) {
+  std::vector<AskedBudget> budgets;
+  for (const auto& text : texts) budgets.push_back(parse_budget(text));
+  if (budgets.empty()) budgets.emplace_back();
+  return budgets;
 }
 
 // What of a run is known without its weights.
@@ -65,6 +78,7 @@ TrainedRun open_run(const std::string& text, const EvalRequest& request) {
   run.tokenizer = opened.tokenizer;
   run.model = opened.model;
   run.core_seconds = opened.core_seconds;
+  run.weights = opened.weights;
   log_info("row ", run.row, ": ", opened.weights);
   return run;
 }
@@ -92,12 +106,12 @@ FlopSettings flop_settings(const TrainedRun& run, const std::string& method) {
   return flops;
 }
 
-Loader test_loader(const TrainedRun& run) {
+Loader test_loader(const TrainedRun& run, bool with_answers = false) {
   LoaderOptions options;
   options.split = run.config.data.test_split;
   options.batch_size = run.config.eval.batch_size;
   options.shuffle = false;
-  options.with_answers = false;
+  options.with_answers = with_answers;
   options.maximum_context = run.config.data.maximum_context;
   options.maximum_sequences = run.config.eval.questions;
   options.encoder = encoder_collator(run.config);
@@ -151,44 +165,119 @@ std::string own_budget(const RunConfig& config) {
                 dsr.budget, ", dsr.alpha ", dsr.alpha, ", dsr.complexity ", dsr.complexity, ")");
 }
 
+// The rows of a method: one, or one a budget.
+std::vector<std::string> row_names(const std::string& row, const std::string& method,
+                                   const std::vector<AskedBudget>& budgets) {
+  if (budgets.size() == 1 || find_method(method).budget == Budget::kNone) return {row};
+  std::vector<std::string> names;
+  for (const auto& budget : budgets) names.push_back(concat(row, "@", budget.text));
+  return names;
+}
+
+// Everything that the numbers of a row depend on.
+std::string row_key(const TrainedRun& run, const EvalRequest& request, const std::string& method,
+                    Probe probe, const AskedBudget& budget) {
+  auto config = run.config;
+  auto changed = std::filesystem::last_write_time(run.weights).time_since_epoch().count();
+  auto commit = make_provenance({}, "", {}).at("commit").get<std::string>();
+  return concat("commit ", commit, "\nweights ", run.weights, " ", changed, "\nmethod ", method,
+                " probe ", int(probe), " budget ", budget.tokens, " ", budget.share, " seed ",
+                request.seed, "\n", dump_config([&](ConfigVisitor& v) { config.visit_fields(v); }));
+}
+
 class Rows {
  public:
-  explicit Rows(const EvalRequest& request) : request_(request) {
-    set_budget(request.budget, options_);
-  }
+  explicit Rows(const EvalRequest& request)
+      : request_(request), budgets_(parse_budgets(request.budgets)), kept_("") {}
 
+  // Where finished rows are kept from here on.
+  void keep_in(const std::string& folder) { kept_ = KeptRows(folder); }
+
+  // A row a budget, where the method has one.
   void add(TrainedRun& run, LanguageModel model, const std::string& row, const std::string& method,
            Probe probe, bool own) {
-    auto loader = test_loader(run);
-    auto options = options_;
-    options.probe = probe;
-    auto result = evaluate(model, loader, *run.tokenizer, run.config.eval, options,
-                           flop_settings(run, method), row);
-    auto records = result_records(result, run.config.data.test_split, row);
-    outcome.records.insert(outcome.records.end(), records.begin(), records.end());
-    outcome.rows.push_back({run.config.data.test_split, row, result.questions});
-    if (!own) return;
-    auto training = records.front();
-    training.metric = "train_core_seconds";
-    training.value = run.core_seconds;
-    training.unit = "s";
-    training.low = training.high = {};
-    outcome.records.push_back(training);
-    outcome.notes += activity(run, result);
+    auto kind = find_method(method).budget;
+    if (kind == Budget::kNone) return add_row(run, model, row, method, probe, {}, own);
+    auto names = row_names(row, method, budgets_);
+    for (size_t i = 0; i < budgets_.size(); ++i) {
+      auto budget = budgets_[i];
+      // A method that evicts always has a budget, and results say which.
+      if (budget.text.empty() && (kind == Budget::kBytes || kind == Budget::kReads))
+        budget.share = run.config.eviction.share;
+      add_row(run, model, names[i], method, probe, budget, own && i == 0);
+    }
   }
 
   void trace(TrainedRun& run) {
     TraceRequest trace{run.row, run.config.data.test_split, request_.trace, own_budget(run.config)};
+    PassOptions options;
+    options.budget = budgets_.front().tokens;
+    options.budget_share = budgets_.front().share;
     outcome.trace =
-        trace_pages(run.model, test_loader(run), *run.tokenizer, run.config.eval, options_, trace);
+        trace_pages(run.model, test_loader(run), *run.tokenizer, run.config.eval, options, trace);
   }
 
   EvalOutcome outcome;
 
  private:
+  void add_row(TrainedRun& run, LanguageModel model, const std::string& row,
+               const std::string& method, Probe probe, const AskedBudget& budget, bool own) {
+    auto key = row_key(run, request_, method, probe, budget);
+    auto found = request_.resume ? kept_.find(row, key) : std::nullopt;
+    if (found) log_info("row ", row, ": taken from an evaluation that was here before");
+    auto finished = found ? *found : evaluate_row(run, model, row, method, probe, budget, own);
+    if (!found) kept_.keep(row, key, finished);
+    outcome.records.insert(outcome.records.end(), finished.records.begin(), finished.records.end());
+    outcome.rows.push_back(std::move(finished.row));
+    outcome.notes += finished.notes;
+  }
+
+  static KeptRow evaluate_row(TrainedRun& run, LanguageModel& model, const std::string& row,
+                              const std::string& method, Probe probe, const AskedBudget& budget,
+                              bool own) {
+    auto loader = test_loader(run);
+    PassOptions options;
+    options.probe = probe;
+    options.budget = budget.tokens;
+    options.budget_share = budget.share;
+    auto result = evaluate(model, loader, *run.tokenizer, run.config.eval, options,
+                           flop_settings(run, method), row);
+    auto records = result_records(result, run.config.data.test_split, row);
+    for (auto& record : records) {
+      if (budget.tokens > 0) record.shape["budget_tokens"] = double(budget.tokens);
+      if (budget.share > 0) record.shape["budget_share"] = budget.share;
+    }
+    KeptRow finished{records, {run.config.data.test_split, row, result.questions}, ""};
+    // What a method found out about the weights (razor's heads).
+    if (!find_method(method).trainable)
+      for (const auto& [name, value] : model->method().scalars())
+        finished.notes += concat("- ", row, ": ", name, " ", value, "\n");
+    if (!own) return finished;
+    auto training = records.front();
+    training.metric = "train_core_seconds";
+    training.value = run.core_seconds;
+    training.unit = "s";
+    training.low = training.high = {};
+    finished.records.push_back(training);
+    finished.notes = activity(run, result);
+    return finished;
+  }
+
   const EvalRequest& request_;
-  PassOptions options_;
+  std::vector<AskedBudget> budgets_;
+  KeptRows kept_;
 };
+
+// "all" in full.
+std::vector<std::string> method_names(const std::vector<std::string>& asked) {
+  std::vector<std::string> names;
+  for (const auto& name : asked) {
+    if (name != "all") names.push_back(name);
+    for (const auto& entry : method_table())
+      if (name == "all" && !entry.trainable) names.push_back(entry.name);
+  }
+  return names;
+}
 
 std::vector<std::pair<std::string, Probe>> find_probes(const std::vector<std::string>& names) {
   std::vector<std::pair<std::string, Probe>> probes;
@@ -208,22 +297,28 @@ std::vector<std::pair<std::string, Probe>> find_probes(const std::vector<std::st
 
 // A typo is known before any work, which may take hours.
 void check_names(const EvalRequest& request) {
+  auto budgets = parse_budgets(request.budgets);
   std::set<std::string> names;
-  for (const auto& name : request.methods) {
+  auto insert = [&](const std::string& row, const std::string& method, const std::string& advice) {
+    for (const auto& name : row_names(row, method, budgets))
+      if (!names.insert(name).second)
+        throw ConfigError(concat(advice, ": two rows are called '", name, "'"));
+  };
+  for (const auto& name : method_names(request.methods)) {
     if (find_method(name).trainable)
       throw ConfigError(concat("--methods: '", name,
                                "' has weights of its own; give its run by another --checkpoint"));
-    names.insert(name);
+    insert(name, name, "--methods and --budget: expected each name and budget once");
   }
-  std::string first;
+  bool first = true;
   for (const auto& checkpoint : request.checkpoints) {
-    auto row = describe_run(checkpoint, request).row;
-    if (!names.insert(row).second)
-      throw ConfigError(
-          concat("--checkpoint: two rows are called '", row, "'; name them: ROW=FOLDER"));
-    if (first.empty()) first = row;
+    auto run = describe_run(checkpoint, request);
+    insert(run.row, run.config.method, "--checkpoint: name rows: ROW=FOLDER");
+    for (const auto& probe : request.probes)
+      if (first)
+        insert(run.row + ":" + probe, run.config.method, "--probes: expected each probe once");
+    first = false;
   }
-  for (const auto& probe : request.probes) names.insert(first + ":" + probe);
   if (request.baseline.empty() || names.count(request.baseline)) return;
   std::string known;
   for (const auto& name : names) known += (known.empty() ? "" : ", ") + name;
@@ -239,17 +334,21 @@ EvalOutcome evaluate_rows(const EvalRequest& request) {
   Rows rows(request);
   for (size_t i = 0; i < request.checkpoints.size(); ++i) {
     auto run = open_run(request.checkpoints[i], request);
-    if (i == 0) set_determinism(run.config.train.threads);
+    if (i == 0) {
+      set_determinism(run.config.train.threads);
+      rows.outcome.output_dir =
+          request.output_dir.empty() ? run.source.folder + "/eval" : request.output_dir;
+      rows.keep_in(rows.outcome.output_dir + "/rows");
+    }
     run.model->eval();
     rows.add(run, run.model, run.row, run.config.method, Probe::kNone, true);
     rows.outcome.seeds.push_back(run.config.train.seed);
     if (i > 0) continue;
     if (request.trace > 0) rows.trace(run);
-    rows.outcome.run_folder = run.source.folder;
     rows.outcome.device = run.config.train.device;
     auto config = run.config;
     if (request.seed >= 0) config.train.seed = request.seed;
-    for (const auto& name : request.methods) {
+    for (const auto& name : method_names(request.methods)) {
       auto method = find_method(name).make(config, run.model->shared_method());
       LanguageModel model(run.model->backbone(), method, run.model->begin_id(),
                           run.model->prefix());
@@ -259,6 +358,52 @@ EvalOutcome evaluate_rows(const EvalRequest& request) {
       rows.add(run, run.model, run.row + ":" + name, run.config.method, probe, false);
   }
   return rows.outcome;
+}
+
+namespace {
+// The methods that `names` asks for, of those that the run's weights can read with.
+std::vector<const MethodEntry*> audited_methods(const std::vector<std::string>& names,
+                                                const std::string& own) {
+  std::vector<const MethodEntry*> methods;
+  bool all = std::find(names.begin(), names.end(), "all") != names.end();
+  for (const auto& entry : method_table())
+    if (all && (!entry.trainable || entry.name == own)) methods.push_back(&entry);
+  for (const auto& name : names) {
+    if (name == "all") continue;
+    const auto& entry = find_method(name);
+    if (entry.trainable && name != own)
+      throw ConfigError(concat("--audit: '", name, "' has weights of its own; the run is of ", own,
+                               "; give its run by --checkpoint"));
+    methods.push_back(&entry);
+  }
+  return methods;
+}
+}  // namespace
+
+AuditOutcome audit_rows(const EvalRequest& request) {
+  auto own = describe_run(request.checkpoints.at(0), request).config.method;
+  auto methods = audited_methods(request.audits, own);  // a typo is known before any work
+  auto run = open_run(request.checkpoints.at(0), request);
+  set_determinism(run.config.train.threads);
+  run.model->eval();
+  auto config = run.config;
+  if (request.seed >= 0) config.train.seed = request.seed;
+  auto loader = test_loader(run, true);
+  AuditOutcome outcome;
+  for (const auto* entry : methods) {
+    auto model = run.model;
+    if (!entry->trainable)
+      model = LanguageModel(run.model->backbone(), entry->make(config, run.model->shared_method()),
+                            run.model->begin_id(), run.model->prefix());
+    AuditOptions options;
+    options.budget = entry->budget;
+    options.oracle = entry->oracle;
+    options.query_aware = config.eviction.query_aware && entry->budget == Budget::kBytes;
+    auto findings = audit_method(model, loader, options);
+    outcome.report += audit_report(entry->name, findings);
+    for (const auto& finding : findings) outcome.passed &= finding.passed;
+  }
+  return outcome;
 }
 
 std::vector<Column> result_columns() {
@@ -278,6 +423,8 @@ std::vector<Column> result_columns() {
           {"tokens_read", "tokens read"},
           {"token_efficiency", "token efficiency"},
           {"bytes_held", "bytes held"},
+          {"prefill_bytes", "most bytes held in prefill"},
+          {"budget_bytes", "budget"},
           {"peak_memory", "peak memory"},
           {"throughput", "throughput"},
           {"latency_p50", "latency p50"},
@@ -290,7 +437,8 @@ std::vector<Column> result_columns() {
 }
 
 std::vector<Column> choose_columns(const std::vector<std::string>& names) {
-  const std::set<std::string> hidden{"subspan_em", "rouge_1", "rouge_2", "rouge_lsum"};
+  const std::set<std::string> hidden{"subspan_em", "rouge_1",       "rouge_2",
+                                     "rouge_lsum", "prefill_bytes", "budget_bytes"};
   const auto all = result_columns();
   std::vector<Column> columns;
   for (const auto& column : all)

@@ -14,12 +14,15 @@ struct EvalRequest {
   std::vector<std::string> checkpoints;  // "[ROW=]FOLDER"
   std::string config;
   std::vector<std::string> overrides;
-  std::vector<std::string> methods;
+  std::vector<std::string> methods;  // "all": every one that reads with the first run's weights
   std::vector<std::string> probes;
-  std::string budget;
+  std::vector<std::string> budgets;  // "512", "5%"; several: a row each of what has a budget
   std::string device;
   int64_t seed = -1;
-  int64_t trace = 0;     // questions of the first run that get a page
+  std::vector<std::string> audits;  // methods, or "all", that are audited instead of evaluated
+  int64_t trace = 0;                // questions of the first run that get a page
+  std::string output_dir;           // empty: <first run>/eval
+  bool resume = true;    // rows that an interrupted evaluation left in <output_dir>/rows are taken
   std::string baseline;  // the row that the others are compared with; empty: the first
 };
 
@@ -28,12 +31,18 @@ struct EvalOutcome {
   std::vector<AnsweredRow> rows;
   std::string notes;  // which parts were active, in words
   std::vector<TracePage> trace;
-  std::string run_folder;
+  std::string output_dir;
   std::string device;
   std::vector<int64_t> seeds;
 };
 
 EvalOutcome evaluate_rows(const EvalRequest& request);
+// Audits request.audits on the first run's weights and test split (eval/audit.h).
+struct AuditOutcome {
+  std::string report;
+  bool passed = true;
+};
+AuditOutcome audit_rows(const EvalRequest& request);
 // Every metric that a table can show.
 std::vector<Column> result_columns();
 // Those of these names, in that order; throws ConfigError naming the known ones. Without names the

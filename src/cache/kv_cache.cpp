@@ -46,9 +46,36 @@ int64_t LatentBuffer::bytes() const {
 }
 
 int64_t LayerState::bytes() const {
+  int64_t groups = 0;
+  for (const auto& group : head_groups) groups += group.bytes();
   return tensor_bytes({keys, values, positions, order, valid, cluster, mass, exposure, bias,
                        cluster_direction, cluster_mean}) +
-         latents.bytes();
+         latents.bytes() + groups;
+}
+
+at::Tensor HeadEntries::own_heads(const at::Tensor& x) const {
+  return heads.defined() ? x.index_select(1, heads) : x;
+}
+
+int64_t HeadEntries::bytes() const {
+  return tensor_bytes({heads, keys, values, order, valid, bias});
+}
+
+void HeadEntries::append(const at::Tensor& new_keys, const at::Tensor& new_values,
+                         const at::Tensor& new_order, const at::Tensor& new_valid) {
+  auto more_keys = own_heads(new_keys);
+  auto sizes = more_keys.sizes().slice(0, 3);  // [B, h, T]
+  if (new_valid.defined() && !valid.defined()) valid = at::ones_like(order, at::kBool);
+  if (valid.defined()) {
+    auto more = new_valid.defined() ? new_valid.unsqueeze(1).expand(sizes)
+                                    : at::ones({1}, valid.options()).expand(sizes);
+    valid = grown(growing_valid_, valid, more);
+  }
+  if (bias.defined())
+    bias = grown(growing_bias_, bias, at::zeros({1}, bias.options()).expand(sizes));
+  order = grown(growing_order_, order, new_order.to(at::kInt).unsqueeze(1).expand(sizes));
+  keys = grown(growing_keys_, keys, more_keys);
+  values = grown(growing_values_, values, own_heads(new_values));
 }
 
 void LayerState::append(const at::Tensor& new_keys, const at::Tensor& new_values,
@@ -106,6 +133,9 @@ void LayerState::keep(const at::Tensor& index) {
 void LayerState::detach() {
   for (auto* tensor : {&keys, &values, &bias, &latents.keys, &latents.values, &latents.bias})
     if (tensor->defined()) *tensor = tensor->detach();
+  for (auto& group : head_groups)
+    for (auto* tensor : {&group.keys, &group.values, &group.bias})
+      if (tensor->defined()) *tensor = tensor->detach();
 }
 
 }  // namespace dsrsq

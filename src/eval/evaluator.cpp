@@ -66,9 +66,19 @@ void locate_answer(const Batch& batch, const MethodState& state, int64_t b, int6
     }
     ranks.push_back(found->second);
   }
-  // A token is an exact key where every layer holds it, and gone where none does.
+  // A token is an exact key where every layer (and head, where heads hold their own) holds it, and
+  // gone where none does.
   std::vector<std::set<int64_t>> exact;
-  for (const auto& layer : state.layers) exact.push_back(valid_orders(layer.order, layer.valid, b));
+  for (const auto& layer : state.layers) {
+    if (layer.head_groups.empty()) exact.push_back(valid_orders(layer.order, layer.valid, b));
+    for (const auto& group : layer.head_groups)
+      for (int64_t h = 0; h < group.keys.size(1); ++h)
+        exact.push_back(valid_orders(group.order.select(1, h).to(at::kLong),
+                                     group.valid.defined()
+                                         ? group.valid.select(1, h)
+                                         : at::ones_like(group.order.select(1, h), at::kBool),
+                                     b));
+  }
   size_t held = 0, gone = 0;
   for (auto r : ranks) {
     auto layers = size_t(std::count_if(exact.begin(), exact.end(),
@@ -114,7 +124,9 @@ double value(const at::Tensor& x) { return x.defined() ? x.item().toDouble() : 0
 struct StatSums {
   double rows = 0, sparse = 0, attended = 0, visible = 0, latent_rows = 0, latent_pairs = 0,
          rebuilt = 0, latent_mass = 0;
-  void add(const AttentionStats& stats) {
+  int64_t sequences = 0;
+  void add(const AttentionStats& stats, int64_t batch_size) {
+    sequences += batch_size;
     rows += value(stats.rows);
     sparse += value(stats.sparse_rows);
     attended += value(stats.attended_pairs);
@@ -125,6 +137,34 @@ struct StatSums {
     latent_mass += value(stats.latent_mass);
   }
 };
+
+// What is attended, where counting it needs explicit masks: they would be timed with the method, so
+// a pass of its own.
+void count_attended(LanguageModel& model, const Loader& loader, int64_t wanted,
+                    const GenerateOptions& generation, PassOptions options,
+                    const std::string& label, StatSums& sums) {
+  auto sequences = loader.sequences();
+  if (wanted > 0) sequences = std::min(sequences, wanted);
+  Progress counting(label + ", counting", sequences);
+  options.collect_stats = true;
+  for (int64_t i = 0; i < loader.pass_batches() && sums.sequences < sequences; ++i) {
+    auto batch = loader.pass_batch(i).to(model->device());
+    sums.add(generate(model, batch, options, generation).state.stats, batch.size());
+    counting.update(std::min(sums.sequences, sequences));
+  }
+  counting.finish();
+}
+
+// Keys and values of the context tokens that the options ask for.
+double asked_bytes(LanguageModel& model, const Batch& batch, const PassOptions& options) {
+  auto tokens = requested_budget(options, batch.context_valid);
+  if (!tokens.defined()) return 0;
+  const auto& shape = model->method().shape();
+  auto entry = 2 * shape.layers * shape.key_value_heads * shape.head_width *
+               int64_t(model->backbone()->parameters().front().element_size());
+  auto asked = at::minimum(tokens, batch.context_valid.sum(1)).sum().item<int64_t>();
+  return double(asked * entry);
+}
 
 // Questions one by one: latencies, and the bytes held for a sequence, which in a batch would count
 // the padding of others.
@@ -141,6 +181,8 @@ void measure_singly(LanguageModel& model, const Loader& loader, const EvalConfig
     if (i < kUntimed) continue;
     if (config.latency_questions > 0) result.latencies.push_back(seconds);
     result.state_bytes += double(generated.state_bytes) / double(read);
+    result.prefill_bytes += double(generated.state.peak_bytes) / double(read);
+    result.budget_bytes += asked_bytes(model, single, options) / double(read);
   }
 }
 
@@ -159,6 +201,8 @@ EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Toke
   auto sinks = model->backbone()->config().sinks;
   PeakMemory peak(device);
   Progress progress(label, loader.sequences());
+  bool counts = model->method().counts_without_masks();
+  options.collect_stats = counts;
   for (int64_t i = 0; i < loader.pass_batches(); ++i) {
     auto batch = loader.pass_batch(i).to(device);
     auto generated = generate(model, batch, options, generation);
@@ -169,24 +213,13 @@ EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Toke
         double((generated.state.selected.mask.sum() + batch.tail_valid.sum()).item<int64_t>() +
                sinks * batch.size());
     score_batch(batch, generated, tokenizer, sinks, result);
+    if (counts) sums.add(generated.state.stats, batch.size());
     progress.update(int64_t(result.questions.size()));
   }
   progress.finish();
   result.peak_bytes = peak.bytes();
-  // Counting what is attended needs explicit masks, which would be timed with the method: a pass of
-  // its own.
-  auto to_count = loader.sequences();
-  if (config.counted_questions > 0) to_count = std::min(to_count, config.counted_questions);
-  Progress counting(label + ", counting", to_count);
-  options.collect_stats = true;
-  int64_t counted = 0;
-  for (int64_t i = 0; i < loader.pass_batches() && counted < to_count; ++i) {
-    auto batch = loader.pass_batch(i).to(device);
-    sums.add(generate(model, batch, options, generation).state.stats);
-    counted += batch.size();
-    counting.update(std::min(counted, to_count));
-  }
-  counting.finish();
+  if (!counts)
+    count_attended(model, loader, config.counted_questions, generation, options, label, sums);
   options.collect_stats = false;
   auto questions = double(result.questions.size());
   double context = 0;
@@ -201,9 +234,10 @@ EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Toke
   SequenceWork work;
   work.context_tokens = flops.retriever_width > 0 ? context / questions : 0;
   work.reader_tokens = (reader_tokens + decoded) / questions;
-  work.attended_pairs = sums.attended / double(shape.query_heads) / double(counted);
-  work.latent_pairs = sums.latent_pairs / double(shape.query_heads) / double(counted);
-  work.rebuilt_latents = sums.rebuilt / double(counted);
+  auto counted = double(sums.sequences);
+  work.attended_pairs = sums.attended / double(shape.query_heads) / counted;
+  work.latent_pairs = sums.latent_pairs / double(shape.query_heads) / counted;
+  work.rebuilt_latents = sums.rebuilt / counted;
   work.routed_pairs = work.reader_tokens * double(shape.layers * flops.clusters) *
                       (1 + double(shape.key_value_heads) / double(shape.query_heads));
   work.predicted_tokens = 1 + decoded / questions;
@@ -273,6 +307,8 @@ std::vector<ResultRecord> result_records(const EvaluationResult& result,
   }
   if (result.peak_bytes >= 0) add("peak_memory", result.peak_bytes, "bytes");
   add("bytes_held", result.state_bytes, "bytes");
+  add("prefill_bytes", result.prefill_bytes, "bytes");
+  if (result.budget_bytes > 0) add("budget_bytes", result.budget_bytes, "bytes");
   if (result.shared_bytes > 0) add("bytes_shared", result.shared_bytes, "bytes");
   add("flops", result.flops, "FLOP");
   add("tokens_read", selected, "tokens");

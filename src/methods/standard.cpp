@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace dsrsq {
 
@@ -33,6 +34,15 @@ SelectedTokens StandardMethod::select(const Batch& batch, const LanguageModelVie
   auto selected =
       select_top(masked, at::full({batch.size()}, room, batch.context.options()), tokens, false);
   return selected;
+}
+
+at::Tensor StandardMethod::attend(const AttentionInput& input, MethodState& state) {
+  auto& counting = state.options.collect_stats;
+  auto wanted = std::exchange(counting, false);
+  auto out = Method::attend(input, state);
+  counting = wanted;
+  if (counting) count_dense(input, state.stats);
+  return out;
 }
 
 }  // namespace dsrsq

@@ -78,6 +78,16 @@ int64_t Method::state_bytes(const MethodState& state) const {
   return total;
 }
 
+void count_dense(const AttentionInput& input, AttentionStats& stats) {
+  auto heads = input.q.size(1);
+  auto rows = input.valid.sum() * heads;
+  auto pairs = (input.order + 1).masked_fill(input.valid.logical_not(), 0).sum() * heads;
+  stats.add(stats.rows, rows);
+  stats.add(stats.sparse_rows, at::zeros_like(rows));
+  stats.add(stats.attended_pairs, pairs);
+  stats.add(stats.visible_pairs, pairs);
+}
+
 at::Tensor dense_attend(const AttentionInput& input, LayerState& layer, AttentionStats* stats) {
   auto fresh = layer.entries() == 0;
   auto q = input.rotated(input.q);

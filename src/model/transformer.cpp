@@ -2,6 +2,7 @@
 
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -151,6 +152,9 @@ at::Tensor TransformerImpl::read_block(const ReaderInput& input, AttentionInput 
     attention.k = rms_norm(attention.k, block.key_norm, config_.norm_epsilon);
   }
   auto attended = method.attend(attention, state);
+  // What is held between appending and evicting; a decoded token adds little, and would pay for it.
+  if (tokens > 1 && !at::GradMode::is_enabled())
+    state.peak_bytes = std::max(state.peak_bytes, method.state_bytes(state));
   auto y = x + at::linear(attended.transpose(1, 2).reshape({batch, tokens, config_.heads * head}),
                           block.output, block.output_bias);
   if (auto extra = method.extra_sublayer(attention, y, state); extra.defined()) y = y + extra;
@@ -271,6 +275,12 @@ LanguageModelImpl::LanguageModelImpl(Transformer backbone, std::shared_ptr<Metho
 
 at::Device LanguageModelImpl::device() const { return backbone_->parameters().front().device(); }
 
+std::vector<int64_t> LanguageModelImpl::front_ids() const {
+  std::vector<int64_t> ids(size_t(backbone_->config().sinks) - prefix_.size(), begin_id_);
+  ids.insert(ids.end(), prefix_.begin(), prefix_.end());
+  return ids;
+}
+
 LanguageModelView LanguageModelImpl::view() {
   LanguageModelView view;
   view.forward = [this](const ReaderInput& input, Method& method, MethodState& state) {
@@ -278,6 +288,7 @@ LanguageModelView LanguageModelImpl::view() {
   };
   view.logits = [this](const at::Tensor& hidden) { return backbone_->logits(hidden); };
   view.begin_id = begin_id_;
+  view.front_ids = front_ids();
   view.embed = [this](const at::Tensor& ids) { return backbone_->embed(ids); };
   view.table_mean = [this] { return backbone_->table_mean(); };
   return view;
@@ -303,9 +314,8 @@ at::Tensor LanguageModelImpl::read_selected(const Batch& batch, MethodState& sta
   std::vector<at::Tensor> inputs, valid, positions;
   ReaderInput reader;
   if (sinks > 0) {
-    std::vector<int64_t> head(size_t(sinks) - prefix_.size(), begin_id_);
-    head.insert(head.end(), prefix_.begin(), prefix_.end());
-    auto ids = at::tensor(head, at::kLong).to(longs.device()).unsqueeze(0).expand({size, sinks});
+    auto ids =
+        at::tensor(front_ids(), at::kLong).to(longs.device()).unsqueeze(0).expand({size, sinks});
     inputs.push_back(backbone_->embed(ids));
     valid.push_back(at::ones({size, sinks}, batch.context_valid.options()));
     positions.push_back(at::arange(sinks, longs).unsqueeze(0).expand({size, sinks}));
@@ -335,7 +345,7 @@ at::Tensor LanguageModelImpl::read_selected(const Batch& batch, MethodState& sta
   reader.valid = at::cat(valid, 1);
   reader.padded = !reader.valid.all().item<bool>();
   reader.order = (reader.valid.cumsum(1) - 1).clamp_min(0);
-  if (config.positions == "packed") {
+  if (config.positions == "packed" || selected.reordered) {
     reader.positions = reader.order;
   } else {
     auto after = batch.context_valid.sum(1, true) + sinks;

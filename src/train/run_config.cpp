@@ -87,6 +87,15 @@ void RunConfig::visit_fields(ConfigVisitor& v) {
   dsrsq.visit_fields(v);
   v.group("standard", standard, "The standard transformer.");
   v.group("selectors", selectors, "The controls of dsrsq-eval.");
+  v.group("rag", rag, "Methods that rank passages of the context.");
+  v.group("attention_rag", attention_rag, "AttentionRAG.");
+  v.group("eviction", eviction, "Methods that evict keys and values of a context that was read.");
+  v.group("pyramid", pyramid, "PyramidKV's split over layers.");
+  v.group("streaming_llm", streaming_llm, "StreamingLLM.");
+  v.group("razor", razor, "RazorAttention.");
+  v.group("kv_compress", kv_compress, "KV-Compress.");
+  v.group("quest", quest, "Quest.");
+  v.group("squeeze", squeeze, "SqueezeAttention's split over layers.");
   v.group("loss", loss, "The hybrid loss.");
   v.group("optimizer", optimizer, "AdamW and its learning rate.");
   v.group("ppo", ppo, "Training the choice of tokens by reward, in stages with ppo: true.");
@@ -99,6 +108,8 @@ void RunConfig::visit_fields(ConfigVisitor& v) {
 void RunConfig::validate(const ConfigLocations& locations) const {
   model.validate(locations);
   prompt.validate(locations);
+  rag.validate(locations);
+  eviction.validate(locations);
   if (method == "dsrsq") dsrsq.validate(model, locations);
   if (method == "dsrsq" && dsrsq.sqa.enabled && dsrsq.sqa.centroids == "kmeans" &&
       loss.task_tokens == "all")

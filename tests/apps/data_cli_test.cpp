@@ -274,6 +274,52 @@ TEST_F(Evaluation, FillsEveryRowAndTheTable) {
   EXPECT_THAT(result.out, HasSubstr("| full"));
 }
 
+TEST_F(Evaluation, ARowABudgetAndRowsThatAreThereAreNotReadAgain) {
+  auto folder = project().folder() + "/budgets";
+  std::vector<std::string> command{"--methods", "snapkv,random", "--budget",
+                                   "25%,50%",   "--output-dir",  folder};
+  auto result = eval(command);
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.err, ::testing::Not(HasSubstr("taken from")));
+  std::map<std::string, std::map<std::string, double>> values, shares;
+  auto first = nlohmann::json::parse(read_bytes(folder + "/results.json"));
+  for (const auto& record : first.at("records")) {
+    values[record.at("method")][record.at("metric")] = record.at("value");
+    shares[record.at("method")][record.at("metric")] = record.at("shape").value("budget_share", 0.);
+  }
+  for (const std::string row : {"full@25%", "full@50%", "snapkv@25%", "snapkv@50%", "random@25%"})
+    for (const std::string metric : {"f1", "bytes_held", "prefill_bytes", "budget_bytes"}) {
+      ASSERT_TRUE(values[row].count(metric)) << row << " " << metric;
+      EXPECT_EQ(shares[row][metric], row.find("25%") != std::string::npos ? 0.25 : 0.5) << row;
+    }
+  EXPECT_LT(values["snapkv@25%"]["bytes_held"], values["snapkv@50%"]["bytes_held"]);
+  EXPECT_LT(values["snapkv@50%"]["bytes_held"], values["snapkv@50%"]["prefill_bytes"]);
+  EXPECT_EQ(values["snapkv@50%"]["budget_bytes"], 2 * values["snapkv@25%"]["budget_bytes"]);
+
+  // Again, with a method more: what is there is taken, number by number.
+  command[1] = "snapkv,random,streaming_llm";
+  auto again = eval(command);
+  ASSERT_EQ(again.code, 0) << again.err;
+  EXPECT_THAT(again.err, HasSubstr("row snapkv@25%: taken from"));
+  EXPECT_THAT(again.err, ::testing::Not(HasSubstr("row streaming_llm@25%: taken from")));
+  auto second = nlohmann::json::parse(read_bytes(folder + "/results.json"));
+  EXPECT_GT(second.at("records").size(), first.at("records").size());
+  for (size_t i = 0; i < first.at("records").size(); ++i)
+    EXPECT_EQ(second.at("records")[i], first.at("records")[i]) << i;
+  command.insert(command.end(), {"--resume", "never"});
+  EXPECT_THAT(eval(command).err, ::testing::Not(HasSubstr("taken from")));
+}
+
+TEST_F(Evaluation, AuditsMethods) {
+  auto result = eval({"--audit", "snapkv,full"});
+  EXPECT_EQ(result.code, 2);  // not a method
+  result = eval({"--audit", "snapkv,dsrsq"});
+  EXPECT_EQ(result.code, 0) << result.out << result.err;
+  EXPECT_THAT(result.out, HasSubstr("audit of snapkv: passed"));
+  EXPECT_THAT(result.out, HasSubstr("passed  budget 12%"));
+  EXPECT_THAT(result.out, HasSubstr("audit of dsrsq: passed"));
+}
+
 TEST_F(Evaluation, UnknownNamesAreUsageErrors) {
   auto method = eval({"--methods", "oracle_evidense"});
   EXPECT_EQ(method.code, 2);
@@ -282,6 +328,10 @@ TEST_F(Evaluation, UnknownNamesAreUsageErrors) {
               AllOf(HasSubstr("oracle_evidense"), HasSubstr("'oracle_evidence'")));
   EXPECT_EQ(eval({"--probes", "dense"}).code, 2);
   EXPECT_EQ(eval({"--budget", "many"}).code, 2);
+  auto twice = eval({"--methods", "snapkv", "--budget", "5%,5%"});
+  EXPECT_EQ(twice.code, 2);
+  ASSERT_EQ(twice.errors().size(), 1u) << twice.err;
+  EXPECT_THAT(twice.errors()[0], HasSubstr("--budget"));
 }
 
 TEST_F(Evaluation, AFolderThatIsNoRunIsACheckpointError) {

@@ -166,5 +166,54 @@ TEST(LayerState, DetachCutsTheGraph) {
   EXPECT_FALSE(layer.latents.values.requires_grad());
 }
 
+TEST(HeadEntries, AppendsToItsHeadsOnly) {
+  torch::NoGradGuard no_grad;  // as decoding does
+  for (bool grouped : {true, false}) {
+    HeadEntries group;
+    auto heads = grouped ? at::tensor({0, 2}, at::kLong) : at::Tensor();
+    auto own = grouped ? 2 : 3;
+    group.heads = heads;
+    group.keys = normal("old k", {2, own, 4, 4});
+    group.values = normal("old v", {2, own, 4, 4});
+    group.order = at::arange(4, at::kInt).expand({2, own, 4}).contiguous();
+    auto old = group;
+    auto order = at::tensor({7, 8, 5, 6}, at::kLong).view({2, 2});
+    auto new_keys = normal("new k", {2, 3, 2, 4}), new_values = normal("new v", {2, 3, 2, 4});
+    group.append(new_keys, new_values, order, {});
+    EXPECT_FALSE(group.valid.defined());  // nothing is padding
+    auto picked = [&](const at::Tensor& x) { return grouped ? x.index_select(1, heads) : x; };
+    EXPECT_TENSOR_EQUAL(group.keys, at::cat({old.keys, picked(new_keys)}, 2));
+    EXPECT_TENSOR_EQUAL(group.values, at::cat({old.values, picked(new_values)}, 2));
+    for (int64_t h = 0; h < own; ++h) {
+      EXPECT_TENSOR_EQUAL(group.order[0][h], at::tensor({0, 1, 2, 3, 7, 8}, at::kInt));
+      EXPECT_TENSOR_EQUAL(group.order[1][h], at::tensor({0, 1, 2, 3, 5, 6}, at::kInt));
+    }
+    group.bias = at::ones({2, own, 6});
+    auto copy = group;  // both go on from here
+    auto valid = torch::tensor({true, false}).view({2, 1});
+    group.append(new_keys.narrow(2, 0, 1), new_values.narrow(2, 0, 1), order.narrow(1, 0, 1),
+                 valid);
+    copy.append(new_keys.narrow(2, 1, 1), new_values.narrow(2, 1, 1), order.narrow(1, 1, 1), {});
+    EXPECT_TENSOR_EQUAL(group.keys.select(2, 6), picked(new_keys).select(2, 0));
+    EXPECT_TENSOR_EQUAL(copy.keys.select(2, 6), picked(new_keys).select(2, 1));
+    EXPECT_TRUE(group.valid.narrow(2, 0, 6).all().item<bool>());
+    EXPECT_TRUE(group.valid[0].select(1, 6).all().item<bool>());
+    EXPECT_FALSE(group.valid[1].select(1, 6).any().item<bool>());
+    EXPECT_TENSOR_EQUAL(group.bias.select(2, 6), at::zeros({2, own}));  // one token stands for one
+  }
+}
+
+TEST(HeadEntries, BytesAreThoseOfItsTensors) {
+  LayerState layer;
+  HeadEntries group;
+  group.heads = at::zeros({2}, at::kLong);
+  group.keys = at::zeros({1, 2, 5, 4}, at::kHalf);
+  group.values = at::zeros({1, 2, 5, 4}, at::kHalf);
+  group.order = at::zeros({1, 2, 5}, at::kInt);
+  EXPECT_EQ(group.bytes(), 2 * 8 + 2 * (2 * 5 * 4 * 2) + 2 * 5 * 4);
+  layer.head_groups = {group, group};
+  EXPECT_EQ(layer.bytes(), 2 * group.bytes());
+}
+
 }  // namespace
 }  // namespace dsrsq

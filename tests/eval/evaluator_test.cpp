@@ -82,6 +82,37 @@ TEST_F(EvaluatorTest, OracleEvidenceRecallsAllOfItAndQuestionOnlyNone) {
   }
 }
 
+// 64 tokens of context and 2 sinks in front, fp32, 2 layers of 2 key-value heads of width 8: 256
+// bytes of keys and values a token.
+TEST_F(EvaluatorTest, EvictionReportsTheBudgetAndWhatWasHeld) {
+  config_.method = "standard";
+  auto reader = make_model(config_, facts_.tokenizer());
+  auto evaluated = [&](const char* name, double share) {
+    auto method = find_method(name).make(config_, reader->shared_method());
+    LanguageModel model(reader->backbone(), method, facts_.tokenizer().begin_id());
+    PassOptions options;
+    options.budget_share = share;
+    return run(model, options);
+  };
+  auto half = evaluated("snapkv", 0.5), quarter = evaluated("snapkv", 0.25);
+  EXPECT_EQ(half.budget_bytes, 32 * 256);
+  EXPECT_EQ(quarter.budget_bytes, 16 * 256);
+  // 16 tokens fewer, each with its rank of 4 bytes in every head.
+  EXPECT_EQ(half.state_bytes - quarter.state_bytes, 16 * (256 + 4 * 4));
+  EXPECT_GT(half.prefill_bytes, half.state_bytes);
+  EXPECT_LT(quarter.density, half.density);
+  EXPECT_EQ(evaluated("random_eviction", 1).density, 1);
+  EXPECT_EQ(run(reader).budget_bytes, 0);  // nobody asked
+  // Counted in the pass that is timed, or in one of its own: the same.
+  auto dense = run(reader);
+  EXPECT_EQ(dense.density, 1);
+  EXPECT_EQ(dense.sparse_share, 0);
+  auto records = result_records(half, "test", "snapkv");
+  for (const char* metric : {"bytes_held", "prefill_bytes", "budget_bytes"})
+    EXPECT_NE(find(records, metric), nullptr) << metric;
+  EXPECT_EQ(find(result_records(dense, "test", "dense"), "budget_bytes"), nullptr);
+}
+
 TEST_F(EvaluatorTest, WithoutABufferEveryChosenAnswerIsExact) {
   config_.dsrsq.rckv.enabled = false;
   config_.dsrsq.dsr.enabled = false;

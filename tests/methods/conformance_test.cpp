@@ -8,6 +8,7 @@
 
 #include "dsrsq/core/error.h"
 #include "dsrsq/registry.h"
+#include "methods/tiny_words.h"
 #include "support/expect_tensor.h"
 #include "support/tiny.h"
 
@@ -25,6 +26,10 @@ RunConfig config() {
   run.standard.window = 40;
   run.standard.reserved = 10;
   run.train.seed = 3;
+  run.eviction.window = 4;
+  run.kv_compress.block = 4;
+  run.razor.search_tokens = 20;
+  run.data.tokenizer = testing::tiny_words_path();
   return run;
 }
 
@@ -105,6 +110,41 @@ TEST_P(Conformance, DecodingEqualsPrefill) {
         model->read_next(batch.tail.select(1, t), batch.tail_valid.select(1, t), state));
   auto valid = batch.tail_valid.unsqueeze(-1);
   EXPECT_TENSOR_NEAR(at::cat(hidden, 1) * valid, whole * valid, (Tolerance{0, 1e-5}));
+}
+
+TEST_P(Conformance, ACopyOfTheStateGoesOnByItself) {
+  torch::NoGradGuard no_grad;
+  auto model = make();
+  auto batch = tiny_batch(kSequences);
+  MethodState state;
+  read_batch(model, batch, {}, &state);
+  auto copy = state;
+  auto open = at::ones({3}, at::kBool);
+  auto first = testing::token_ids("first", {3}), second = testing::token_ids("second", {3});
+  auto bytes = model->method().state_bytes(state);
+  auto one = model->read_next(first, open, state);
+  model->read_next(second, open, state);
+  EXPECT_EQ(model->method().state_bytes(copy), bytes);  // what the other read is not in it
+  EXPECT_TENSOR_NEAR(model->read_next(first, open, copy), one, (Tolerance{0, 1e-6}));
+}
+
+TEST_P(Conformance, ReadsOnAGpuAsOnTheCpu) {
+  if (!torch::cuda::is_available()) GTEST_SKIP() << "no GPU";
+  torch::NoGradGuard no_grad;
+  auto model = make();
+  auto batch = tiny_batch(kSequences);
+  auto ids = testing::token_ids("next", {3});
+  auto open = at::ones({3}, at::kBool);
+  MethodState state;
+  auto hidden = read_batch(model, batch, {}, &state);
+  auto next = model->read_next(ids, open, state);
+  model->to(at::kCUDA);
+  MethodState on_gpu;
+  auto valid = batch.tail_valid.unsqueeze(-1);
+  EXPECT_TENSOR_NEAR(read_batch(model, batch.to(at::kCUDA), {}, &on_gpu).cpu() * valid,
+                     hidden * valid, (Tolerance{0, 1e-3}));
+  EXPECT_TENSOR_NEAR(model->read_next(ids.cuda(), open.cuda(), on_gpu).cpu(), next,
+                     (Tolerance{0, 1e-3}));
 }
 
 TEST_P(Conformance, TrainsEveryParameterThatItHas) {

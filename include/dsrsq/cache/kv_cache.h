@@ -42,6 +42,30 @@ class GrowingEntries {
   std::shared_ptr<Room> room_;
 };
 
+// Key-value heads of one layer that hold equally many exact entries, each its own tokens, oldest
+// first: what eviction a head leaves (SnapKV and its kin). Positions need no tensor of their own:
+// keys stay rotated by the place that they were read at.
+struct HeadEntries {
+  at::Tensor heads;   // [h] int64, which of the layer's H_kv heads, ascending; undefined: all
+  at::Tensor keys;    // [B, h, K, d], rotated
+  at::Tensor values;  // [B, h, K, d]
+  at::Tensor order;   // [B, h, K] int32, rank in the reader's sequence
+  at::Tensor valid;   // [B, h, K] bool; undefined: every entry is
+  at::Tensor bias;  // [B, h, K] fp32 added to every logit of the entry: the logarithm of the number
+                    // of tokens that it stands for; undefined: 0
+
+  // Appends the same tokens to every head: keys and values [B, H_kv, T, d] of all of the layer's
+  // heads, order [B, T], valid [B, T] bool (undefined: all valid).
+  void append(const at::Tensor& new_keys, const at::Tensor& new_values, const at::Tensor& new_order,
+              const at::Tensor& new_valid);
+  // x [B, H_kv, ...] -> [B, h, ...], the heads of this group.
+  at::Tensor own_heads(const at::Tensor& x) const;
+  int64_t bytes() const;  // all tensors (D24)
+
+ private:
+  GrowingEntries growing_keys_, growing_values_, growing_order_, growing_valid_, growing_bias_;
+};
+
 // Exact entries of one layer, oldest first; the first `sinks` never leave.
 struct LayerState {
   at::Tensor keys;       // [B, H_kv, K, d], rotated
@@ -60,6 +84,8 @@ struct LayerState {
   bool padded = false;           // some entry may be padding (known on the host)
   int64_t closed = 0;  // leading entries whose segment has closed (sqa.centroids: segment)
   LatentBuffer latents;
+  // Where not empty, heads hold entries of their own, and the tensors above are undefined.
+  std::vector<HeadEntries> head_groups;
 
   int64_t entries() const { return keys.defined() ? keys.size(2) : 0; }
   // Appends entries; cluster, mass, exposure and bias are appended where they are kept (mass and

@@ -29,7 +29,10 @@ struct EvaluationResult {
   double context_tokens_per_second = 0;
   std::vector<double> latencies;  // seconds a question at batch size 1
   double peak_bytes = 0;          // above what was held before, at the evaluation's batch size
-  double state_bytes = 0;  // held for a sequence read alone, when its answer is decoded (D24)
+  double state_bytes = 0;    // held for a sequence read alone, when its answer is decoded (D24)
+  double prefill_bytes = 0;  // the most that was held while such a sequence was read
+  double budget_bytes = 0;  // keys and values of the share of its context that was asked for; 0: no
+                            // budget was
   double shared_bytes = 0;
   double flops = 0;         // analytic, a question
   double sparse_share = 0;  // share of query rows under half of their visible exact keys
@@ -44,9 +47,10 @@ EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Toke
                           const FlopSettings& flops, const std::string& label);
 
 // The records of one row: those of answer_records, then em_exact, em_latent, share_latent,
-// retained_latent, throughput, latency_p50, latency_p95, peak_memory, bytes_held, bytes_shared,
-// flops, tokens_read, token_efficiency, sparse_share, density, latent_mass. A metric without data
-// (no evidence, no latents, no question in that place) has no record.
+// retained_latent, throughput, latency_p50, latency_p95, peak_memory, bytes_held, prefill_bytes,
+// budget_bytes, bytes_shared, flops, tokens_read, token_efficiency, sparse_share, density,
+// latent_mass. A metric without data (no evidence, no latents, no question in that place) has no
+// record.
 std::vector<ResultRecord> result_records(const EvaluationResult& result,
                                          const std::string& case_name, const std::string& row);
 

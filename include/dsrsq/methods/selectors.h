@@ -45,6 +45,7 @@ class SelectorMethod : public Method {
     return reader_->state_bytes(state);
   }
   int64_t shared_bytes() const override { return reader_->shared_bytes(); }
+  bool counts_without_masks() const override { return reader_->counts_without_masks(); }
 
  protected:
   // [B, N], higher is chosen first.
@@ -53,8 +54,6 @@ class SelectorMethod : public Method {
   SelectedTokens select_exactly(const at::Tensor& wanted, const Batch& batch, MethodState& state);
   SelectorConfig config_;
   int64_t seed_;
-
- private:
   std::shared_ptr<Method> reader_;
 };
 

@@ -24,6 +24,8 @@ class StandardMethod : public Method {
   // is kept).
   SelectedTokens select(const Batch& batch, const LanguageModelView& model,
                         MethodState& state) override;
+  at::Tensor attend(const AttentionInput& input, MethodState& state) override;
+  bool counts_without_masks() const override { return true; }
 
  private:
   StandardConfig config_;

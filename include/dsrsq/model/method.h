@@ -131,8 +131,9 @@ struct MethodState {
   at::Tensor context_hidden;   // [B, n, D] final hidden of the selected tokens, where asked for
   LossTerms losses;            // added by the parts as they run
   AttentionStats stats;
-  at::Tensor next_order;                 // [B] int64: rank of the next token of each sequence
-  at::Tensor next_position;              // [B] int64
+  int64_t peak_bytes = 0;    // the most that state_bytes was while prompts were read (D24)
+  at::Tensor next_order;     // [B] int64: rank of the next token of each sequence
+  at::Tensor next_position;  // [B] int64
   std::shared_ptr<MethodMemory> memory;  // of the method; null where it needs none
 };
 
@@ -147,6 +148,7 @@ struct LanguageModelView {
   std::function<at::Tensor(const ReaderInput&, Method&, MethodState&)> forward;
   std::function<at::Tensor(const at::Tensor& hidden)> logits;
   int32_t begin_id = 0;
+  std::vector<int64_t> front_ids;  // what stands in front of every context: model.sinks of them
   std::function<at::Tensor(const at::Tensor& ids)> embed;  // ids int64 [...] -> [..., D]
   std::function<at::Tensor()> table_mean;  // [D] fp32, no gradient: embeddings are centred with it
 };
@@ -175,6 +177,14 @@ struct AttentionInput {
   int64_t layer = 0;
 
   at::Tensor rotated(const at::Tensor& x) const { return rope ? ops::rotate(x, *rope) : x; }
+};
+
+// What --budget buys of a context.
+enum class Budget {
+  kNone,    // the method reads what it reads
+  kTokens,  // tokens that the reader reads
+  kBytes,   // keys and values that stay after the context was read whole
+  kReads,   // keys that a query attends; all of them stay
 };
 
 // Tokens that the options ask for, int64 [B]; undefined where they leave the budget to the method.
@@ -240,6 +250,9 @@ class Method : public torch::nn::Module {
   // weights (codebooks).
   virtual int64_t state_bytes(const MethodState& state) const;
   virtual int64_t shared_bytes() const { return 0; }
+  // true: collect_stats costs next to nothing (no explicit masks), so that an evaluation counts in
+  // the pass that it times.
+  virtual bool counts_without_masks() const { return false; }
   // Names for logs: temperature, tail energy, balance, ...
   virtual std::map<std::string, double> scalars() const { return {}; }
   const AttentionShape& shape() const { return shape_; }
@@ -251,5 +264,8 @@ class Method : public torch::nn::Module {
 // The standard transformer's attention over a layer's exact entries; also what methods fall back to
 // for a part that is off.
 at::Tensor dense_attend(const AttentionInput& input, LayerState& layer, AttentionStats* stats);
+// The statistics of dense attention where nothing was evicted, without masks: a row attends what
+// stands at or before it.
+void count_dense(const AttentionInput& input, AttentionStats& stats);
 
 }  // namespace dsrsq

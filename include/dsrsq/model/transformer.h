@@ -93,6 +93,7 @@ class LanguageModelImpl : public torch::nn::Module {
   at::Device device() const;
   int32_t begin_id() const { return begin_id_; }
   const std::vector<int32_t>& prefix() const { return prefix_; }
+  std::vector<int64_t> front_ids() const;  // LanguageModelView::front_ids
 
  private:
   LanguageModelView view();

@@ -18,12 +18,15 @@ at::Tensor question_complexity(const std::string& kind, const at::Tensor& phi,
 // budget(q) = b0 (1 + alpha complexity), int64 [B]; Eq. budget, paper section 3.2.
 at::Tensor token_budget(int64_t base, double alpha, const at::Tensor& complexity);
 
-// Chosen context tokens in document order, in aligned reader segments: part s of every sequence has
-// lengths[s] slots, and slots that a sequence does not fill are masked.
+// Chosen context tokens in reading order (document order, unless `reordered`), in aligned reader
+// segments: part s of every sequence has lengths[s] slots, and slots that a sequence does not fill
+// are masked.
 struct SelectedTokens {
   at::Tensor index;              // [B, n] int64 into the context; 0 where masked
   at::Tensor mask;               // [B, n] bool
   std::vector<int64_t> lengths;  // slots of each reader segment; their sum is n
+  bool reordered = false;        // a text put together anew: it is numbered in a row, whatever
+                                 // model.positions says
 
   int64_t slots() const;
   // bool [B, ceil(tokens / span)]: runs of `span` tokens that hold a selected one; 1: the tokens.

@@ -8,9 +8,17 @@
 
 #include "dsrsq/batch/collate.h"
 #include "dsrsq/eval/evaluator.h"
+#include "dsrsq/methods/attention_rag.h"
 #include "dsrsq/methods/dsrsq.h"
+#include "dsrsq/methods/kv_compress.h"
+#include "dsrsq/methods/pyramid.h"
+#include "dsrsq/methods/quest.h"
+#include "dsrsq/methods/rag.h"
+#include "dsrsq/methods/razor.h"
 #include "dsrsq/methods/selectors.h"
+#include "dsrsq/methods/squeeze.h"
 #include "dsrsq/methods/standard.h"
+#include "dsrsq/methods/streaming_llm.h"
 #include "dsrsq/model/config.h"
 #include "dsrsq/objective/schedule.h"
 #include "dsrsq/train/optimizer.h"
@@ -67,6 +75,15 @@ struct RunConfig {
   DsrsqConfig dsrsq;  // its groups dsr, sqa, rckv stand at the top level
   StandardConfig standard;
   SelectorConfig selectors;
+  RagConfig rag;
+  AttentionRagConfig attention_rag;
+  EvictionConfig eviction;
+  PyramidConfig pyramid;
+  StreamingLlmConfig streaming_llm;
+  RazorConfig razor;
+  KvCompressConfig kv_compress;
+  SqueezeConfig squeeze;
+  QuestConfig quest;
   LossConfig loss;
   OptimizerConfig optimizer;
   PpoConfig ppo;

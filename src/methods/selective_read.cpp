@@ -1,0 +1,127 @@
+#include "dsrsq/methods/selective_read.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "dsrsq/attention/dense.h"
+
+namespace dsrsq {
+
+int64_t SelectiveReadMemory::bytes() const {
+  int64_t total = 0;
+  for (const auto& one : page_bounds)
+    if (one.defined()) total += int64_t(one.nbytes());
+  return total;
+}
+
+MethodState SelectiveReadMethod::make_state(const Batch& batch, const PassOptions& options) const {
+  auto state = Method::make_state(batch, options);
+  auto memory = std::make_shared<SelectiveReadMemory>();
+  auto shares = context_budgets(batch, options, config_.share);
+  memory->context = shares.context;
+  memory->budget = shares.budget;
+  memory->slots = batch.context.size(1);
+  memory->page_bounds.resize(size_t(shape_.layers));
+  state.memory = std::move(memory);
+  return state;
+}
+
+at::Tensor SelectiveReadMethod::attend(const AttentionInput& input, MethodState& state) {
+  auto& layer = state.layers[size_t(input.layer)];
+  auto& memory = static_cast<SelectiveReadMemory&>(*state.memory);
+  auto* stats = state.options.collect_stats ? &state.stats : nullptr;
+  bool fresh = layer.entries() == 0;
+  auto q = input.rotated(input.q);
+  layer.append(input.rotated(input.k), input.v, input.positions, input.order, input.valid, {},
+               false, {}, input.padded);
+  if (!fresh && layer.entries() > sinks_ + memory.slots)
+    return read_chosen(input, q, layer, memory, stats);
+  if (stats != nullptr) count_dense(input, *stats);
+  context_read(layer, memory, input.layer);
+  // A first chunk is padded behind its tokens only, where causal attention needs no mask.
+  return causal_attention(q, layer.keys, layer.values);
+}
+
+namespace {
+
+// The `count[b]` most important context entries of each query, best first.
+struct Chosen {
+  at::Tensor index;  // [B, H, T, C] int64
+  at::Tensor live;   // [B, 1, 1, C] bool; false: beyond the sequence's own count
+  bool even = true;  // all of `live` is true (known on the host)
+};
+
+Chosen most_important(const at::Tensor& importance, const std::vector<int64_t>& count) {
+  auto [fewest, most] = std::minmax_element(count.begin(), count.end());
+  Chosen chosen;
+  chosen.index = std::get<1>(importance.topk(*most, -1));
+  auto own = at::tensor(count, at::kLong).to(importance.device()).view({-1, 1, 1, 1});
+  chosen.live = at::arange(*most, own.options()) < own;
+  chosen.even = *fewest == *most;
+  return chosen;
+}
+
+void count_reads(const AttentionInput& input, const at::Tensor& attended, AttentionStats& stats) {
+  auto padding = input.valid.logical_not().unsqueeze(1);
+  auto own = attended.masked_fill(padding, 0);
+  auto seen = (input.order + 1).unsqueeze(1).masked_fill(padding, 0).expand_as(own);
+  stats.add(stats.rows, input.valid.sum() * own.size(1));
+  stats.add(stats.sparse_rows, (own * 2 < seen).sum());
+  stats.add(stats.attended_pairs, own.sum());
+  stats.add(stats.visible_pairs, seen.sum());
+}
+
+// One query a sequence: keys and values that are not attended are not read.
+at::Tensor read_gathered(const AttentionInput& input, const at::Tensor& q, const LayerState& layer,
+                         int64_t sinks, int64_t slots, const Chosen& chosen,
+                         AttentionStats* stats) {
+  auto batch = q.size(0), heads = q.size(1), groups = layer.keys.size(1);
+  auto range = [&](int64_t begin, int64_t end) {
+    return at::arange(begin, end, chosen.index.options()).expand({batch, heads, -1});
+  };
+  auto index = at::cat(
+      {range(0, sinks), chosen.index.squeeze(2) + sinks, range(sinks + slots, layer.entries())},
+      2);  // [B, H, R]
+  auto entries = index.size(2);
+  auto of_groups = index.reshape({batch, groups, -1, 1}).expand({-1, -1, -1, q.size(3)});
+  auto gathered = [&](const at::Tensor& x) {
+    return x.gather(2, of_groups).view({batch, heads, entries, q.size(3)});
+  };
+  at::Tensor mask;
+  if (!chosen.even || layer.padded) {
+    mask = layer.valid.unsqueeze(1).expand({-1, heads, -1}).gather(2, index).unsqueeze(2);
+    mask.narrow(3, sinks, chosen.live.size(3)).logical_and_(chosen.live);
+  }
+  if (stats != nullptr)
+    count_reads(
+        input,
+        mask.defined() ? mask.sum(-1) : at::full({batch, heads, 1}, entries, index.options()),
+        *stats);
+  return read_entries(q, gathered(layer.keys), gathered(layer.values), mask);
+}
+
+}  // namespace
+
+at::Tensor SelectiveReadMethod::read_chosen(const AttentionInput& input, const at::Tensor& q,
+                                            const LayerState& layer, SelectiveReadMemory& memory,
+                                            AttentionStats* stats) const {
+  auto context_valid = layer.valid.narrow(1, sinks_, memory.slots).unsqueeze(1).unsqueeze(2);
+  auto important =
+      importance(q, layer, memory, input.layer)
+          .masked_fill(context_valid.logical_not(), -std::numeric_limits<double>::infinity());
+  auto chosen = most_important(important, reads(input.layer, memory));
+  if (q.size(2) == 1) return read_gathered(input, q, layer, sinks_, memory.slots, chosen, stats);
+  auto in_context = at::zeros(important.sizes(), context_valid.options())
+                        .scatter_(3, chosen.index, chosen.live.expand_as(chosen.index));
+  auto mask = (layer.order.unsqueeze(1).unsqueeze(2) <= input.order.unsqueeze(1).unsqueeze(-1))
+                  .logical_and(layer.valid.unsqueeze(1).unsqueeze(2))
+                  .expand({-1, q.size(1), -1, -1})
+                  .clone();
+  mask.narrow(3, sinks_, memory.slots).logical_and_(in_context);
+  if (stats != nullptr) count_reads(input, mask.sum(-1), *stats);
+  return read_entries(q, layer.keys, layer.values, mask);
+}
+
+}  // namespace dsrsq
