@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads)
 template <int kWidth>
 constexpr int kAttendBlocks = kWidth == 64 ? 3 : 2;  // on a multiprocessor
 template <int kWidth>
-using AttendTiles = ClusterTiles<kWidth, kWidth == 64 ? 3 : 2>;
+using AttendTiles = ClusterTiles<kWidth, 1, kWidth == 64 ? 3 : 2>;
 
 struct AttendArguments {
   BackwardArguments b;
@@ -76,8 +76,9 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
   const uint32_t zero = unknown_zero();
   const unsigned slots = static_cast<unsigned>(s.slots);
   const bool has_bias = a.b.in.key_bias != nullptr;
-  Tiles tiles(shared_raw, shared, s, a.b.index, a.keys, has_bias,
-              a.b.index.attend_begin[a.first_head], a.b.index.attend_begin[a.end_head]);
+  const ClusterIndex& index = a.b.index;
+  Tiles tiles(shared_raw, shared, s, index, index.large, a.keys, has_bias,
+              index.large_begin[a.first_head], index.large_begin[a.end_head]);
   for (; tiles.has_item(); tiles.end_item()) {
     tiles.begin_item();
     const AttendItem& item = tiles.item();
@@ -323,6 +324,8 @@ cudaError_t query_gradients(const BackwardArguments& b, int64_t first, int64_t e
 
 int64_t align(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
+constexpr int64_t kCounterBytes = 256;
+
 int64_t row_bytes(const ClusterSizes& s) { return align(s.batch * s.heads * s.queries * 8); }
 
 }  // namespace
@@ -336,7 +339,7 @@ cudaError_t launch_query_gradients(const BackwardArguments& a, int64_t first, in
 int64_t cluster_attention_backward_workspace_bytes(const ClusterSizes& s) {
   const int64_t partial = cluster_attention_heads_at_once(s) * s.pairs() * s.width * 2;
   const int64_t keys = key_gradient_workspace_bytes(s);
-  return row_bytes(s) + (partial > keys ? partial : keys);
+  return row_bytes(s) + kCounterBytes + (partial > keys ? partial : keys);
 }
 
 cudaError_t launch_cluster_attention_backward(const ClusterSizes& s, const ClusterIndex& index,
@@ -345,7 +348,8 @@ cudaError_t launch_cluster_attention_backward(const ClusterSizes& s, const Clust
                                               void* workspace, cudaStream_t stream) {
   if (s.width != 64 && s.width != 128) return cudaErrorInvalidValue;
   auto* side = static_cast<float2*>(workspace);
-  void* scratch = static_cast<char*>(workspace) + row_bytes(s);
+  auto* counter = reinterpret_cast<int*>(static_cast<char*>(workspace) + row_bytes(s));
+  void* scratch = static_cast<char*>(workspace) + row_bytes(s) + kCounterBytes;
   const int64_t heads = s.batch * s.heads, rows = heads * s.queries;
   const auto blocks = static_cast<unsigned>((rows * s.width / 8 + kThreads - 1) / kThreads);
   row_kernel<<<blocks, kThreads, 0, stream>>>(
@@ -355,7 +359,11 @@ cudaError_t launch_cluster_attention_backward(const ClusterSizes& s, const Clust
   const int64_t at_once = cluster_attention_heads_at_once(s);
   for (int64_t first = 0; first < heads; first += at_once) {
     const int64_t end = first + at_once < heads ? first + at_once : heads;
-    const cudaError_t status = launch_query_gradients(a, first, end, scratch, stream);
+    cudaError_t status = cudaSuccess;
+    if (s.width == 64) {
+      status = launch_small_cluster_gradients(a, first, end, scratch, counter, stream);
+    }
+    if (status == cudaSuccess) status = launch_query_gradients(a, first, end, scratch, stream);
     if (status != cudaSuccess) return status;
   }
   return launch_key_gradients(a, scratch, stream);

@@ -18,22 +18,6 @@ int64_t sink_chunks(const ClusterSizes& s) {
   return s.sinks > 0 ? (s.queries + kSinkChunk - 1) / kSinkChunk * (s.heads / s.kv_heads) : 0;
 }
 
-// Division by the number of slots, exact below 2^31.
-struct Divisor {
-  unsigned factor;
-  int shift;
-  __device__ int divide(unsigned x) const {
-    return static_cast<int>(static_cast<uint64_t>(x) * factor >> shift);
-  }
-};
-
-Divisor divisor(int64_t slots) {
-  int bits = 0;
-  while ((int64_t{1} << bits) < slots) ++bits;
-  const int shift = 31 + bits;
-  return {static_cast<unsigned>(((uint64_t{1} << shift) + slots - 1) / slots), shift};
-}
-
 enum class KeyMode { kClusters, kSinks, kWindow };
 
 struct KeyArguments {
@@ -66,13 +50,6 @@ struct KeyShared {
   static constexpr int kBytes =
       1024 + 2 * kKeyBytes + kStages * (kStageBytes + static_cast<int>(sizeof(Rows)));
 };
-
-__device__ __forceinline__ void copy_word(void* shared, const void* global, bool valid) {
-  const int bytes = valid ? 4 : 0;
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)),
-               "l"(global), "r"(bytes)
-               : "memory");
-}
 
 // The queries that a block walks: list entries, or all from `first` on.
 struct QuerySource {
@@ -375,20 +352,6 @@ __device__ QuerySource find_queries(const KeyArguments& a, const KeyBlock& block
   return source;
 }
 
-// Half of 64 columns of a row, in the order of store_row, from and to an accumulator in natural
-// order. All lanes take part.
-__device__ __forceinline__ void add_row(float* d, const __nv_bfloat16* row, bool valid) {
-  uint4 x = make_uint4(0, 0, 0, 0);
-  if (valid) x = *(reinterpret_cast<const uint4*>(row) + (threadIdx.x & 3));
-  quad_transpose(x.x, x.y, x.z, x.w);
-  add_chunk(d, x, 1.f);
-}
-__device__ __forceinline__ void put_row(const float* d, __nv_bfloat16* row, bool valid) {
-  uint4 x = {pack(d[0], d[1]), pack(d[4], d[5]), pack(d[8], d[9]), pack(d[12], d[13])};
-  quad_transpose(x.x, x.y, x.z, x.w);
-  if (valid) *(reinterpret_cast<uint4*>(row) + (threadIdx.x & 3)) = x;
-}
-
 // What was collected for the keys of rows g and g + 8.
 template <int kWidth>
 __device__ __forceinline__ void write_keys(const KeyArguments& a, const KeyBlock& block,
@@ -476,6 +439,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (a.mode == KeyMode::kClusters) {
     if (static_cast<int>(blockIdx.x) >= a.b.index.num_key_items[block.kv]) return;
     const ClusterItem item = a.b.index.key_items[block.kv * s.max_key_items() + blockIdx.x];
+    // Small clusters have a kernel of their own.
+    if (is_small_cluster(s, a.b.index.key_count[block.kv * s.clusters + item.cluster])) return;
     block.cluster = item.cluster;
     block.order = a.b.index.order + block.kv * s.rows() + item.begin;
     block.count = item.count;

@@ -113,6 +113,36 @@ __device__ __forceinline__ void mask_tile(float (&score)[32], const int* positio
   }
 }
 
+// Half of 64 columns of a row, in the order of store_row, from and to an accumulator in natural
+// order. All lanes take part.
+__device__ __forceinline__ void add_row(float* d, const __nv_bfloat16* row, bool valid) {
+  uint4 x = make_uint4(0, 0, 0, 0);
+  if (valid) x = *(reinterpret_cast<const uint4*>(row) + (threadIdx.x & 3));
+  quad_transpose(x.x, x.y, x.z, x.w);
+  add_chunk(d, x, 1.f);
+}
+__device__ __forceinline__ void put_row(const float* d, __nv_bfloat16* row, bool valid) {
+  uint4 x = {pack(d[0], d[1]), pack(d[4], d[5]), pack(d[8], d[9]), pack(d[12], d[13])};
+  quad_transpose(x.x, x.y, x.z, x.w);
+  if (valid) *(reinterpret_cast<uint4*>(row) + (threadIdx.x & 3)) = x;
+}
+
+// Division by the number of slots, exact below 2^31.
+struct Divisor {
+  unsigned factor;
+  int shift;
+  __device__ int divide(unsigned x) const {
+    return static_cast<int>(static_cast<uint64_t>(x) * factor >> shift);
+  }
+};
+
+inline Divisor divisor(int64_t slots) {
+  int bits = 0;
+  while ((int64_t{1} << bits) < slots) ++bits;
+  const int shift = 31 + bits;
+  return {static_cast<unsigned>(((uint64_t{1} << shift) + slots - 1) / slots), shift};
+}
+
 __device__ __forceinline__ float quad_max(float x) {
   x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
   return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));

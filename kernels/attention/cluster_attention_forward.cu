@@ -8,10 +8,13 @@ namespace {
 
 constexpr int kThreads = 128;  // one warpgroup: 64 queries
 
+// Two warpgroups share the keys that they bring to shared memory.
+constexpr int kAttendGroups = kAttendQueries / kTileRows;
+constexpr int kAttendThreads = 128 * kAttendGroups;
 template <int kWidth>
-constexpr int kAttendBlocks = kWidth == 64 ? 4 : 2;  // on a multiprocessor
+constexpr int kAttendBlocks = kWidth == 64 ? 2 : 1;  // on a multiprocessor
 template <int kWidth>
-using AttendTiles = ClusterTiles<kWidth, kWidth == 64 ? 3 : 2>;
+using AttendTiles = ClusterTiles<kWidth, kAttendGroups, kWidth == 64 ? 4 : 3>;
 
 struct AttendArguments {
   ClusterSizes s;
@@ -51,7 +54,7 @@ __device__ __forceinline__ float softmax_row(float (&s)[32], int low, float scal
 }
 
 template <int kWidth>
-__global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
+__global__ void __launch_bounds__(kAttendThreads, kAttendBlocks<kWidth>)
     attend_kernel(const __grid_constant__ AttendArguments a) {
   using Tiles = AttendTiles<kWidth>;
   constexpr int kPlanes = kWidth / 64;
@@ -63,7 +66,7 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
   const float scale = s.scale * kLog2E;
   const uint32_t zero = unknown_zero();
   const unsigned slots = static_cast<unsigned>(s.slots);
-  Tiles tiles(shared_raw, shared, s, a.index, a.keys, a.has_bias,
+  Tiles tiles(shared_raw, shared, s, a.index, a.index.attend, a.keys, a.has_bias,
               a.index.attend_begin[a.first_head], a.index.attend_begin[a.end_head]);
   for (; tiles.has_item(); tiles.end_item()) {
     tiles.begin_item();
@@ -320,7 +323,7 @@ cudaError_t forward(const ClusterSizes& s, const ClusterIndex& index,
   for (int64_t first = 0; first < heads; first += at_once) {
     const auto count = static_cast<unsigned>(at_once < heads - first ? at_once : heads - first);
     attend_kernel<kWidth>
-        <<<attend_blocks(s, count, kAttendBlocks<kWidth>), kThreads, Tiles::kDynamicBytes,
+        <<<attend_blocks(s, count, kAttendBlocks<kWidth>), kAttendThreads, Tiles::kDynamicBytes,
            stream>>>({s, index, clustered_layout(s, const_cast<void*>(in.clustered)),
                       static_cast<const __nv_bfloat16*>(in.q), in.key_bias != nullptr, first,
                       first + count, partial, partial_lse});
@@ -338,10 +341,12 @@ int64_t cluster_attention_heads_at_once(const ClusterSizes& s) {
   const int64_t head = s.pairs() * s.width * 2;
   const int64_t fit = head > 0 ? kBudget / head : 1;
   const int64_t heads = s.batch * s.heads;
-  if (fit < 1) return 1;
+  const int64_t group = s.heads / s.kv_heads;
+  if (fit <= group) return group;
   if (fit >= heads) return heads;
   const int64_t rounds = (heads + fit - 1) / fit;  // of equal size, or nearly
-  return (heads + rounds - 1) / rounds;
+  const int64_t even = (heads + rounds - 1) / rounds;
+  return (even + group - 1) / group * group;  // all heads of a key-value head together
 }
 
 int64_t cluster_attention_forward_workspace_bytes(const ClusterSizes& s) {

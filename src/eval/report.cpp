@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <filesystem>
 #include <limits>
@@ -67,7 +68,10 @@ std::optional<fs::path> checkout_folder() {
 
 std::string commit_name() {
   auto folder = checkout_folder();
-  if (!folder) return "unknown";
+  if (!folder) {  // a copy of the tree on another machine
+    const char* copied = std::getenv("DSRSQ_COMMIT");
+    return copied ? copied : "unknown";
+  }
   auto git = "GIT_OPTIONAL_LOCKS=0 git -C " + shell_quoted(folder->string());
   auto commit = output_of(git + " rev-parse --verify HEAD");
   if (!commit) return "unknown";
@@ -171,6 +175,10 @@ ResultRecord parse_record(const json& item, const std::string& where) {
     record.difference = parse_difference(*difference, where + ".difference");
   if (auto ratio = item.find("ratio"); ratio != item.end())
     record.ratio = number_of(*ratio, where + ".ratio");
+  if (auto p10 = item.find("p10"); p10 != item.end())
+    record.p10 = number_of(*p10, where + ".p10");
+  if (auto p90 = item.find("p90"); p90 != item.end())
+    record.p90 = number_of(*p90, where + ".p90");
   return record;
 }
 
@@ -280,6 +288,8 @@ json results_json(const json& provenance, const std::vector<ResultRecord>& recor
       item["value"] = record.value;  // JSON has no NaN: null, shown as "n/a"
     if (record.low && record.high && std::isfinite(*record.low) && std::isfinite(*record.high))
       item["ci"] = {*record.low, *record.high};
+    if (record.p10) item["p10"] = *record.p10;
+    if (record.p90) item["p90"] = *record.p90;
     if (!record.baseline.empty()) item["baseline"] = record.baseline;
     if (const auto& d = record.difference)
       item["difference"] = {{"value", d->value},

@@ -2,7 +2,7 @@
 // and memory (design section 4):
 //   {"provenance": {"commit","command","date","device","versions","seeds"},
 //    "records":
-//    [{"case","method","shape":{},"metric","value","unit","ci"?:[low,high],
+//    [{"case","method","shape":{},"metric","value","unit","ci"?:[low,high],"p10"?,"p90"?,
 //      "baseline"?,"ratio"?,
 //      "difference"?:{"value","ci":[low,high],"p","test":"exact"|"drawn","pairs"}}]}
 // `baseline` names the row that this one is compared with: a quality question by question, as the
@@ -36,6 +36,7 @@ struct ResultRecord {
   std::string baseline = {};        // the row compared with; empty: none
   std::optional<RowDifference> difference = {};
   std::optional<double> ratio = {};
+  std::optional<double> p10 = {}, p90 = {};  // of repeated runs, `value` being their median
 };
 
 // Commit (git, "unknown" outside a checkout; "-dirty" where files differ), command line, date
