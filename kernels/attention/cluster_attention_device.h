@@ -143,6 +143,60 @@ inline Divisor divisor(int64_t slots) {
   return {static_cast<unsigned>(((uint64_t{1} << shift) + slots - 1) / slots), shift};
 }
 
+template <int kPlanes>
+__device__ __forceinline__ void zero(float (&d)[kPlanes][32]) {
+#pragma unroll
+  for (int plane = 0; plane < kPlanes; ++plane) {
+#pragma unroll
+    for (int i = 0; i < 32; ++i) d[plane][i] = 0.f;
+  }
+}
+
+// Products of 64 rows in registers with the 64 rows of tile(plane), as a group of wgmma.
+template <int kPlanes, typename Tile>
+__device__ __forceinline__ void row_products(float (&d)[32], const uint32_t (&a)[kPlanes][16],
+                                             Tile&& tile) {
+#pragma unroll
+  for (int plane = 0; plane < kPlanes; ++plane) {
+    const uint64_t b = tile(plane);
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      wgmma<false>(d, a[plane] + 4 * step, b + step * kColumnStep, plane + step > 0);
+    }
+  }
+  wgmma_commit();
+}
+
+// Adds to 64 rows the rows of tile(plane), which lie kStep a contraction step apart, by the weights
+// in registers, as a group of wgmma.
+template <uint64_t kStep, int kPlanes, typename Tile>
+__device__ __forceinline__ void add_rows(float (&d)[kPlanes][32], const uint32_t (&a)[16],
+                                         Tile&& tile) {
+  wgmma_fence();
+#pragma unroll
+  for (int plane = 0; plane < kPlanes; ++plane) {
+    const uint64_t b = tile(plane);
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      wgmma<true>(d[plane], a + 4 * step, b + step * kStep, true);
+    }
+  }
+  wgmma_commit();
+}
+
+// Products of a tile become scores in units of log2, with the bias of each key.
+__device__ __forceinline__ void add_biases(float (&score)[32], float scale, const float* biases,
+                                           int column) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const float2 b = *reinterpret_cast<const float2*>(biases + 8 * i + column);
+    score[4 * i + 0] = fmaf(score[4 * i + 0], scale, b.x);
+    score[4 * i + 1] = fmaf(score[4 * i + 1], scale, b.y);
+    score[4 * i + 2] = fmaf(score[4 * i + 2], scale, b.x);
+    score[4 * i + 3] = fmaf(score[4 * i + 3], scale, b.y);
+  }
+}
+
 __device__ __forceinline__ float quad_max(float x) {
   x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
   return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));

@@ -74,7 +74,7 @@ __device__ int block_scan(int value, int* warp_sums) {
   if (lane == 31) warp_sums[warp] = sum;
   __syncthreads();
   if (warp == 0) {
-    int total = warp_sums[lane];
+    int total = lane < static_cast<int>(blockDim.x) / 32 ? warp_sums[lane] : 0;
 #pragma unroll
     for (int offset = 1; offset < 32; offset *= 2) {
       const int other = __shfl_up_sync(0xffffffffu, total, offset);
@@ -185,13 +185,21 @@ __global__ void __launch_bounds__(kScanThreads)
   }
 }
 
+constexpr int kElementBits = 12;
+static_assert(1 << kElementBits == kBlockElements);
+
+// Sorts the block's elements in shared memory first, so that those of a cluster are written side by
+// side.
 template <typename Source>
 __global__ void __launch_bounds__(kThreads)
     scatter_kernel(Source source, int clusters, const int* places, int64_t stride, unsigned* out) {
-  extern __shared__ int warp_place[];  // [kWarps][clusters]
+  extern __shared__ int warp_place[];  // [kWarps][clusters], then what to add to a sorted place [m]
+  __shared__ unsigned sorted[kBlockElements];  // cluster, element of the block
+  __shared__ int warp_sums[32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t head = blockIdx.y;
   int* mine = warp_place + warp * clusters;
+  int* shift = warp_place + kWarps * clusters;
   for (int i = threadIdx.x; i < kWarps * clusters; i += kThreads) warp_place[i] = 0;
   __syncthreads();
   int cluster[kPerThread];
@@ -209,16 +217,25 @@ __global__ void __launch_bounds__(kThreads)
     __syncwarp();
   }
   __syncthreads();
+  // A thread takes successive clusters.
+  const int each = (clusters + kThreads - 1) / kThreads;
+  const int c0 = min(clusters, static_cast<int>(threadIdx.x) * each);
+  const int c1 = min(clusters, c0 + each);
+  int count = 0;
+  for (int c = c0; c < c1; ++c) {
+    for (int w = 0; w < kWarps; ++w) count += warp_place[w * clusters + c];
+  }
+  int running = block_scan(count, warp_sums);
   const int* row = places + (head * gridDim.x + blockIdx.x) * clusters;
-  for (int c = threadIdx.x; c < clusters; c += kThreads) {
-    int running = row[c];
-#pragma unroll
+  for (int c = c0; c < c1; ++c) {
+    shift[c] = row[c] - running;
     for (int w = 0; w < kWarps; ++w) {
-      const int count = warp_place[w * clusters + c];
+      const int of_warp = warp_place[w * clusters + c];
       warp_place[w * clusters + c] = running;
-      running += count;
+      running += of_warp;
     }
   }
+  if (threadIdx.x == kThreads - 1) warp_sums[0] = running;  // elements that belong to a cluster
   __syncthreads();
 #pragma unroll
   for (int r = 0; r < kPerThread; ++r) {
@@ -226,10 +243,19 @@ __global__ void __launch_bounds__(kThreads)
     const int place = cluster[r] >= 0 ? mine[cluster[r]] : 0;
     __syncwarp();
     if (cluster[r] >= 0) {
-      out[head * stride + place + rank] = static_cast<unsigned>(element(r));
+      const int of_block = warp * 32 * kPerThread + r * 32 + lane;
+      sorted[place + rank] = static_cast<unsigned>(cluster[r] << kElementBits | of_block);
       if (rank == 0) mine[cluster[r]] = place + __popc(peers[r]);
     }
     __syncwarp();
+  }
+  __syncthreads();
+  const int listed = warp_sums[0];
+  const unsigned first = blockIdx.x * static_cast<unsigned>(kBlockElements);
+  for (int i = threadIdx.x; i < listed; i += kThreads) {
+    const unsigned entry = sorted[i];
+    out[head * stride + shift[entry >> kElementBits] + i] =
+        first + (entry & (kBlockElements - 1));
   }
 }
 
@@ -358,7 +384,7 @@ cudaError_t sort(const ClusterSizes& s, const Source& source, int64_t heads, int
   while (lanes < clusters) lanes *= 2;
   scan_kernel<<<static_cast<unsigned>(heads), kScanThreads, 0, stream>>>(
       s, counts, static_cast<int>(blocks), lanes, scan);
-  const int shared = kWarps * clusters * static_cast<int>(sizeof(int));
+  const int shared = (kWarps + 1) * clusters * static_cast<int>(sizeof(int));
   const cudaError_t status = cudaFuncSetAttribute(
       scatter_kernel<Source>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
   if (status != cudaSuccess) return status;

@@ -6,7 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
+#include <regex>
 
 #include "dsrsq/core/timer.h"
 #include "dsrsq/train/profile.h"
@@ -57,10 +57,7 @@ class Stopwatch {
 
 // "void dsrsq::kernels::(anonymous namespace)::attend_kernel<64>(...)" -> "attend_kernel<64>".
 std::string short_name(const std::string& kernel) {
-  std::string name = kernel;
-  if (const auto arguments = name.find(")::"); arguments != std::string::npos)
-    name = name.substr(arguments + 3);
-  if (name.starts_with("void ")) name = name.substr(5);
+  std::string name = std::regex_replace(kernel, std::regex(R"(\(anonymous namespace\)::|^void )"), "");
   name = name.substr(0, name.find('('));
   const auto scope = name.substr(0, name.find('<')).rfind("::");
   return scope == std::string::npos ? name : name.substr(scope + 2);
