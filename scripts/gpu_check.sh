@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # On a machine with a GPU: builds, runs all tests there, trains and evaluates briefly on the device in fp32 and
-# bf16, and runs the operators' tests under compute-sanitizer.
+# bf16, runs the operators' tests under compute-sanitizer, and times attention over clusters against dense attention.
 #   scripts/gpu_check.sh RESULTS.json
 # Installs nothing. LibTorch comes from .venv, else from python3's torch; libraries that the machine lacks may lie in
 # .deps/usr (unpacked Debian packages). Exit code 0 only if everything passed; the JSON is written either way.
@@ -40,6 +40,20 @@ configure() {
 
 memcheck() {
   compute-sanitizer --tool memcheck --error-exitcode 1 $BUILD/bin/test_ops
+}
+
+# check_kernels TOOL: our kernels alone, since initcheck does not see what torch's kernels write through the copy engine.
+check_kernels() {
+  OMP_NUM_THREADS=8 compute-sanitizer --tool "$1" --error-exitcode 1 --kernel-name kns=5dsrsq7kernels $BUILD/bin/test_ops \
+    --gtest_filter="ClusterA*Errs*:ClusterAssign.Matches*:ClusterRoute.*:CausalConv.Matches*"
+}
+
+# Its records join those of this script.
+bench() {
+  $BUILD/bin/dsrsq-bench --suite attention --cases 16384:128,65536:256 --seconds 0.3 --output $BUILD/bench.json || return
+  local records
+  records="$(python3 -c 'import json, sys; [print(json.dumps(r)) for r in json.load(open(sys.argv[1]))["records"]]' $BUILD/bench.json)" || return
+  while IFS= read -r line; do RECORDS+=("$line"); done <<< "$records"
 }
 
 # train_on_gpu NAME SETTING...: the whole path on the device, all stages and parts, with a tiny number of steps; then the evaluation
@@ -89,6 +103,9 @@ if step configure configure && step build cmake --build $BUILD -j "$JOBS"; then
     sqa.route=group rckv.weight=recency loss.retrieval_target=attention loss.retrieval_form=inclusion || true
   step train_bias train_on_gpu bias train.precision=fp32 dsr.reader_gradient=bias stages.3.sample=true || true
   step memcheck memcheck || true
+  step racecheck check_kernels racecheck || true
+  step initcheck check_kernels initcheck || true
+  step bench bench || true
   step tests run_tests || true
 fi
 

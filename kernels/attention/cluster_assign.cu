@@ -26,11 +26,12 @@ constexpr int kClusterStride = kClusterTile + 4;
 
 // Sums: a block takes a slice of the tokens, kSumChunk of them at a time, in the order of their
 // clusters; its warps divide the order evenly, however large a cluster is.
-constexpr int kSumThreads = 256;
+constexpr int kSumThreads = 512;
 constexpr int kSumWarps = kSumThreads / 32;
 constexpr int kSumChunk = 2048;
 constexpr int kPerSumWarp = kSumChunk / kSumWarps;
 constexpr int kSumRounds = kPerSumWarp / 32;
+constexpr int kSumBatch = 8;  // tokens in flight
 constexpr int64_t kMaxSlices = 32;
 constexpr int kColumnsPerLane = kClusterAssignMaxWidth / 32;
 
@@ -174,7 +175,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 struct SumShared {
-  int16_t order[kSumChunk];  // tokens of the chunk in the order of their clusters
+  int order[kSumChunk];  // tokens of the chunk in the order of their clusters: 2^16 cluster + token
   // Of a warp's first cluster, what belongs to a cluster that began before it.
   float carried[2][kSumWarps][kClusterAssignMaxWidth];
   int scan[kSumWarps];
@@ -183,7 +184,7 @@ struct SumShared {
 // Sorts a chunk's tokens by cluster, stably: order, and the first place of each cluster in
 // begin[m + 1]. `place`: [kSumWarps][m].
 __device__ void sort_chunk(const int16_t* compact, int64_t first, int64_t end, int clusters,
-                           int16_t* order, int* begin, int* place, int* scan) {
+                           int* order, int* begin, int* place, int* scan) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   for (int i = threadIdx.x; i < kSumWarps * clusters; i += kSumThreads) place[i] = 0;
   __syncthreads();
@@ -233,7 +234,7 @@ __device__ void sort_chunk(const int16_t* compact, int64_t first, int64_t end, i
     const int at = cluster[r] >= 0 ? mine[cluster[r]] : 0;
     __syncwarp();
     if (cluster[r] >= 0) {
-      order[at + rank] = static_cast<int16_t>(warp * kPerSumWarp + r * 32 + lane);
+      order[at + rank] = cluster[r] << 16 | (warp * kPerSumWarp + r * 32 + lane);
       if (rank == 0) mine[cluster[r]] = at + __popc(peers[r]);
     }
     __syncwarp();
@@ -246,29 +247,93 @@ struct KeySums {
   float direction[kColumnsPerLane];
 };
 
-// Adds tokens order[from, to) of the chunk that begins at `first`, in that order.
+// Keys of kSumBatch tokens, loaded together.
 template <typename Key>
-__device__ __forceinline__ KeySums add_members(const ClusterAssignSizes& s, const Key* keys,
-                                               const float* inverse_norm, int64_t head,
-                                               int64_t first, const int16_t* order, int from,
-                                               int to) {
-  const int lane = threadIdx.x % 32;
-  KeySums sums = {};
-#pragma unroll 8
-  for (int i = from; i < to; ++i) {
-    const int64_t t = first + order[i];
-    const Key* source = keys + key_row(s, head, t) * s.width;
-    const float scale = inverse_norm[t];
+struct KeyBatch {
+  Key x[kSumBatch][kColumnsPerLane];
+  float scale[kSumBatch];
+  // `row`: of the chunk's first token, which has `left` tokens of its sequence from there on.
+  __device__ void load(const ClusterAssignSizes& s, const Key* keys, const float* inverse_norm,
+                       int64_t head, int64_t first, int64_t row, int64_t left, const int* order,
+                       int from, int to) {
+    const int lane = threadIdx.x % 32;
 #pragma unroll
-    for (int j = 0; j < kColumnsPerLane; ++j) {
-      const int column = lane + 32 * j;
-      if (column >= s.width) continue;
-      const float x = to_float(source[column]);
-      sums.raw[j] += x;
-      sums.direction[j] += x * scale;
+    for (int i = 0; i < kSumBatch; ++i) {
+      const int of_chunk = order[min(from + i, to - 1)] & 0xffff;
+      const int64_t t = first + of_chunk;
+      // Mostly in the sequence of the chunk's first token: no division then.
+      const Key* source = keys + (of_chunk < left ? row + of_chunk : key_row(s, head, t)) * s.width;
+      scale[i] = inverse_norm[t];
+#pragma unroll
+      for (int j = 0; j < kColumnsPerLane; ++j) {
+        const int column = lane + 32 * j;
+        x[i][j] = column < s.width ? source[column] : Key(0.f);
+      }
     }
   }
-  return sums;
+};
+
+// Where the sums of a slice go.
+struct SliceSums {
+  float* raw;        // [m, d]
+  float* direction;  // [m, d]
+  int width;
+  bool first;  // chunk of the slice: nothing is there
+  __device__ void add(int cluster, const KeySums& sums) const {
+#pragma unroll
+    for (int j = 0; j < kColumnsPerLane; ++j) {
+      const int column = threadIdx.x % 32 + 32 * j, i = cluster * width + column;
+      if (column >= width) continue;
+      raw[i] = first ? sums.raw[j] : raw[i] + sums.raw[j];
+      direction[i] = first ? sums.direction[j] : direction[i] + sums.direction[j];
+    }
+  }
+};
+
+// Adds up tokens order[from, to) of the chunk that begins at `first`, in that order, cluster by
+// cluster. Returns the cluster of the last, or -1 where that began before `from`.
+template <typename Key>
+__device__ int add_tokens(const ClusterAssignSizes& s, const Key* keys, const float* inverse_norm,
+                          int64_t head, int64_t first, int from, int to, const int* begin,
+                          const SliceSums& out, SumShared& shared) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t row = key_row(s, head, first), left = s.tokens - row % s.tokens;
+  KeySums sums = {};
+  int cluster = -1, stop = from;  // the cluster being added up, and its end
+  auto finish = [&] {
+    if (cluster < 0) return;
+    if (begin[cluster] >= from) {
+      out.add(cluster, sums);
+    } else {
+#pragma unroll
+      for (int j = 0; j < kColumnsPerLane; ++j) {
+        shared.carried[0][warp][lane + 32 * j] = sums.raw[j];
+        shared.carried[1][warp][lane + 32 * j] = sums.direction[j];
+      }
+    }
+  };
+  for (int at = from; at < to; at += kSumBatch) {
+    KeyBatch<Key> batch;
+    batch.load(s, keys, inverse_norm, head, first, row, left, shared.order, at, to);
+#pragma unroll
+    for (int i = 0; i < kSumBatch; ++i) {
+      if (at + i >= to) break;
+      if (at + i == stop) {
+        finish();
+        cluster = shared.order[at + i] >> 16;
+        stop = begin[cluster + 1];
+        sums = {};
+      }
+#pragma unroll
+      for (int j = 0; j < kColumnsPerLane; ++j) {
+        const float x = to_float(batch.x[i][j]);
+        sums.raw[j] += x;
+        sums.direction[j] += x * batch.scale[i];
+      }
+    }
+  }
+  finish();
+  return cluster >= 0 && begin[cluster] >= from ? cluster : -1;
 }
 
 template <typename Key>
@@ -285,62 +350,34 @@ __global__ void __launch_bounds__(kSumThreads)
   compact += head * total;
   inverse_norm += head * total;
   const int64_t row = (blockIdx.y * s.heads + head) * s.clusters;
-  raw_sum += row * width;
-  direction_sum += row * width;
+  SliceSums out{raw_sum + row * width, direction_sum + row * width, width, true};
   count += row;
-  for (int i = threadIdx.x; i < clusters * width; i += kSumThreads) {
-    raw_sum[i] = direction_sum[i] = 0.f;
-    if (i < clusters) count[i] = 0.f;
-  }
   int* begin = sum_places;
-  auto add = [&](int cluster, const KeySums& sums) {
-#pragma unroll
-    for (int j = 0; j < kColumnsPerLane; ++j) {
-      const int column = lane + 32 * j;
-      if (column >= width) continue;
-      raw_sum[cluster * width + column] += sums.raw[j];
-      direction_sum[cluster * width + column] += sums.direction[j];
-    }
-  };
   for (int64_t first = slice_begin; first < slice_end; first += kSumChunk) {
     const int64_t end = min(slice_end, first + kSumChunk);
     sort_chunk(compact, first, end, clusters, shared.order, begin, sum_places + clusters + 1,
                shared.scan);
     for (int c = threadIdx.x; c < clusters; c += kSumThreads) {
-      count[c] += static_cast<float>(begin[c + 1] - begin[c]);
+      const float members = static_cast<float>(begin[c + 1] - begin[c]);
+      count[c] = out.first ? members : count[c] + members;
+    }
+    for (int c = warp; c < clusters && out.first; c += kSumWarps) {
+      if (begin[c] == begin[c + 1]) out.add(c, {});
     }
     const int listed = begin[clusters];
     const int from = min(listed, warp * kPerSumWarp), to = min(listed, from + kPerSumWarp);
-    int last = -1;  // the cluster of the warp's last token
-    for (int at = from; at < to;) {
-      const int c = compact[first + shared.order[at]];
-      const int stop = min(to, begin[c + 1]);
-      const KeySums sums =
-          add_members(s, keys, inverse_norm, head, first, shared.order, at, stop);
-      if (begin[c] < from) {
-#pragma unroll
-        for (int j = 0; j < kColumnsPerLane; ++j) {
-          shared.carried[0][warp][lane + 32 * j] = sums.raw[j];
-          shared.carried[1][warp][lane + 32 * j] = sums.direction[j];
-        }
-      } else {
-        add(c, sums);
-        last = c;
-      }
-      at = stop;
-    }
+    const int last = add_tokens(s, keys, inverse_norm, head, first, from, to, begin, out, shared);
+    out.first = false;
     __syncthreads();
     // A cluster that began with this warp and went on: the rest, warp by warp.
-    if (last >= 0) {
-      for (int w = warp + 1; w * kPerSumWarp < begin[last + 1]; ++w) {
-        KeySums sums;
+    for (int w = warp + 1; last >= 0 && w * kPerSumWarp < begin[last + 1]; ++w) {
+      KeySums sums;
 #pragma unroll
-        for (int j = 0; j < kColumnsPerLane; ++j) {
-          sums.raw[j] = shared.carried[0][w][lane + 32 * j];
-          sums.direction[j] = shared.carried[1][w][lane + 32 * j];
-        }
-        add(last, sums);
+      for (int j = 0; j < kColumnsPerLane; ++j) {
+        sums.raw[j] = shared.carried[0][w][lane + 32 * j];
+        sums.direction[j] = shared.carried[1][w][lane + 32 * j];
       }
+      out.add(last, sums);
     }
     __syncthreads();
   }
@@ -359,8 +396,9 @@ int64_t align(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
 // A function of the sizes alone, so that the order of the additions does not depend on the device.
 int64_t num_slices(const ClusterAssignSizes& s) {
-  const int64_t slices = (s.batch * s.tokens + kSumChunk - 1) / kSumChunk;
-  return slices < 1 ? 1 : (slices > kMaxSlices ? kMaxSlices : slices);
+  const int64_t chunks = (s.batch * s.tokens + kSumChunk - 1) / kSumChunk;
+  const int64_t each = (chunks + kMaxSlices - 1) / kMaxSlices;
+  return chunks < 1 ? 1 : (chunks + each - 1) / each;  // none is empty
 }
 
 struct Workspace {

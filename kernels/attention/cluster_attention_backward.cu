@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads)
 template <int kWidth>
 constexpr int kAttendBlocks = kWidth == 64 ? 3 : 2;  // on a multiprocessor
 template <int kWidth>
-using AttendTiles = ClusterTiles<kWidth, 1, kWidth == 64 ? 3 : 2>;
+using AttendTiles = ClusterTiles<kWidth, kWidth == 64 ? 3 : 2>;
 
 struct AttendArguments {
   BackwardArguments b;
@@ -163,8 +163,8 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 3 : 2)
   SlotRows<kWidth> partials(shared_raw + Tiles::kSharedBytes, s, first_query);
   partials.start(a.b.index, a.b.in.routes, head, kv, nullptr);
   const __nv_bfloat16* rows = a.partial + static_cast<int64_t>(blockIdx.y) * s.pairs() * kWidth;
-  if (range.count() == 0) partials.prefetch(rows);  // else the window's loads come first
   tiles.start(range);
+  partials.prefetch(rows);  // behind the window's loads, which come first
 
   const RowPair own(s, head, first_query);
   uint32_t q[kPlanes][16], d_out[kPlanes][16];

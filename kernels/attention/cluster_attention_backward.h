@@ -16,7 +16,8 @@ struct BackwardArguments {
   const float2* rows;
 };
 
-// dq, after launch_small_cluster_gradients: `partial` bf16 [heads, N_q k, d] is scratch for heads [first, end).
+// dq, after launch_small_cluster_gradients: `partial` bf16 [heads, N_q k, d] is scratch for heads
+// [first, end).
 cudaError_t launch_query_gradients(const BackwardArguments& a, int64_t first, int64_t end,
                                    void* partial, cudaStream_t stream);
 

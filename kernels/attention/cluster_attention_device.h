@@ -57,18 +57,22 @@ __device__ __forceinline__ void load_operand(uint32_t* a, const __nv_bfloat16* r
   }
 }
 
-// The accumulator of 64 columns, row g (`low` 0) or g + 8 (2), to 128 bytes of bf16. The columns of
-// what was accumulated were transposed as cluster order transposes them, so a thread holds whole
-// chunks.
+// Part `half` of the accumulator of 64 columns, row g (`low` 0) or g + 8 (2), as 16 bytes of bf16:
+// of the row, chunk 4 half + lane % 4. The columns of what was accumulated were transposed as
+// cluster order transposes them, so a thread holds whole chunks.
+__device__ __forceinline__ uint4 row_chunk(const float* d, int low, int half, float factor) {
+  const float* x = d + 16 * half + low;
+  return {pack(x[0] * factor, x[1] * factor), pack(x[4] * factor, x[5] * factor),
+          pack(x[8] * factor, x[9] * factor), pack(x[12] * factor, x[13] * factor)};
+}
+
+// All 128 bytes of such a row.
 __device__ __forceinline__ void store_row(__nv_bfloat16* row, const float* d, int low,
                                           float factor) {
   const int t = threadIdx.x & 3;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const float* x = d + 16 * half + low;
-    const uint4 chunk = {pack(x[0] * factor, x[1] * factor), pack(x[4] * factor, x[5] * factor),
-                         pack(x[8] * factor, x[9] * factor), pack(x[12] * factor, x[13] * factor)};
-    reinterpret_cast<uint4*>(row)[half * 4 + t] = chunk;
+    reinterpret_cast<uint4*>(row)[half * 4 + t] = row_chunk(d, low, half, factor);
   }
 }
 
@@ -113,14 +117,7 @@ __device__ __forceinline__ void mask_tile(float (&score)[32], const int* positio
   }
 }
 
-// Half of 64 columns of a row, in the order of store_row, from and to an accumulator in natural
-// order. All lanes take part.
-__device__ __forceinline__ void add_row(float* d, const __nv_bfloat16* row, bool valid) {
-  uint4 x = make_uint4(0, 0, 0, 0);
-  if (valid) x = *(reinterpret_cast<const uint4*>(row) + (threadIdx.x & 3));
-  quad_transpose(x.x, x.y, x.z, x.w);
-  add_chunk(d, x, 1.f);
-}
+// Half of 64 columns of a row, from an accumulator in natural order. All lanes take part.
 __device__ __forceinline__ void put_row(const float* d, __nv_bfloat16* row, bool valid) {
   uint4 x = {pack(d[0], d[1]), pack(d[4], d[5]), pack(d[8], d[9]), pack(d[12], d[13])};
   quad_transpose(x.x, x.y, x.z, x.w);

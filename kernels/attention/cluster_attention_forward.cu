@@ -8,13 +8,10 @@ namespace {
 
 constexpr int kThreads = 128;  // one warpgroup: 64 queries
 
-// Two warpgroups share the keys that they bring to shared memory.
-constexpr int kAttendGroups = kAttendQueries / kTileRows;
-constexpr int kAttendThreads = 128 * kAttendGroups;
 template <int kWidth>
-constexpr int kAttendBlocks = kWidth == 64 ? 2 : 1;  // on a multiprocessor
+constexpr int kAttendBlocks = kWidth == 64 ? 4 : 2;  // on a multiprocessor
 template <int kWidth>
-using AttendTiles = ClusterTiles<kWidth, kAttendGroups, kWidth == 64 ? 4 : 3>;
+using AttendTiles = ClusterTiles<kWidth, kWidth == 64 ? 3 : 2>;
 
 struct AttendArguments {
   ClusterSizes s;
@@ -54,7 +51,7 @@ __device__ __forceinline__ float softmax_row(float (&s)[32], int low, float scal
 }
 
 template <int kWidth>
-__global__ void __launch_bounds__(kAttendThreads, kAttendBlocks<kWidth>)
+__global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
     attend_kernel(const __grid_constant__ AttendArguments a) {
   using Tiles = AttendTiles<kWidth>;
   constexpr int kPlanes = kWidth / 64;
@@ -169,8 +166,8 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 4 : 2)
   partials.start(a.index, a.in.routes, head, kv,
                  a.partial_lse + static_cast<int64_t>(blockIdx.y) * s.pairs());
   const __nv_bfloat16* rows = a.partial + static_cast<int64_t>(blockIdx.y) * s.pairs() * kWidth;
-  if (range.count() == 0) partials.prefetch(rows);  // else the window's loads come first
   tiles.start(range);
+  partials.prefetch(rows);  // behind the window's loads, which come first
 
   const RowPair own(s, head, first_query);
   uint32_t qa[kPlanes][16];
@@ -263,7 +260,7 @@ cudaError_t forward(const ClusterSizes& s, const ClusterIndex& index,
   for (int64_t first = 0; first < heads; first += at_once) {
     const auto count = static_cast<unsigned>(at_once < heads - first ? at_once : heads - first);
     attend_kernel<kWidth>
-        <<<attend_blocks(s, count, kAttendBlocks<kWidth>), kAttendThreads, Tiles::kDynamicBytes,
+        <<<attend_blocks(s, count, kAttendBlocks<kWidth>), kThreads, Tiles::kDynamicBytes,
            stream>>>({s, index, clustered_layout(s, const_cast<void*>(in.clustered)),
                       static_cast<const __nv_bfloat16*>(in.q), in.key_bias != nullptr, first,
                       first + count, partial, partial_lse});

@@ -135,14 +135,13 @@ __global__ void __launch_bounds__(kScanThreads)
   const int first_item = block_scan(tiles, warp_sums);
   const bool large = out.key_count != nullptr && segment == 0 && c < clusters &&
                      !is_small_cluster(s, out.key_count[kv_head(s, head) * clusters + c]);
-  const int large_tiles = large ? (total + kLargeQueries - 1) / kLargeQueries : 0;
-  const int first_large = block_scan(large_tiles, warp_sums);
+  const int first_large = block_scan(large ? tiles : 0, warp_sums);
   if (segment == 0) {
     start[c] = place;
     total_of[c] = total;
     large_of[c] = large ? first_large : -1;
     if (c == clusters - 1 && out.num_large != nullptr) {
-      out.num_large[head] = first_large + large_tiles;
+      out.num_large[head] = first_large + (large ? tiles : 0);
     }
     if (c < clusters) {
       out.begin[head * out.begin_stride + c] = place;
@@ -180,7 +179,7 @@ __global__ void __launch_bounds__(kScanThreads)
     ClusterItem* items = out.items + head * out.max_items + partial[cluster];
     for (int t = lane; t * out.tile < size; t += 32) {
       items[t] = {start[cluster] + t * out.tile, min(out.tile, size - t * out.tile), cluster,
-                  large_of[cluster] < 0 ? -1 : large_of[cluster] + t * (out.tile / kLargeQueries)};
+                  large_of[cluster] < 0 ? -1 : large_of[cluster] + t};
     }
   }
 }
@@ -254,8 +253,7 @@ __global__ void __launch_bounds__(kThreads)
   const unsigned first = blockIdx.x * static_cast<unsigned>(kBlockElements);
   for (int i = threadIdx.x; i < listed; i += kThreads) {
     const unsigned entry = sorted[i];
-    out[head * stride + shift[entry >> kElementBits] + i] =
-        first + (entry & (kBlockElements - 1));
+    out[head * stride + shift[entry >> kElementBits] + i] = first + (entry & (kBlockElements - 1));
   }
 }
 
@@ -310,13 +308,9 @@ __global__ void __launch_bounds__(256) attend_items_kernel(ClusterSizes s, Clust
   }
   if (i >= num_items) return;
   const ClusterItem item = index.items[head * s.max_items() + i];
-  index.attend[base + i] = attend_item(s, index, head, item.cluster, item.begin, item.count);
-  if (item.large < 0) return;
-  for (int from = 0; from < item.count; from += kLargeQueries) {
-    index.large[large_base + item.large + from / kLargeQueries] =
-        attend_item(s, index, head, item.cluster, item.begin + from,
-                    min(kLargeQueries, item.count - from));
-  }
+  const AttendItem attend = attend_item(s, index, head, item.cluster, item.begin, item.count);
+  index.attend[base + i] = attend;
+  if (item.large >= 0) index.large[large_base + item.large] = attend;
 }
 
 // Eight threads a row of 64 columns.
@@ -414,7 +408,7 @@ ClusterIndex cluster_index_layout(const ClusterSizes& s, void* base) {
   index.num_items = static_cast<int*>(take(all * kInt));
   index.attend = static_cast<AttendItem*>(take(all * s.max_items() * sizeof(AttendItem)));
   index.attend_begin = static_cast<int*>(take((all + 1) * kInt));
-  index.large = static_cast<AttendItem*>(take(all * s.max_large_items() * sizeof(AttendItem)));
+  index.large = static_cast<AttendItem*>(take(all * s.max_items() * sizeof(AttendItem)));
   index.large_begin = static_cast<int*>(take((all + 1) * kInt));
   index.num_large = static_cast<int*>(take(all * kInt));
   index.key_items = static_cast<ClusterItem*>(take(kv * s.max_key_items() * kItem));
@@ -437,19 +431,19 @@ cudaError_t launch_cluster_index(const ClusterSizes& s, const int* assignment, c
   cudaError_t status =
       cudaMemsetAsync(index.order, 0x7f, kv * s.rows() * sizeof(int), stream);  // kNoKey
   if (status != cudaSuccess) return status;
-  status = sort(s, KeySource{assignment, s.keys, static_cast<int>(s.sinks)}, kv, s.keys, counts,
-                reinterpret_cast<unsigned*>(index.order), s.rows(),
-                ScanOutputs{index.key_begin, clusters, index.key_count, index.key_items,
-                            index.num_key_items, s.max_key_items(), kKeyItemKeys, 8, nullptr,
-                            nullptr},
-                stream);
+  status =
+      sort(s, KeySource{assignment, s.keys, static_cast<int>(s.sinks)}, kv, s.keys, counts,
+           reinterpret_cast<unsigned*>(index.order), s.rows(),
+           ScanOutputs{index.key_begin, clusters, index.key_count, index.key_items,
+                       index.num_key_items, s.max_key_items(), kKeyItemKeys, 8, nullptr, nullptr},
+           stream);
   if (status != cudaSuccess) return status;
   first_position_kernel<<<static_cast<unsigned>((kv * s.clusters + 255) / 256), 256, 0, stream>>>(
       s, index);
   status = sort(s, PairSource{routes, index.first_position, s}, all, s.pairs(), counts, index.list,
                 s.pairs(),
                 ScanOutputs{index.list_begin, clusters + 1, nullptr, index.items, index.num_items,
-                            s.max_items(), kAttendQueries, 1, index.key_count, index.num_large},
+                            s.max_items(), kQueryTile, 1, index.key_count, index.num_large},
                 stream);
   if (status != cudaSuccess) return status;
   attend_items_kernel<<<dim3(static_cast<unsigned>((s.max_items() + 255) / 256),

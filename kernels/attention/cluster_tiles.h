@@ -6,27 +6,27 @@
 
 namespace dsrsq::kernels {
 
-// For kGroups warpgroups, 64 list entries each. Block b of g takes items first + b, first + b + g,
-// ... before `end`.
-template <int kWidth, int kGroups, int kStages>
+// For one warpgroup. (Two that share the keys: 6 % slower, as their warps wait for each other; with
+// barriers a stage instead of the block's: slower still.) Block b of g takes items first + b,
+// first + b + g, ... before `end`.
+template <int kWidth, int kStages>
 class ClusterTiles {
  public:
-  static constexpr int kThreads = 128 * kGroups;
-  static constexpr int kEntries = kTileRows * kGroups;
+  static constexpr int kThreads = 128;
   static constexpr int kPlanes = kWidth / 64;
   static constexpr int kPlaneBytes = 2 * kTileBytes;  // keys and values of 64 columns
   static constexpr int kStageBytes = kPlanes * kPlaneBytes;
   static constexpr int kPositionBytes = kTileRows * 4;
   struct Shared {
     AttendItem items[4];
-    unsigned pairs[2][kEntries];
+    unsigned pairs[2][kTileRows];
     uint64_t full[kStages];
   };
   static constexpr int kDynamicBytes = 1024 + kStages * (kStageBytes + 2 * kPositionBytes);
 
   __device__ ClusterTiles(char* dynamic, Shared& shared, const ClusterSizes& s,
-                          const ClusterIndex& index, const AttendItem* items,
-                          const Clustered& keys, bool has_bias, int first, int end)
+                          const ClusterIndex& index, const AttendItem* items, const Clustered& keys,
+                          bool has_bias, int first, int end)
       : shared_(shared),
         s_(s),
         index_(index),
@@ -101,7 +101,7 @@ class ClusterTiles {
   }
   __device__ void fetch_pairs(int ahead) {
     const AttendItem& item = shared_.items[(number_ + ahead) & 3];
-    if (threadIdx.x >= kEntries || item.num_tiles == 0) return;
+    if (threadIdx.x >= kTileRows || item.num_tiles == 0) return;
     const unsigned* list = index_.list + item.head * s_.pairs() + item.begin;
     const int row = min(static_cast<int>(threadIdx.x), item.count - 1);
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(

@@ -85,6 +85,13 @@ __device__ __forceinline__ void copy_word(void* shared, const void* global, bool
                : "memory");
 }
 
+// Adds eight bf16 to memory, each rounded; on its way when this returns.
+__device__ __forceinline__ void add_in_memory(void* global, const uint4& x) {
+  asm volatile("red.global.add.noftz.v4.bf16x2 [%0], {%1,%2,%3,%4};" ::"l"(global), "r"(x.x),
+               "r"(x.y), "r"(x.z), "r"(x.w)
+               : "memory");
+}
+
 __device__ __forceinline__ void copy_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }

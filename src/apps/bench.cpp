@@ -29,13 +29,17 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--device", o.device, "cpu, cuda, cuda:N")->capture_default_str();
   app.add_option("--output", o.output, "results.json to write")->required();
   app.add_option("--cases", o.cases, "TOKENS:CLUSTERS,...")->delimiter(',')->capture_default_str();
-  app.add_option("--routing", a.routings, "balanced, skewed")->delimiter(',')->capture_default_str();
+  app.add_option("--routing", a.routings, "balanced, skewed")
+      ->delimiter(',')
+      ->capture_default_str();
   app.add_option("--batch", a.batch, "")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--heads", a.heads, "query heads")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option("--kv-heads", a.kv_heads, "key-value heads")->capture_default_str();
-  app.add_option("--width", a.width, "of a head")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--width", a.width, "of a head")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   app.add_option("--slots", a.slots, "clusters of a query")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
@@ -60,7 +64,8 @@ bench::AttentionCase parse_case(const std::string& text) {
   const auto colon = text.find(':');
   size_t first = 0, second = 0;
   try {
-    bench::AttentionCase size{std::stoll(text, &first), std::stoll(text.substr(colon + 1), &second)};
+    bench::AttentionCase size{std::stoll(text, &first),
+                              std::stoll(text.substr(colon + 1), &second)};
     if (first == colon && colon + 1 + second == text.size() && size.tokens > 0 && size.clusters > 0)
       return size;
   } catch (const std::logic_error&) {

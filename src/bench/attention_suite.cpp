@@ -68,8 +68,8 @@ Method dense_cpu(const AttentionSuiteOptions& o, const AttentionData& d) {
   return {"dense", [=] { attend(); },
           [=] {
             const auto [out, lse] = attend();
-            at::_scaled_dot_product_flash_attention_for_cpu_backward(
-                d.d_out, d.q, k, v, out, lse, 0.0, true, {}, scale_of(o));
+            at::_scaled_dot_product_flash_attention_for_cpu_backward(d.d_out, d.q, k, v, out, lse,
+                                                                     0.0, true, {}, scale_of(o));
           }};
 }
 
@@ -202,8 +202,9 @@ void check(const AttentionSuiteOptions& o) {
                              o.kv_heads, "; change one of them"));
   for (const auto& size : o.cases)
     if (size.clusters < o.slots)
-      throw ConfigError(concat("--cases ", size.tokens, ":", size.clusters, ": expected at least --slots ",
-                               o.slots, " clusters; change one of them"));
+      throw ConfigError(concat("--cases ", size.tokens, ":", size.clusters,
+                               ": expected at least --slots ", o.slots,
+                               " clusters; change one of them"));
 }
 
 }  // namespace

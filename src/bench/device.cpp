@@ -4,7 +4,6 @@
 #include <ATen/Parallel.h>
 
 #include <fstream>
-#include <regex>
 
 #include "dsrsq/core/error.h"
 
@@ -33,11 +32,15 @@ std::map<std::string, std::string> device_versions(c10::Device device) {
   std::map<std::string, std::string> versions;
   const long cudnn = at::detail::getCUDAHooks().versionRuntimeCuDNN();
   versions["cudnn"] = concat(cudnn / 10000, ".", cudnn / 100 % 100, ".", cudnn % 100);
+  // "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build ..."
   std::ifstream file("/proc/driver/nvidia/version");
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
-  std::smatch match;
-  if (std::regex_search(text, match, std::regex(R"(\b(\d+\.\d+(\.\d+)?)\b)")))
-    versions["driver"] = match[1];
+  for (std::string word; file >> word;) {
+    if (word.find('.') == std::string::npos ||
+        word.find_first_not_of("0123456789.") != std::string::npos)
+      continue;
+    versions["driver"] = word;
+    break;
+  }
   return versions;
 }
 

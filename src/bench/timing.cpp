@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <regex>
 
 #include "dsrsq/core/timer.h"
 #include "dsrsq/train/profile.h"
@@ -57,7 +56,11 @@ class Stopwatch {
 
 // "void dsrsq::kernels::(anonymous namespace)::attend_kernel<64>(...)" -> "attend_kernel<64>".
 std::string short_name(const std::string& kernel) {
-  std::string name = std::regex_replace(kernel, std::regex(R"(\(anonymous namespace\)::|^void )"), "");
+  std::string name = kernel;
+  constexpr char kAnonymous[] = "(anonymous namespace)::";
+  for (size_t at; (at = name.find(kAnonymous)) != std::string::npos;)
+    name.erase(at, sizeof(kAnonymous) - 1);
+  if (name.starts_with("void ")) name.erase(0, 5);
   name = name.substr(0, name.find('('));
   const auto scope = name.substr(0, name.find('<')).rfind("::");
   return scope == std::string::npos ? name : name.substr(scope + 2);
@@ -113,8 +116,7 @@ PeakBytes peak_bytes(const std::function<void()>& run, at::Device device) {
   run();
   synchronize(device);
   const auto after = allocator::getDeviceStats(index);
-  peak.allocated =
-      double(after.allocated_bytes[kAll].peak - before.allocated_bytes[kAll].current);
+  peak.allocated = double(after.allocated_bytes[kAll].peak - before.allocated_bytes[kAll].current);
   peak.reserved = double(after.reserved_bytes[kAll].peak - before.reserved_bytes[kAll].current);
 #endif
   return peak;

@@ -175,10 +175,8 @@ ResultRecord parse_record(const json& item, const std::string& where) {
     record.difference = parse_difference(*difference, where + ".difference");
   if (auto ratio = item.find("ratio"); ratio != item.end())
     record.ratio = number_of(*ratio, where + ".ratio");
-  if (auto p10 = item.find("p10"); p10 != item.end())
-    record.p10 = number_of(*p10, where + ".p10");
-  if (auto p90 = item.find("p90"); p90 != item.end())
-    record.p90 = number_of(*p90, where + ".p90");
+  if (auto p10 = item.find("p10"); p10 != item.end()) record.p10 = number_of(*p10, where + ".p10");
+  if (auto p90 = item.find("p90"); p90 != item.end()) record.p90 = number_of(*p90, where + ".p90");
   return record;
 }
 

@@ -37,7 +37,7 @@ void check_cuda(const at::Tensor& q, const kernels::ClusterSizes& s) {
       ", got ", s.clusters, ", ", s.slots, " and ", s.sinks);
   // Positions, pairs of a head and all items are counted in 32 bits; a grid has 65535 heads.
   TORCH_CHECK(s.keys < kernels::kNoKey - (1 << 20) && s.pairs() < (int64_t{1} << 31) &&
-                  s.batch * s.heads * s.max_large_items() < (int64_t{1} << 31) &&
+                  s.batch * s.heads * s.max_items() < (int64_t{1} << 31) &&
                   s.batch * s.heads <= 65535,
               "cluster_attention: too many keys, pairs or heads for one call: q ", q.sizes(),
               ", k = ", s.slots);

@@ -83,12 +83,12 @@ TEST(BenchAttention, SuiteRecordsEveryMetricWithItsBaseline) {
     EXPECT_EQ(r.shape.at("tokens"), 128);
     found.insert(r.method + " " + r.metric + (r.baseline.empty() ? "" : " / " + r.baseline));
   }
-  EXPECT_EQ(found, (std::set<std::string>{
-                       "cluster_attention balance", "cluster_attention density",
-                       "cluster_attention forward", "cluster_attention forward_backward",
-                       "cluster_attention forward_backward_speedup / dense",
-                       "cluster_attention forward_speedup / dense", "dense forward",
-                       "dense forward_backward"}));
+  EXPECT_EQ(found, (std::set<std::string>{"cluster_attention balance", "cluster_attention density",
+                                          "cluster_attention forward",
+                                          "cluster_attention forward_backward",
+                                          "cluster_attention forward_backward_speedup / dense",
+                                          "cluster_attention forward_speedup / dense",
+                                          "dense forward", "dense forward_backward"}));
   o.slots = 5;
   EXPECT_THROW(run_attention_suite(o, at::kCPU), ConfigError);
   o.slots = 2, o.kv_heads = 3;

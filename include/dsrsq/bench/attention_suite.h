@@ -32,7 +32,8 @@ struct AttentionSuiteOptions {
 };
 
 // Random vectors around m centres a head. balanced: keys are drawn from all centres alike, queries
-// from none. skewed: a centre's share of keys falls as 1 / rank, and queries lean to large clusters.
+// from none. skewed: a centre's share of keys falls as 1 / rank, and queries lean to large
+// clusters.
 struct AttentionData {
   at::Tensor q, k, v, d_out;  // [B, H, N, d], [B, H_kv, N, d], ...; bf16 on CUDA, else fp32
   at::Tensor centroids;       // [H_kv, m, d] fp32

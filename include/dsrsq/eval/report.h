@@ -6,8 +6,8 @@
 //      "baseline"?,"ratio"?,
 //      "difference"?:{"value","ci":[low,high],"p","test":"exact"|"drawn","pairs"}}]}
 // `baseline` names the row that this one is compared with: a quality question by question, as the
-// `difference` to it over `pairs` questions with a paired bootstrap interval and the p of a sign-flip
-// test (text/resampling.h), a cost by its `ratio`, value / baseline's value.
+// `difference` to it over `pairs` questions with a paired bootstrap interval and the p of a
+// sign-flip test (text/resampling.h), a cost by its `ratio`, value / baseline's value.
 #pragma once
 
 #include <map>
