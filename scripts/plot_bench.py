@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draws what `dsrsq-bench --suite attention` wrote: time against length, both axes logarithmic, a panel a pass.
 
-    .venv/bin/python scripts/plot_bench.py --results data/results/cluster_attention_h200.json --output cluster_attention_h200.png
+    .venv/bin/python scripts/plot_bench.py --results data/results/cluster_attention{,_skewed}_h200.json --output cluster_attention_h200.png
 
 A line joins the cases of one method that differ in length; cases of m = 32 and those whose m grows with the length are two lines.
 Bars from the 10th to the 90th percentile; the number at a point is how many times faster than the faster dense backend it is.
@@ -53,8 +53,8 @@ def draw(axes: plt.Axes, records: list[dict], metric: str, title: str) -> None:
         axes.errorbar(lengths, milliseconds, yerr=spread, color=color, linestyle=style, marker="o", markersize=5, capsize=2, label=name)
         for r in line:
             speedup = speedups.get((r["case"], r["method"]))
-            if speedup is not None:
-                axes.annotate(f"{speedup:.1f} x", (r["shape"]["tokens"], 1e3 * r["value"]), xytext=(6, -11),
+            if speedup is not None and key[0] == "balanced":  # skewed ones stand between the two lines
+                axes.annotate(f"{speedup:.1f} x", (r["shape"]["tokens"], 1e3 * r["value"]), xytext=(7, -3) if key[1] else (6, -11),
                               textcoords="offset points", fontsize=9, color=color)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
@@ -69,18 +69,22 @@ def draw(axes: plt.Axes, records: list[dict], metric: str, title: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", required=True, metavar="FILE", help="what dsrsq-bench wrote")
+    parser.add_argument("--results", nargs="+", required=True, metavar="FILE", help="what dsrsq-bench wrote, on one device")
     parser.add_argument("--output", required=True, metavar="PNG")
     args = parser.parse_args(argv)
-    try:
-        with open(args.results, encoding="utf-8") as file:
-            results = json.load(file)
-        records, provenance = results["records"], results["provenance"]
-    except (OSError, ValueError, KeyError) as error:
-        print(f"plot_bench: {args.results}: {error}", file=sys.stderr)
-        return 3
-    if not any(r["metric"] == "forward" for r in records):
-        print(f"plot_bench: {args.results}: no record of the metric forward; dsrsq-bench writes them", file=sys.stderr)
+    records, devices = [], set()
+    for path in args.results:
+        try:
+            with open(path, encoding="utf-8") as file:
+                results = json.load(file)
+            records += results["records"]
+            devices.add(results["provenance"]["device"])
+        except (OSError, ValueError, KeyError) as error:
+            print(f"plot_bench: {path}: {error}", file=sys.stderr)
+            return 3
+    if not any(r["metric"] == "forward" for r in records) or len(devices) != 1:
+        print(f"plot_bench: expected records of the metric forward, all of one device, got devices {sorted(devices)}; "
+              "give what dsrsq-bench wrote on one", file=sys.stderr)
         return 3
     shape = next(r["shape"] for r in records if r["metric"] == "forward")
     with plt.rc_context(STYLE):
@@ -88,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         for axes, (metric, title) in zip(panels, PANELS):
             draw(axes, records, metric, title)
         panels[0].legend(loc="upper left", fontsize=9.5)
-        figure.suptitle(f"{provenance['device']}: batch {shape['batch']:g}, {shape['heads']:g} heads of width {shape['width']:g}, "
+        figure.suptitle(f"{devices.pop()}: batch {shape['batch']:g}, {shape['heads']:g} heads of width {shape['width']:g}, "
                         f"{shape['slots']:g} clusters a query, window {shape['window']:g}, sinks {shape['sinks']:g}", fontsize=11)
         figure.savefig(args.output, dpi=150)
     return 0

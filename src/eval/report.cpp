@@ -67,11 +67,10 @@ std::optional<fs::path> checkout_folder() {
 }
 
 std::string commit_name() {
+  // Where the tree is a copy on another machine, whose checkout may be of something else.
+  if (const char* told = std::getenv("DSRSQ_COMMIT")) return told;
   auto folder = checkout_folder();
-  if (!folder) {  // a copy of the tree on another machine
-    const char* copied = std::getenv("DSRSQ_COMMIT");
-    return copied ? copied : "unknown";
-  }
+  if (!folder) return "unknown";
   auto git = "GIT_OPTIONAL_LOCKS=0 git -C " + shell_quoted(folder->string());
   auto commit = output_of(git + " rev-parse --verify HEAD");
   if (!commit) return "unknown";
