@@ -2,6 +2,7 @@
 #include <torch/torch.h>
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "dsrsq/bench/attention_suite.h"
@@ -78,7 +79,14 @@ TEST(BenchAttention, SuiteRecordsEveryMetricWithItsBaseline) {
   o.heads = 2, o.kv_heads = 1, o.width = 8, o.slots = 2, o.window = 16;
   o.timing.minimum_rounds = o.timing.maximum_rounds = 1;
   std::set<std::string> found;
-  for (const ResultRecord& r : run_attention_suite(o, at::kCPU)) {
+  const auto records = run_attention_suite(o, at::kCPU);
+  const auto read = parse_results(results_json(nlohmann::json::object(), records), "test");
+  ASSERT_EQ(read.size(), records.size());
+  for (size_t i = 0; i < read.size(); ++i) {
+    const ResultRecord& r = read[i];
+    EXPECT_EQ(r.p10, records[i].p10);
+    EXPECT_EQ(r.p90, records[i].p90);
+    EXPECT_EQ(r.p10.has_value(), r.metric == "forward" || r.metric == "forward_backward");
     EXPECT_TRUE(std::isfinite(r.value) && r.value > 0) << r.metric;
     EXPECT_EQ(r.shape.at("tokens"), 128);
     found.insert(r.method + " " + r.metric + (r.baseline.empty() ? "" : " / " + r.baseline));
