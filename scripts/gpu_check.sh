@@ -46,17 +46,19 @@ memcheck() {
 # what a product before them wrote through the copy engine, unseen by the tool.
 SMALL_CASES="ClusterAttention.QueryThatSees*:ClusterAttention.Autocast*:ClusterRoute.*:ClusterAssign.WorkedExample:ClusterAssign.Ties*"
 racecheck() {
-  compute-sanitizer --tool racecheck --error-exitcode 1 --kernel-name kns=5dsrsq7kernels $BUILD/bin/test_ops --gtest_filter="$SMALL_CASES"
+  compute-sanitizer --tool racecheck --error-exitcode 1 --kernel-name kns=5dsrsq7kernels \
+    $BUILD/bin/test_ops --gtest_filter="$SMALL_CASES"
 }
 initcheck() {
-  compute-sanitizer --tool initcheck --error-exitcode 1 --kernel-name-exclude kns=reduce_kernel $BUILD/bin/test_ops --gtest_filter="$SMALL_CASES"
+  compute-sanitizer --tool initcheck --error-exitcode 1 --kernel-name-exclude kns=reduce_kernel \
+    $BUILD/bin/test_ops --gtest_filter="$SMALL_CASES"
 }
 
 # Its records join those of this script.
 bench() {
   $BUILD/bin/dsrsq-bench --suite attention --cases 16384:128,65536:256 --seconds 0.3 --output $BUILD/bench.json || return
-  local records
-  records="$(python3 -c 'import json, sys; [print(json.dumps(r)) for r in json.load(open(sys.argv[1]))["records"]]' $BUILD/bench.json)" || return
+  local records line
+  records="$(python3 -c 'import json; [print(json.dumps(r)) for r in json.load(open("'$BUILD'/bench.json"))["records"]]')" || return
   while IFS= read -r line; do RECORDS+=("$line"); done <<< "$records"
 }
 

@@ -39,8 +39,8 @@ struct ResultRecord {
   std::optional<double> p10 = {}, p90 = {};  // of repeated runs, `value` being their median
 };
 
-// Commit (DSRSQ_COMMIT, else git, "unknown" outside a checkout; "-dirty" where files differ), command line, date
-// (UTC), device, library versions.
+// Commit (DSRSQ_COMMIT, else git, "unknown" outside a checkout; "-dirty" where files differ),
+// command line, date (UTC), device, library versions.
 nlohmann::json make_provenance(const std::vector<std::string>& command, const std::string& device,
                                const std::vector<int64_t>& seeds);
 
