@@ -19,6 +19,7 @@ LAYERS = [
     ["methods", "objective"],
     ["eval"],
     ["train"],
+    ["bench"],
     ["registry"],
     ["apps"],
 ]

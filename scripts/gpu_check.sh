@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # On a machine with a GPU: builds, runs all tests there, trains and evaluates briefly on the device in fp32 and
-# bf16, and runs the operators' tests under compute-sanitizer.
+# bf16, runs the operators' tests under compute-sanitizer, and times attention over clusters against dense attention.
 #   scripts/gpu_check.sh RESULTS.json
 # Installs nothing. LibTorch comes from .venv, else from python3's torch; libraries that the machine lacks may lie in
 # .deps/usr (unpacked Debian packages). Exit code 0 only if everything passed; the JSON is written either way.
@@ -40,6 +40,26 @@ configure() {
 
 memcheck() {
   compute-sanitizer --tool memcheck --error-exitcode 1 $BUILD/bin/test_ops
+}
+
+# Small cases: both tools see every access. racecheck: our kernels alone. initcheck: without torch's reductions, which read
+# what a product before them wrote through the copy engine, unseen by the tool.
+SMALL_CASES="ClusterAttention.QueryThatSees*:ClusterAttention.Autocast*:ClusterRoute.*:ClusterAssign.WorkedExample:ClusterAssign.Ties*"
+racecheck() {
+  compute-sanitizer --tool racecheck --error-exitcode 1 --kernel-name kns=5dsrsq7kernels \
+    $BUILD/bin/test_ops --gtest_filter="$SMALL_CASES"
+}
+initcheck() {
+  compute-sanitizer --tool initcheck --error-exitcode 1 --kernel-name-exclude kns=reduce_kernel \
+    $BUILD/bin/test_ops --gtest_filter="$SMALL_CASES"
+}
+
+# Its records join those of this script.
+bench() {
+  $BUILD/bin/dsrsq-bench --suite attention --cases 16384:128,65536:256 --seconds 0.3 --output $BUILD/bench.json || return
+  local records line
+  records="$(python3 -c 'import json; [print(json.dumps(r)) for r in json.load(open("'$BUILD'/bench.json"))["records"]]')" || return
+  while IFS= read -r line; do RECORDS+=("$line"); done <<< "$records"
 }
 
 # train_on_gpu NAME SETTING...: the whole path on the device, all stages and parts, with a tiny number of steps; then the evaluation
@@ -90,6 +110,9 @@ if step configure configure && step build cmake --build $BUILD -j "$JOBS"; then
     sqa.route=group rckv.weight=recency loss.retrieval_target=attention loss.retrieval_form=inclusion || true
   step train_bias train_on_gpu bias train.precision=fp32 dsr.reader_gradient=bias stages.3.sample=true || true
   step memcheck memcheck || true
+  step racecheck racecheck || true
+  step initcheck initcheck || true
+  step bench bench || true
   step tests run_tests || true
 fi
 

@@ -4,6 +4,7 @@
 #include <climits>
 
 #include "kernels/attention/cluster_assign.h"
+#include "kernels/attention/cluster_route.h"
 
 namespace dsrsq::kernels {
 namespace {
@@ -23,12 +24,15 @@ constexpr int kLanesPerToken =
 constexpr int kTokenStride = kTokenTile + 4;
 constexpr int kClusterStride = kClusterTile + 4;
 
-// Sums: a block adds up the members of one cluster in one slice of the tokens.
-constexpr int kSumThreads = 128;
+// Sums: a block takes a slice of the tokens, kSumChunk of them at a time, in the order of their
+// clusters; its warps divide the order evenly, however large a cluster is.
+constexpr int kSumThreads = 512;
 constexpr int kSumWarps = kSumThreads / 32;
-constexpr int kScanTile = 1024;  // assignments that are looked through at a time
-constexpr int64_t kTokensPerSlice = 32768;
-constexpr int64_t kMaxSlices = 16;
+constexpr int kSumChunk = 2048;
+constexpr int kPerSumWarp = kSumChunk / kSumWarps;
+constexpr int kSumRounds = kPerSumWarp / 32;
+constexpr int kSumBatch = 8;  // tokens in flight
+constexpr int64_t kMaxSlices = 32;
 constexpr int kColumnsPerLane = kClusterAssignMaxWidth / 32;
 
 __device__ __forceinline__ float to_float(float x) { return x; }
@@ -170,102 +174,213 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
-// Lists, in ascending order, the members of `cluster` among assignments [begin, end); end - begin
-// <= kScanTile. Returns their number to all threads. Each warp looks through one contiguous part of
-// the tile.
-__device__ int list_members(const int16_t* compact, int64_t begin, int64_t end, int16_t cluster,
-                            int* members, int* warp_counts) {
-  constexpr int kPart = kScanTile / kSumWarps;
-  const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32;
-  unsigned found[kPart / 32];
-  int count = 0;
-#pragma unroll
-  for (int i = 0; i < kPart / 32; ++i) {
-    const int64_t t = begin + warp * kPart + i * 32 + lane;
-    found[i] = __ballot_sync(0xffffffffu, t < end && compact[t] == cluster);
-    count += __popc(found[i]);
-  }
-  if (lane == 0) warp_counts[warp] = count;
+struct SumShared {
+  int order[kSumChunk];  // tokens of the chunk in the order of their clusters: 2^16 cluster + token
+  // Of a warp's first cluster, what belongs to a cluster that began before it.
+  float carried[2][kSumWarps][kClusterAssignMaxWidth];
+  int scan[kSumWarps];
+};
+
+// Sorts a chunk's tokens by cluster, stably: order, and the first place of each cluster in
+// begin[m + 1]. `place`: [kSumWarps][m].
+__device__ void sort_chunk(const int16_t* compact, int64_t first, int64_t end, int clusters,
+                           int* order, int* begin, int* place, int* scan) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  for (int i = threadIdx.x; i < kSumWarps * clusters; i += kSumThreads) place[i] = 0;
   __syncthreads();
-  int position = 0;
-  int total = 0;
+  int cluster[kSumRounds];
+  unsigned peers[kSumRounds];
+  int* mine = place + warp * clusters;
 #pragma unroll
-  for (int w = 0; w < kSumWarps; ++w) {
-    if (w < warp) position += warp_counts[w];
-    total += warp_counts[w];
+  for (int r = 0; r < kSumRounds; ++r) {
+    const int64_t t = first + warp * kPerSumWarp + r * 32 + lane;
+    cluster[r] = t < end ? compact[t] : -1;
+    peers[r] = __match_any_sync(0xffffffffu, cluster[r]);
+    const bool leader = (peers[r] & ((1u << lane) - 1u)) == 0;
+    if (leader && cluster[r] >= 0) mine[cluster[r]] += __popc(peers[r]);
+    __syncwarp();
   }
+  __syncthreads();
+  // Places: cluster by cluster, in each warp by warp. A thread takes successive clusters.
+  const int each = (clusters + kSumThreads - 1) / kSumThreads;
+  const int c0 = static_cast<int>(threadIdx.x) * each, c1 = min(clusters, c0 + each);
+  int sum = 0;
+  for (int c = c0; c < c1; ++c) {
+    for (int w = 0; w < kSumWarps; ++w) sum += place[w * clusters + c];
+  }
+  int before = sum;
 #pragma unroll
-  for (int i = 0; i < kPart / 32; ++i) {
-    if ((found[i] >> lane) & 1u) {
-      members[position + __popc(found[i] & ((1u << lane) - 1u))] = warp * kPart + i * 32 + lane;
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const int other = __shfl_up_sync(0xffffffffu, before, offset);
+    if (lane >= offset) before += other;
+  }
+  if (lane == 31) scan[warp] = before;
+  __syncthreads();
+  int running = before - sum;
+  for (int w = 0; w < warp; ++w) running += scan[w];
+  for (int c = c0; c < c1; ++c) {
+    begin[c] = running;
+    for (int w = 0; w < kSumWarps; ++w) {
+      const int count = place[w * clusters + c];
+      place[w * clusters + c] = running;
+      running += count;
     }
-    position += __popc(found[i]);
+  }
+  if (c1 == clusters && c0 < c1) begin[clusters] = running;
+  __syncthreads();
+#pragma unroll
+  for (int r = 0; r < kSumRounds; ++r) {
+    const int rank = __popc(peers[r] & ((1u << lane) - 1u));
+    const int at = cluster[r] >= 0 ? mine[cluster[r]] : 0;
+    __syncwarp();
+    if (cluster[r] >= 0) {
+      order[at + rank] = cluster[r] << 16 | (warp * kPerSumWarp + r * 32 + lane);
+      if (rank == 0) mine[cluster[r]] = at + __popc(peers[r]);
+    }
+    __syncwarp();
   }
   __syncthreads();
-  return total;
+}
+
+struct KeySums {
+  float raw[kColumnsPerLane];
+  float direction[kColumnsPerLane];
+};
+
+// Keys of kSumBatch tokens, loaded together.
+template <typename Key>
+struct KeyBatch {
+  Key x[kSumBatch][kColumnsPerLane];
+  float scale[kSumBatch];
+  // `row`: of the chunk's first token, which has `left` tokens of its sequence from there on.
+  __device__ void load(const ClusterAssignSizes& s, const Key* keys, const float* inverse_norm,
+                       int64_t head, int64_t first, int64_t row, int64_t left, const int* order,
+                       int from, int to) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < kSumBatch; ++i) {
+      const int of_chunk = order[min(from + i, to - 1)] & 0xffff;
+      const int64_t t = first + of_chunk;
+      // Mostly in the sequence of the chunk's first token: no division then.
+      const Key* source = keys + (of_chunk < left ? row + of_chunk : key_row(s, head, t)) * s.width;
+      scale[i] = inverse_norm[t];
+#pragma unroll
+      for (int j = 0; j < kColumnsPerLane; ++j) {
+        const int column = lane + 32 * j;
+        x[i][j] = column < s.width ? source[column] : Key(0.f);
+      }
+    }
+  }
+};
+
+// Where the sums of a slice go.
+struct SliceSums {
+  float* raw;        // [m, d]
+  float* direction;  // [m, d]
+  int width;
+  bool first;  // chunk of the slice: nothing is there
+  __device__ void add(int cluster, const KeySums& sums) const {
+#pragma unroll
+    for (int j = 0; j < kColumnsPerLane; ++j) {
+      const int column = threadIdx.x % 32 + 32 * j, i = cluster * width + column;
+      if (column >= width) continue;
+      raw[i] = first ? sums.raw[j] : raw[i] + sums.raw[j];
+      direction[i] = first ? sums.direction[j] : direction[i] + sums.direction[j];
+    }
+  }
+};
+
+// Adds up tokens order[from, to) of the chunk that begins at `first`, in that order, cluster by
+// cluster. Returns the cluster of the last, or -1 where that began before `from`.
+template <typename Key>
+__device__ int add_tokens(const ClusterAssignSizes& s, const Key* keys, const float* inverse_norm,
+                          int64_t head, int64_t first, int from, int to, const int* begin,
+                          const SliceSums& out, SumShared& shared) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t row = key_row(s, head, first), left = s.tokens - row % s.tokens;
+  KeySums sums = {};
+  int cluster = -1, stop = from;  // the cluster being added up, and its end
+  auto finish = [&] {
+    if (cluster < 0) return;
+    if (begin[cluster] >= from) {
+      out.add(cluster, sums);
+    } else {
+#pragma unroll
+      for (int j = 0; j < kColumnsPerLane; ++j) {
+        shared.carried[0][warp][lane + 32 * j] = sums.raw[j];
+        shared.carried[1][warp][lane + 32 * j] = sums.direction[j];
+      }
+    }
+  };
+  for (int at = from; at < to; at += kSumBatch) {
+    KeyBatch<Key> batch;
+    batch.load(s, keys, inverse_norm, head, first, row, left, shared.order, at, to);
+#pragma unroll
+    for (int i = 0; i < kSumBatch; ++i) {
+      if (at + i >= to) break;
+      if (at + i == stop) {
+        finish();
+        cluster = shared.order[at + i] >> 16;
+        stop = begin[cluster + 1];
+        sums = {};
+      }
+#pragma unroll
+      for (int j = 0; j < kColumnsPerLane; ++j) {
+        const float x = to_float(batch.x[i][j]);
+        sums.raw[j] += x;
+        sums.direction[j] += x * batch.scale[i];
+      }
+    }
+  }
+  finish();
+  return cluster >= 0 && begin[cluster] >= from ? cluster : -1;
 }
 
 template <typename Key>
 __global__ void __launch_bounds__(kSumThreads)
     sum_kernel(ClusterAssignSizes s, int64_t slice_tokens, const Key* keys, const int16_t* compact,
                const float* inverse_norm, float* raw_sum, float* direction_sum, float* count) {
-  __shared__ int members[kScanTile];
-  __shared__ int warp_counts[kSumWarps];
-  __shared__ float partial[2][kSumWarps][kClusterAssignMaxWidth];
-  const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32;
-  const int64_t cluster = blockIdx.x;
-  const int64_t head = blockIdx.y;
-  const int64_t total = s.batch * s.tokens;
-  const int64_t slice_begin = blockIdx.z * slice_tokens;
+  extern __shared__ int sum_places[];  // begin [m + 1], place [kSumWarps][m]
+  __shared__ SumShared shared;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int clusters = static_cast<int>(s.clusters), width = static_cast<int>(s.width);
+  const int64_t head = blockIdx.x, total = s.batch * s.tokens;
+  const int64_t slice_begin = blockIdx.y * slice_tokens;
   const int64_t slice_end = min(total, slice_begin + slice_tokens);
   compact += head * total;
   inverse_norm += head * total;
-
-  float raw[kColumnsPerLane] = {};
-  float direction[kColumnsPerLane] = {};
-  int num_members = 0;
-  for (int64_t begin = slice_begin; begin < slice_end; begin += kScanTile) {
-    const int64_t end = min(slice_end, begin + kScanTile);
-    const int listed =
-        list_members(compact, begin, end, static_cast<int16_t>(cluster), members, warp_counts);
-    num_members += listed;
-#pragma unroll 4
-    for (int i = warp; i < listed; i += kSumWarps) {
-      const int64_t t = begin + members[i];
-      const Key* source = keys + key_row(s, head, t) * s.width;
-      const float scale = inverse_norm[t];
+  const int64_t row = (blockIdx.y * s.heads + head) * s.clusters;
+  SliceSums out{raw_sum + row * width, direction_sum + row * width, width, true};
+  count += row;
+  int* begin = sum_places;
+  for (int64_t first = slice_begin; first < slice_end; first += kSumChunk) {
+    const int64_t end = min(slice_end, first + kSumChunk);
+    sort_chunk(compact, first, end, clusters, shared.order, begin, sum_places + clusters + 1,
+               shared.scan);
+    for (int c = threadIdx.x; c < clusters; c += kSumThreads) {
+      const float members = static_cast<float>(begin[c + 1] - begin[c]);
+      count[c] = out.first ? members : count[c] + members;
+    }
+    for (int c = warp; c < clusters && out.first; c += kSumWarps) {
+      if (begin[c] == begin[c + 1]) out.add(c, {});
+    }
+    const int listed = begin[clusters];
+    const int from = min(listed, warp * kPerSumWarp), to = min(listed, from + kPerSumWarp);
+    const int last = add_tokens(s, keys, inverse_norm, head, first, from, to, begin, out, shared);
+    out.first = false;
+    __syncthreads();
+    // A cluster that began with this warp and went on: the rest, warp by warp.
+    for (int w = warp + 1; last >= 0 && w * kPerSumWarp < begin[last + 1]; ++w) {
+      KeySums sums;
 #pragma unroll
       for (int j = 0; j < kColumnsPerLane; ++j) {
-        const int column = lane + 32 * j;
-        if (column >= s.width) continue;
-        const float x = to_float(source[column]);
-        raw[j] += x;
-        direction[j] += x * scale;
+        sums.raw[j] = shared.carried[0][w][lane + 32 * j];
+        sums.direction[j] = shared.carried[1][w][lane + 32 * j];
       }
+      out.add(last, sums);
     }
-    // A warp that runs ahead writes `members` only behind the next barrier, which the others reach
-    // from here.
+    __syncthreads();
   }
-#pragma unroll
-  for (int j = 0; j < kColumnsPerLane; ++j) {
-    partial[0][warp][lane + 32 * j] = raw[j];
-    partial[1][warp][lane + 32 * j] = direction[j];
-  }
-  __syncthreads();
-  const int64_t row = (blockIdx.z * s.heads + head) * s.clusters + cluster;
-  for (int column = threadIdx.x; column < s.width; column += kSumThreads) {
-    float raw_total = 0.f;
-    float direction_total = 0.f;
-    for (int w = 0; w < kSumWarps; ++w) {
-      raw_total += partial[0][w][column];
-      direction_total += partial[1][w][column];
-    }
-    raw_sum[row * s.width + column] = raw_total;
-    direction_sum[row * s.width + column] = direction_total;
-  }
-  if (threadIdx.x == 0) count[row] = static_cast<float>(num_members);
 }
 
 // out[i] = sum over slices, in order, of in[slice][i].
@@ -281,8 +396,9 @@ int64_t align(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
 // A function of the sizes alone, so that the order of the additions does not depend on the device.
 int64_t num_slices(const ClusterAssignSizes& s) {
-  const int64_t slices = (s.batch * s.tokens + kTokensPerSlice - 1) / kTokensPerSlice;
-  return slices < 1 ? 1 : (slices > kMaxSlices ? kMaxSlices : slices);
+  const int64_t chunks = (s.batch * s.tokens + kSumChunk - 1) / kSumChunk;
+  const int64_t each = (chunks + kMaxSlices - 1) / kMaxSlices;
+  return chunks < 1 ? 1 : (chunks + each - 1) / each;  // none is empty
 }
 
 struct Workspace {
@@ -293,8 +409,13 @@ struct Workspace {
   float* raw_sum;
   float* direction_sum;
   float* count;
+  void* nearest;  // of launch_cluster_nearest
   int64_t bytes;
 };
+
+RouteSizes nearest_sizes(const ClusterAssignSizes& s) {
+  return {s.batch, s.heads, s.heads, s.tokens, s.width, s.clusters, 1, false};
+}
 
 Workspace layout(const ClusterAssignSizes& s, char* base) {
   const int64_t rows = s.heads * s.batch * s.tokens;
@@ -312,6 +433,7 @@ Workspace layout(const ClusterAssignSizes& s, char* base) {
   w.raw_sum = reinterpret_cast<float*>(take(counts * s.width * sizeof(float)));
   w.direction_sum = reinterpret_cast<float*>(take(counts * s.width * sizeof(float)));
   w.count = reinterpret_cast<float*>(take(counts * sizeof(float)));
+  w.nearest = take(cluster_route_workspace_bytes(nearest_sizes(s)));
   w.bytes = offset;
   return w;
 }
@@ -325,39 +447,61 @@ cudaError_t add_slices(int64_t size, int64_t slices, const float* in, float* out
 }
 
 template <typename Key>
-cudaError_t launch(const ClusterAssignSizes& s, const ClusterAssignInputs& in,
-                   const ClusterAssignOutputs& out, const Workspace& w, cudaStream_t stream) {
-  const Key* keys = static_cast<const Key*>(in.keys);
-  const int64_t total = s.batch * s.tokens;
+cudaError_t launch_assign(const ClusterAssignSizes& s, const ClusterAssignInputs& in,
+                          const ClusterAssignOutputs& out, const Workspace& w,
+                          cudaStream_t stream) {
   const int shared_bytes =
       static_cast<int>(s.width * (kTokenStride + kClusterStride) * sizeof(float));
-  cudaError_t status = cudaFuncSetAttribute(
+  const cudaError_t status = cudaFuncSetAttribute(
       assign_kernel<Key>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (status != cudaSuccess) return status;
-  const dim3 assign_grid(static_cast<unsigned>((total + kTokenTile - 1) / kTokenTile),
-                         static_cast<unsigned>(s.heads));
-  assign_kernel<Key><<<assign_grid, kThreads, shared_bytes, stream>>>(
-      s, keys, in.centroids, in.bias, in.valid, out.assignment, w.compact, w.inverse_norm);
-  status = cudaGetLastError();
-  if (status != cudaSuccess) return status;
+  const dim3 grid(static_cast<unsigned>((s.batch * s.tokens + kTokenTile - 1) / kTokenTile),
+                  static_cast<unsigned>(s.heads));
+  assign_kernel<Key><<<grid, kThreads, shared_bytes, stream>>>(
+      s, static_cast<const Key*>(in.keys), in.centroids, in.bias, in.valid, out.assignment,
+      w.compact, w.inverse_norm);
+  return cudaGetLastError();
+}
 
-  const int64_t slices = num_slices(s);
-  const int64_t slice_tokens = (total + slices - 1) / slices;
+template <typename Key>
+cudaError_t launch_sums(const ClusterAssignSizes& s, const ClusterAssignInputs& in,
+                        const ClusterAssignOutputs& out, const Workspace& w, cudaStream_t stream) {
+  const int64_t total = s.batch * s.tokens, slices = num_slices(s);
+  const int64_t chunks = (total + kSumChunk - 1) / kSumChunk;
+  const int64_t slice_tokens = (chunks + slices - 1) / slices * kSumChunk;
   const bool sliced = slices > 1;
-  const dim3 sum_grid(static_cast<unsigned>(s.clusters), static_cast<unsigned>(s.heads),
-                      static_cast<unsigned>(slices));
-  sum_kernel<Key><<<sum_grid, kSumThreads, 0, stream>>>(
-      s, slice_tokens, keys, w.compact, w.inverse_norm, sliced ? w.raw_sum : out.raw_sum,
-      sliced ? w.direction_sum : out.direction_sum, sliced ? w.count : out.count);
+  const int shared_bytes =
+      static_cast<int>((s.clusters * (kSumWarps + 1) + 1) * static_cast<int64_t>(sizeof(int)));
+  cudaError_t status = cudaFuncSetAttribute(
+      sum_kernel<Key>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  if (status != cudaSuccess) return status;
+  const dim3 grid(static_cast<unsigned>(s.heads), static_cast<unsigned>(slices));
+  sum_kernel<Key><<<grid, kSumThreads, shared_bytes, stream>>>(
+      s, slice_tokens, static_cast<const Key*>(in.keys), w.compact, w.inverse_norm,
+      sliced ? w.raw_sum : out.raw_sum, sliced ? w.direction_sum : out.direction_sum,
+      sliced ? w.count : out.count);
   status = cudaGetLastError();
   if (status != cudaSuccess || !sliced) return status;
-
   const int64_t counts = s.heads * s.clusters;
   status = add_slices(counts * s.width, slices, w.raw_sum, out.raw_sum, stream);
   if (status != cudaSuccess) return status;
   status = add_slices(counts * s.width, slices, w.direction_sum, out.direction_sum, stream);
   if (status != cudaSuccess) return status;
   return add_slices(counts, slices, w.count, out.count, stream);
+}
+
+template <typename Key>
+cudaError_t launch(const ClusterAssignSizes& s, const ClusterAssignInputs& in,
+                   const ClusterAssignOutputs& out, const Workspace& w, cudaStream_t stream) {
+  const RouteSizes nearest = nearest_sizes(s);
+  const bool by_matrix_units = sizeof(Key) == 2 && cluster_nearest_fits(nearest);
+  const cudaError_t status =
+      by_matrix_units
+          ? launch_cluster_nearest(nearest, in.keys, in.centroids, in.bias, in.valid,
+                                   {out.assignment, w.compact, w.inverse_norm}, w.nearest, stream)
+          : launch_assign<Key>(s, in, out, w, stream);
+  if (status != cudaSuccess) return status;
+  return launch_sums<Key>(s, in, out, w, stream);
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 // sinks. Work runs cluster by cluster: a block takes 64 of a cluster's queries and its keys as far
 // as they can see, and writes a normalised partial result a pair (query, slot); a second kernel
 // attends to window and sinks and joins the partial results by log-sum-exp, in the order of slots.
-// No atomics: the same bits on every run.
+// No sum depends on which thread comes first: the same bits on every run.
 #pragma once
 
 #include "kernels/attention/cluster_index.h"

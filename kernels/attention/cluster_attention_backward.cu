@@ -73,11 +73,12 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
   const int lane = threadIdx.x % 32, g = threadIdx.x / 32 * 16 + lane / 4;
   const int column = 2 * (lane & 3);
   const float scale = s.scale * kLog2E;
-  const uint32_t zero = unknown_zero();
+  const uint32_t unknown = unknown_zero();
   const unsigned slots = static_cast<unsigned>(s.slots);
   const bool has_bias = a.b.in.key_bias != nullptr;
-  Tiles tiles(shared_raw, shared, s, a.b.index, a.keys, has_bias,
-              a.b.index.attend_begin[a.first_head], a.b.index.attend_begin[a.end_head]);
+  const ClusterIndex& index = a.b.index;
+  Tiles tiles(shared_raw, shared, s, index, index.large, a.keys, has_bias,
+              index.large_begin[a.first_head], index.large_begin[a.end_head]);
   for (; tiles.has_item(); tiles.end_item()) {
     tiles.begin_item();
     const AttendItem& item = tiles.item();
@@ -97,38 +98,18 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
     const float2 side0 = a.b.rows[row0], side1 = a.b.rows[row1];
     const float lse0 = side0.x, lse1 = side1.x, delta0 = side0.y, delta1 = side1.y;
     float dq[kPlanes][32];
-#pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane) {
-#pragma unroll
-      for (int i = 0; i < 32; ++i) dq[plane][i] = 0.f;
-    }
+    zero(dq);
     for (int tile = 0; tile < item.num_tiles; ++tile) {
       tiles.wait_tile();
       float score[32], d_weight[32];
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane) {
-        hold(q[plane], zero);
-        hold(d_out[plane], zero);
+        hold(q[plane], unknown);
+        hold(d_out[plane], unknown);
       }
       wgmma_fence();
-#pragma unroll
-      for (int plane = 0; plane < kPlanes; ++plane) {
-        const uint64_t k = tiles.keys(plane);
-#pragma unroll
-        for (int step = 0; step < 4; ++step) {
-          wgmma<false>(score, q[plane] + 4 * step, k + step * kColumnStep, plane + step > 0);
-        }
-      }
-      wgmma_commit();
-#pragma unroll
-      for (int plane = 0; plane < kPlanes; ++plane) {
-        const uint64_t v = tiles.values(plane);
-#pragma unroll
-        for (int step = 0; step < 4; ++step) {
-          wgmma<false>(d_weight, d_out[plane] + 4 * step, v + step * kColumnStep, plane + step > 0);
-        }
-      }
-      wgmma_commit();
+      row_products(score, q, [&](int plane) { return tiles.keys(plane); });
+      row_products(d_weight, d_out, [&](int plane) { return tiles.values(plane); });
       __syncthreads();  // all warps have finished with the tile before
       if (tile > 0) tiles.release(1);
       wgmma_wait<1>(score);
@@ -136,14 +117,7 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
       float score_scale = scale;
       if (has_bias) {
         score_scale = 1.f;
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-          const float2 b = *reinterpret_cast<const float2*>(tiles.biases() + 8 * i + column);
-          score[4 * i + 0] = fmaf(score[4 * i + 0], scale, b.x);
-          score[4 * i + 1] = fmaf(score[4 * i + 1], scale, b.y);
-          score[4 * i + 2] = fmaf(score[4 * i + 2], scale, b.x);
-          score[4 * i + 3] = fmaf(score[4 * i + 3], scale, b.y);
-        }
+        add_biases(score, scale, tiles.biases(), column);
       }
       const int left = item.keys - tile * kTileRows;
       const int* position = tiles.positions();
@@ -154,16 +128,7 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
       weights(score, score_scale, lse0, lse1);
       wgmma_wait<0>(d_weight);
       score_gradient(score, d_weight, delta0, delta1, ds);
-      wgmma_fence();
-#pragma unroll
-      for (int plane = 0; plane < kPlanes; ++plane) {
-        const uint64_t k = tiles.keys(plane);
-#pragma unroll
-        for (int step = 0; step < 4; ++step) {
-          wgmma<true>(dq[plane], ds + 4 * step, k + step * kPairRowStep, true);
-        }
-      }
-      wgmma_commit();
+      add_rows<kPairRowStep>(dq, ds, [&](int plane) { return tiles.keys(plane); });
       wgmma_wait<0>(ds);  // registers are short: other blocks fill the wait
       tiles.next_tile();
     }
@@ -198,82 +163,42 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 3 : 2)
   SlotRows<kWidth> partials(shared_raw + Tiles::kSharedBytes, s, first_query);
   partials.start(a.b.index, a.b.in.routes, head, kv, nullptr);
   const __nv_bfloat16* rows = a.partial + static_cast<int64_t>(blockIdx.y) * s.pairs() * kWidth;
-  if (range.count() == 0) partials.prefetch(rows);  // else the window's loads come first
   tiles.start(range);
+  partials.prefetch(rows);  // behind the window's loads, which come first
 
-  const int lane = threadIdx.x % 32, g = threadIdx.x / 32 * 16 + lane / 4;
-  const int column = 2 * (lane & 3);
-  const int last_query = static_cast<int>(s.queries) - 1;
-  const int query0 = min(first_query + g, last_query),
-            query1 = min(first_query + g + 8, last_query);
-  const int at0 = static_cast<int>(s.first_query) + query0;
-  const int at1 = static_cast<int>(s.first_query) + query1;
-  const int64_t row0 = head * s.queries + query0, row1 = head * s.queries + query1;
-  const auto* q_rows = static_cast<const __nv_bfloat16*>(a.b.in.q);
-  const auto* d_rows = static_cast<const __nv_bfloat16*>(a.b.grad.d_out);
+  const RowPair own(s, head, first_query);
   uint32_t q[kPlanes][16], d_out[kPlanes][16];
-#pragma unroll
-  for (int plane = 0; plane < kPlanes; ++plane) {
-    load_natural_operand(q[plane], q_rows + row0 * kWidth + 64 * plane,
-                         q_rows + row1 * kWidth + 64 * plane);
-    load_natural_operand(d_out[plane], d_rows + row0 * kWidth + 64 * plane,
-                         d_rows + row1 * kWidth + 64 * plane);
-  }
-  const float2 side0 = a.b.rows[row0], side1 = a.b.rows[row1];
+  load_natural_operands(q, a.b.in.q, own);
+  load_natural_operands(d_out, a.b.grad.d_out, own);
+  const float2 side0 = a.b.rows[own.row0], side1 = a.b.rows[own.row1];
   const float lse0 = side0.x, lse1 = side1.x, delta0 = side0.y, delta1 = side1.y;
   const float scale = s.scale * kLog2E;
-  const uint32_t zero = unknown_zero();
+  const uint32_t unknown = unknown_zero();
   float dq[kPlanes][32];
-#pragma unroll
-  for (int plane = 0; plane < kPlanes; ++plane) {
-#pragma unroll
-    for (int i = 0; i < 32; ++i) dq[plane][i] = 0.f;
-  }
+  zero(dq);
   uint32_t ds[16];
   for (int i = 0; i < range.count(); ++i) {
     tiles.wait(i);
     float score[32], d_weight[32];
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
-      hold(q[plane], zero);
-      hold(d_out[plane], zero);
+      hold(q[plane], unknown);
+      hold(d_out[plane], unknown);
     }
     wgmma_fence();
-#pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane) {
-      const uint64_t k = tile_descriptor(tiles.keys(i) + plane * kTileBytes);
-#pragma unroll
-      for (int step = 0; step < 4; ++step) {
-        wgmma<false>(score, q[plane] + 4 * step, k + step * kColumnStep, plane + step > 0);
-      }
-    }
-    wgmma_commit();
-#pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane) {
-      const uint64_t v = tile_descriptor(tiles.values(i) + plane * kTileBytes);
-#pragma unroll
-      for (int step = 0; step < 4; ++step) {
-        wgmma<false>(d_weight, d_out[plane] + 4 * step, v + step * kColumnStep, plane + step > 0);
-      }
-    }
-    wgmma_commit();
+    row_products(score, q,
+                 [&](int plane) { return tile_descriptor(tiles.keys(i) + plane * kTileBytes); });
+    row_products(d_weight, d_out,
+                 [&](int plane) { return tile_descriptor(tiles.values(i) + plane * kTileBytes); });
     wgmma_wait<1>(score);
     const NearMask mask(s, range.tile(i), first_query);
     const float* bias = tiles.bias(i);
-    near_scores(score, mask, bias, column, scale, at0, at1);
+    near_scores(score, mask, bias, own.column, scale, own.at0, own.at1);
     weights(score, 1.f, lse0, lse1);
     wgmma_wait<0>(d_weight);
     score_gradient(score, d_weight, delta0, delta1, ds);
-    wgmma_fence();
-#pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane) {
-      const uint64_t k = tile_descriptor(tiles.keys(i) + plane * kTileBytes);
-#pragma unroll
-      for (int step = 0; step < 4; ++step) {
-        wgmma<true>(dq[plane], ds + 4 * step, k + step * kRowStep, true);
-      }
-    }
-    wgmma_commit();
+    add_rows<kRowStep>(
+        dq, ds, [&](int plane) { return tile_descriptor(tiles.keys(i) + plane * kTileBytes); });
     wgmma_wait<0>(ds);
     tiles.release(range, i);
   }
@@ -282,15 +207,16 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 3 : 2)
   __syncthreads();  // the slots' log-sum-exp, where the window had no tile
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int r = g + 8 * half;
+    const int r = own.g + 8 * half;
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
 #pragma unroll
       for (int i = 0; i < 16; ++i) dq[plane][4 * (i / 2) + 2 * half + i % 2] *= s.scale;
     }
     partials.add<kPlanes>(dq, half, r, rows, [&](float) { return 1.f; });
-    if (first_query + r > last_query) continue;
-    auto* row = static_cast<__nv_bfloat16*>(a.b.grad.dq) + (half == 0 ? row0 : row1) * kWidth;
+    if (first_query + r >= s.queries) continue;
+    auto* row =
+        static_cast<__nv_bfloat16*>(a.b.grad.dq) + (half == 0 ? own.row0 : own.row1) * kWidth;
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
       store_row(row + 64 * plane, dq[plane], 2 * half, 1.f);
@@ -323,6 +249,8 @@ cudaError_t query_gradients(const BackwardArguments& b, int64_t first, int64_t e
 
 int64_t align(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
+constexpr int64_t kCounterBytes = 256;
+
 int64_t row_bytes(const ClusterSizes& s) { return align(s.batch * s.heads * s.queries * 8); }
 
 }  // namespace
@@ -336,7 +264,7 @@ cudaError_t launch_query_gradients(const BackwardArguments& a, int64_t first, in
 int64_t cluster_attention_backward_workspace_bytes(const ClusterSizes& s) {
   const int64_t partial = cluster_attention_heads_at_once(s) * s.pairs() * s.width * 2;
   const int64_t keys = key_gradient_workspace_bytes(s);
-  return row_bytes(s) + (partial > keys ? partial : keys);
+  return row_bytes(s) + kCounterBytes + (partial > keys ? partial : keys);
 }
 
 cudaError_t launch_cluster_attention_backward(const ClusterSizes& s, const ClusterIndex& index,
@@ -345,7 +273,8 @@ cudaError_t launch_cluster_attention_backward(const ClusterSizes& s, const Clust
                                               void* workspace, cudaStream_t stream) {
   if (s.width != 64 && s.width != 128) return cudaErrorInvalidValue;
   auto* side = static_cast<float2*>(workspace);
-  void* scratch = static_cast<char*>(workspace) + row_bytes(s);
+  auto* counter = reinterpret_cast<int*>(static_cast<char*>(workspace) + row_bytes(s));
+  void* scratch = static_cast<char*>(workspace) + row_bytes(s) + kCounterBytes;
   const int64_t heads = s.batch * s.heads, rows = heads * s.queries;
   const auto blocks = static_cast<unsigned>((rows * s.width / 8 + kThreads - 1) / kThreads);
   row_kernel<<<blocks, kThreads, 0, stream>>>(
@@ -355,7 +284,11 @@ cudaError_t launch_cluster_attention_backward(const ClusterSizes& s, const Clust
   const int64_t at_once = cluster_attention_heads_at_once(s);
   for (int64_t first = 0; first < heads; first += at_once) {
     const int64_t end = first + at_once < heads ? first + at_once : heads;
-    const cudaError_t status = launch_query_gradients(a, first, end, scratch, stream);
+    cudaError_t status = cudaSuccess;
+    if (s.width == 64) {
+      status = launch_small_cluster_gradients(a, first, end, scratch, counter, stream);
+    }
+    if (status == cudaSuccess) status = launch_query_gradients(a, first, end, scratch, stream);
     if (status != cudaSuccess) return status;
   }
   return launch_key_gradients(a, scratch, stream);

@@ -16,9 +16,16 @@ struct BackwardArguments {
   const float2* rows;
 };
 
-// dq: `partial` bf16 [heads, N_q k, d] is scratch for heads [first, end).
+// dq, after launch_small_cluster_gradients: `partial` bf16 [heads, N_q k, d] is scratch for heads
+// [first, end).
 cudaError_t launch_query_gradients(const BackwardArguments& a, int64_t first, int64_t end,
                                    void* partial, cudaStream_t stream);
+
+// Of the clusters of at most kSmallCluster keys, of width 64: dk, dv, d_key_bias, and `partial` as
+// launch_query_gradients fills it for the others. `next`: scratch. Heads [first, end) hold all
+// heads of their key-value heads.
+cudaError_t launch_small_cluster_gradients(const BackwardArguments& a, int64_t first, int64_t end,
+                                           void* partial, int* next, cudaStream_t stream);
 
 // dk, dv, d_key_bias; scratch of key_gradient_workspace_bytes.
 int64_t key_gradient_workspace_bytes(const ClusterSizes& s);

@@ -1,38 +1,28 @@
 #include "kernels/attention/cluster_attention_backward.h"
 #include "kernels/attention/cluster_attention_device.h"
+#include "kernels/attention/query_ring.h"
 
 namespace dsrsq::kernels {
 namespace {
 
-// A block owns 128 keys, 64 a warpgroup, and walks the queries that may see them, 64 at a time.
-// (One warpgroup a block and two blocks a multiprocessor: 2 % faster where clusters are small, 13 %
-// slower where they are large, since queries are gathered twice as often.)
-constexpr int kGroups = 2;
-constexpr int kThreads = 128 * kGroups;
-constexpr int kKeyTile = 64 * kGroups;
-static_assert(kKeyTile == kKeyItemKeys);
+// A block owns 64 keys a warpgroup, and walks the queries that may see them, 64 at a time. Of
+// clusters and sinks a block has two warpgroups; of the window one, and a multiprocessor two
+// blocks, since few queries see a key and what a block waits for is another's time to work.
+constexpr int kListGroups = 2;
+static_assert(kTileRows * kListGroups == kKeyItemKeys);
+template <int kWidth>
+constexpr int kWindowGroups = kWidth == 64 ? 1 : 2;
 constexpr int kMaxSinks = static_cast<int>(kClusterIndexMaxSinks);
 constexpr int64_t kSinkChunk = 2048;  // queries of one head that a block of sinks walks
+
+// Where one warpgroup can hold all sinks, the two take every other tile of queries.
+bool sinks_are_shared(const ClusterSizes& s) { return s.sinks <= kTileRows; }
 
 int64_t sink_chunks(const ClusterSizes& s) {
   return s.sinks > 0 ? (s.queries + kSinkChunk - 1) / kSinkChunk * (s.heads / s.kv_heads) : 0;
 }
-
-// Division by the number of slots, exact below 2^31.
-struct Divisor {
-  unsigned factor;
-  int shift;
-  __device__ int divide(unsigned x) const {
-    return static_cast<int>(static_cast<uint64_t>(x) * factor >> shift);
-  }
-};
-
-Divisor divisor(int64_t slots) {
-  int bits = 0;
-  while ((int64_t{1} << bits) < slots) ++bits;
-  const int shift = 31 + bits;
-  return {static_cast<unsigned>(((uint64_t{1} << shift) + slots - 1) / slots), shift};
-}
+// What the sinks get comes in so many parts.
+int64_t sink_parts(const ClusterSizes& s) { return sink_chunks(s) * (sinks_are_shared(s) ? 2 : 1); }
 
 enum class KeyMode { kClusters, kSinks, kWindow };
 
@@ -40,174 +30,12 @@ struct KeyArguments {
   BackwardArguments b;
   KeyMode mode;
   Divisor slots;
-  // Of the sinks, from each chunk of queries: [B, H_kv, chunks, kMaxSinks, 2, d] (dk, dv) and
-  // [B, H_kv, chunks, kMaxSinks].
+  // Of the sinks: [B, H_kv, parts, kMaxSinks, 2, d] (dk, dv) and [B, H_kv, parts, kMaxSinks].
   float* sink_rows;
   float* sink_bias;
   int64_t chunks;
-};
-
-template <int kWidth>
-struct KeyShared {
-  static constexpr int kPlanes = kWidth / 64;
-  static constexpr int kKeyBytes = kPlanes * kGroups * kTileBytes;  // of the keys, or their values
-  static constexpr int kMatrixBytes = kPlanes * kTileBytes;
-  static constexpr int kStageBytes = 2 * kMatrixBytes;
-  // Tiles that are loaded ahead. The warps may be a tile apart, and leave their last products
-  // running (of width 128 there are no registers to): a stage is written again when the slowest is
-  // done with it.
-  static constexpr int kAhead = kWidth == 64 ? 3 : 2;
-  static constexpr int kStages = kWidth == 64 ? 6 : 4;
-  struct Rows {
-    float lse[kTileRows];    // log2
-    float delta[kTileRows];  // sum over columns of out d_out
-    int limit[kTileRows];    // the newest key that the query may see here
-  };
-  static constexpr int kBytes =
-      1024 + 2 * kKeyBytes + kStages * (kStageBytes + static_cast<int>(sizeof(Rows)));
-};
-
-__device__ __forceinline__ void copy_word(void* shared, const void* global, bool valid) {
-  const int bytes = valid ? 4 : 0;
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)),
-               "l"(global), "r"(bytes)
-               : "memory");
-}
-
-// The queries that a block walks: list entries, or all from `first` on.
-struct QuerySource {
-  const unsigned* list;  // at the first entry; null: successive queries
-  int first;
-  int count;
-  // What names a query until it is needed: the value of a load in flight.
-  __device__ unsigned entry(int i) const {
-    return list != nullptr ? __ldg(list + i) : static_cast<unsigned>(first + i);
-  }
-  __device__ int query_of(unsigned entry, const Divisor& slots) const {
-    return list != nullptr ? slots.divide(entry) : static_cast<int>(entry);
-  }
-  __device__ int tiles() const { return (count + kTileRows - 1) / kTileRows; }
-};
-
-template <int kWidth>
-class QueryRing {
- public:
-  using Shared = KeyShared<kWidth>;
-  using Rows = typename Shared::Rows;
-  static constexpr int kStages = Shared::kStages, kAhead = Shared::kAhead;
-  static constexpr int kRowsApart = kThreads / 8, kCopies = kTileRows / kRowsApart;
-  static constexpr unsigned kNoEntry = 0xffffffffu;
-  __device__ QueryRing(const BackwardArguments& b, const Divisor& slots, int limit_offset,
-                       char* tiles, Rows* rows, uint64_t* full)
-      : b_(b),
-        slots_(slots),
-        limit_offset_(limit_offset),
-        tiles_(tiles),
-        rows_(rows),
-        full_(full) {}
-
-  // All threads have met since the last tile of the source before.
-  __device__ void start(int64_t head, const QuerySource& source) {
-    const int64_t column = 8 * (threadIdx.x % 8);
-    q_ = static_cast<const __nv_bfloat16*>(b_.in.q) + head * b_.s.queries * kWidth + column;
-    d_out_ =
-        static_cast<const __nv_bfloat16*>(b_.grad.d_out) + head * b_.s.queries * kWidth + column;
-    side_ = b_.rows + head * b_.s.queries;
-    source_ = source;
-    // Signalled tiles of the sources before decide where the ring stands.
-    load_stage_ = stage_;
-#pragma unroll 1
-    for (int tile = 0; tile < kAhead; ++tile) {
-      find(tile);
-      load(tile);
-    }
-    find(kAhead);
-    arrive<kAhead - 1>(stage_);
-  }
-  // Tile i is in shared memory for this warpgroup; the loads kAhead tiles ahead are on their way.
-  __device__ void wait(int i) {
-    arrive<kAhead - 2>(next(stage_));
-    barrier_wait(&full_[stage_], phase_);
-    load(i + kAhead);
-    find(i + kAhead + 1);
-  }
-  __device__ void advance() {
-    stage_ = next(stage_);
-    if (stage_ == 0) phase_ ^= 1;
-  }
-  // The tile after the last of the source was signalled as well.
-  __device__ void finish() {
-    copy_wait<0>();
-    __syncthreads();
-    advance();
-  }
-  __device__ uint32_t q() const { return shared_address(tiles_) + stage_ * Shared::kStageBytes; }
-  __device__ uint32_t d_out() const { return q() + Shared::kMatrixBytes; }
-  __device__ const Rows& rows() const { return rows_[stage_]; }
-
- private:
-  __device__ static int next(int stage) { return stage + 1 == kStages ? 0 : stage + 1; }
-  // This thread's part of the oldest tile that was not signalled has landed.
-  template <int kPending>
-  __device__ void arrive(int stage) {
-    copy_wait<kPending>();
-    async_proxy_fence();
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&full_[stage]))
-                 : "memory");
-  }
-  // Eight threads a row, kCopies rows a thread.
-  __device__ void find(int tile) {
-    const int i = tile * kTileRows + threadIdx.x / 8;
-#pragma unroll
-    for (int copy = 0; copy < kCopies; ++copy) {
-      const int at = i + copy * kRowsApart;
-      entry_[copy] = at < source_.count ? source_.entry(at) : kNoEntry;
-    }
-  }
-  __device__ void load(int tile) {
-    if (tile * kTileRows < source_.count) {
-      const int chunk = threadIdx.x % 8;
-      const uint32_t target = shared_address(tiles_) + load_stage_ * Shared::kStageBytes +
-                              swizzled(threadIdx.x / 8, chunk);
-      Rows& side = rows_[load_stage_];
-#pragma unroll
-      for (int copy = 0; copy < kCopies; ++copy) {
-        const bool valid = entry_[copy] != kNoEntry;
-        const int query = valid ? source_.query_of(entry_[copy], slots_) : 0;
-        const __nv_bfloat16* q = q_ + int64_t{query} * kWidth;
-        const __nv_bfloat16* d = d_out_ + int64_t{query} * kWidth;
-#pragma unroll
-        for (int plane = 0; plane < Shared::kPlanes; ++plane) {
-          const uint32_t place = target + plane * kTileBytes + copy * kRowsApart * kTileRowBytes;
-          copy_chunk(place, q + 64 * plane, valid);
-          copy_chunk(place + Shared::kMatrixBytes, d + 64 * plane, valid);
-        }
-        if (chunk == 0) {
-          const int r = copy * kRowsApart + threadIdx.x / 8;
-          copy_word(&side.lse[r], &side_[query].x, valid);
-          copy_word(&side.delta[r], &side_[query].y, valid);
-          side.limit[r] = valid ? query + limit_offset_ : -1;
-        }
-      }
-    }
-    load_stage_ = next(load_stage_);
-    copy_commit();
-  }
-
-  const BackwardArguments& b_;
-  const Divisor& slots_;
-  int limit_offset_;
-  char* tiles_;
-  Rows* rows_;
-  uint64_t* full_;
-  int stage_ = 0;
-  uint32_t phase_ = 0;
-  int load_stage_ = 0;
-  const __nv_bfloat16* q_;
-  const __nv_bfloat16* d_out_;
-  const float2* side_;
-  QuerySource source_;
-  unsigned entry_[kCopies];
+  int64_t parts;
+  bool shared_sinks;
 };
 
 // Adds the gradients from one tile of queries to 64 keys of a warpgroup.
@@ -221,9 +49,9 @@ struct KeyTile {
   float d_bias0 = 0.f, d_bias1 = 0.f;
 };
 
-template <int kWidth>
+template <int kWidth, int kGroups>
 __device__ __forceinline__ void add_queries(KeyTile<kWidth>& tile, uint32_t q, uint32_t d_out,
-                                            const typename KeyShared<kWidth>::Rows& rows,
+                                            const typename KeyShared<kWidth, kGroups>::Rows& rows,
                                             float scale, bool masked, int window, bool biased,
                                             bool has_bias, uint32_t (&p)[16], uint32_t (&ds)[16]) {
   constexpr int kPlanes = kWidth / 64;
@@ -340,6 +168,7 @@ struct KeyBlock {
 };
 
 // The queries of one head that may see the block's keys.
+template <int kThreads>
 __device__ QuerySource find_queries(const KeyArguments& a, const KeyBlock& block, int64_t head,
                                     int64_t chunk) {
   const ClusterSizes& s = a.b.s;
@@ -375,24 +204,68 @@ __device__ QuerySource find_queries(const KeyArguments& a, const KeyBlock& block
   return source;
 }
 
-// Half of 64 columns of a row, in the order of store_row, from and to an accumulator in natural
-// order. All lanes take part.
-__device__ __forceinline__ void add_row(float* d, const __nv_bfloat16* row, bool valid) {
-  uint4 x = make_uint4(0, 0, 0, 0);
-  if (valid) x = *(reinterpret_cast<const uint4*>(row) + (threadIdx.x & 3));
-  quad_transpose(x.x, x.y, x.z, x.w);
-  add_chunk(d, x, 1.f);
-}
-__device__ __forceinline__ void put_row(const float* d, __nv_bfloat16* row, bool valid) {
-  uint4 x = {pack(d[0], d[1]), pack(d[4], d[5]), pack(d[8], d[9]), pack(d[12], d[13])};
-  quad_transpose(x.x, x.y, x.z, x.w);
-  if (valid) *(reinterpret_cast<uint4*>(row) + (threadIdx.x & 3)) = x;
+// Adds what the keys got in their clusters and, where they are sinks, from all later queries.
+template <int kWidth>
+__device__ __forceinline__ void add_earlier(const KeyArguments& a, const KeyBlock& block,
+                                            KeyTile<kWidth>& tile) {
+  constexpr int kPlanes = kWidth / 64;
+  const ClusterSizes& s = a.b.s;
+  const int t = threadIdx.x & 3;
+  const float inverse = 1.f / s.scale;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int position = half == 0 ? tile.position0 : tile.position1;
+    const bool valid = position != kNoKey;
+    const int64_t line = block.kv * s.keys + (valid ? position : 0);
+    const bool clustered = valid && position >= s.sinks && a.b.in.assignment[line] >= 0;
+    uint4 x[kPlanes][2], y[kPlanes][2];  // all on their way before the first is used
+#pragma unroll
+    for (int plane = 0; plane < kPlanes; ++plane) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int64_t chunk = (line * kWidth + 64 * plane + 32 * i) / 8 + t;
+        x[plane][i] = y[plane][i] = make_uint4(0, 0, 0, 0);
+        if (clustered) x[plane][i] = static_cast<const uint4*>(a.b.grad.dk)[chunk];
+        if (clustered) y[plane][i] = static_cast<const uint4*>(a.b.grad.dv)[chunk];
+      }
+    }
+    float& d_bias = half == 0 ? tile.d_bias0 : tile.d_bias1;
+    if (clustered && a.b.grad.d_key_bias != nullptr) d_bias += a.b.grad.d_key_bias[line];
+#pragma unroll
+    for (int plane = 0; plane < kPlanes; ++plane) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        uint4 &u = x[plane][i], &w = y[plane][i];
+        quad_transpose(u.x, u.y, u.z, u.w);
+        quad_transpose(w.x, w.y, w.z, w.w);
+        add_chunk(tile.dk[plane] + 16 * i + 2 * half, u, inverse);
+        add_chunk(tile.dv[plane] + 16 * i + 2 * half, w, 1.f);
+      }
+    }
+    for (int64_t part = 0; valid && position < s.sinks && part < a.parts; ++part) {
+      const int64_t row = (block.kv * a.parts + part) * kMaxSinks + position;
+      const float* in = a.sink_rows + row * 2 * kWidth + 2 * t;
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          const float2 k = *reinterpret_cast<const float2*>(in + 64 * plane + 8 * i);
+          const float2 v = *reinterpret_cast<const float2*>(in + kWidth + 64 * plane + 8 * i);
+          tile.dk[plane][4 * i + 2 * half] += k.x * inverse;
+          tile.dk[plane][4 * i + 2 * half + 1] += k.y * inverse;
+          tile.dv[plane][4 * i + 2 * half] += v.x;
+          tile.dv[plane][4 * i + 2 * half + 1] += v.y;
+        }
+      }
+      d_bias += a.sink_bias[row];
+    }
+  }
 }
 
 // What was collected for the keys of rows g and g + 8.
 template <int kWidth>
 __device__ __forceinline__ void write_keys(const KeyArguments& a, const KeyBlock& block,
-                                           KeyTile<kWidth>& tile, int64_t chunk) {
+                                           KeyTile<kWidth>& tile, int64_t part) {
   constexpr int kPlanes = kWidth / 64;
   const ClusterSizes& s = a.b.s;
   const int t = threadIdx.x & 3;
@@ -419,7 +292,7 @@ __device__ __forceinline__ void write_keys(const KeyArguments& a, const KeyBlock
     each([&](int, float& k0, float& k1, float&, float&) { k0 *= s.scale, k1 *= s.scale; });
     if (a.mode == KeyMode::kSinks) {
       if (!valid) continue;
-      const int64_t row = (block.kv * a.chunks + chunk) * kMaxSinks + position;
+      const int64_t row = (block.kv * a.parts + part) * kMaxSinks + position;
       float* out = a.sink_rows + row * 2 * kWidth;
       each([&](int column, float& k0, float& k1, float& v0, float& v1) {
         *reinterpret_cast<float2*>(out + column) = make_float2(k0, k1);
@@ -428,45 +301,23 @@ __device__ __forceinline__ void write_keys(const KeyArguments& a, const KeyBlock
       if (t == 0) a.sink_bias[row] = d_bias;
       continue;
     }
-    if (a.mode == KeyMode::kWindow) {
-      const bool clustered = valid && position >= s.sinks && a.b.in.assignment[line] >= 0;
-#pragma unroll
-      for (int plane = 0; plane < kPlanes; ++plane) {
-#pragma unroll
-        for (int part = 0; part < 2; ++part) {
-          add_row(tile.dk[plane] + 16 * part + 2 * half, dk + 64 * plane + 32 * part, clustered);
-          add_row(tile.dv[plane] + 16 * part + 2 * half, dv + 64 * plane + 32 * part, clustered);
-        }
-      }
-      if (clustered && t == 0 && d_key_bias != nullptr) d_bias += d_key_bias[line];
-      for (int64_t c = 0; valid && position < s.sinks && c < a.chunks; ++c) {
-        const int64_t row = (block.kv * a.chunks + c) * kMaxSinks + position;
-        const float* in = a.sink_rows + row * 2 * kWidth;
-        each([&](int column, float& k0, float& k1, float& v0, float& v1) {
-          const float2 x = *reinterpret_cast<const float2*>(in + column);
-          const float2 y = *reinterpret_cast<const float2*>(in + kWidth + column);
-          k0 += x.x, k1 += x.y, v0 += y.x, v1 += y.y;
-        });
-        d_bias += a.sink_bias[row];
-      }
-      __syncwarp();
-    }
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
 #pragma unroll
-      for (int part = 0; part < 2; ++part) {
-        put_row(tile.dk[plane] + 16 * part + 2 * half, dk + 64 * plane + 32 * part, valid);
-        put_row(tile.dv[plane] + 16 * part + 2 * half, dv + 64 * plane + 32 * part, valid);
+      for (int i = 0; i < 2; ++i) {
+        put_row(tile.dk[plane] + 16 * i + 2 * half, dk + 64 * plane + 32 * i, valid);
+        put_row(tile.dv[plane] + 16 * i + 2 * half, dv + 64 * plane + 32 * i, valid);
       }
     }
     if (valid && t == 0 && d_key_bias != nullptr) d_key_bias[line] = d_bias;
   }
 }
 
-template <int kWidth>
-__global__ void __launch_bounds__(kThreads, 1)
+template <int kWidth, int kGroups>
+__global__ void __launch_bounds__(128 * kGroups, 3 - kGroups)
     key_gradient_kernel(const __grid_constant__ KeyArguments a) {
-  using Shared = KeyShared<kWidth>;
+  using Shared = KeyShared<kWidth, kGroups>;
+  constexpr int kThreads = Shared::kThreads, kKeyTile = kTileRows * kGroups;
   constexpr int kPlanes = Shared::kPlanes;
   extern __shared__ char shared_raw[];
   __shared__ uint64_t full[Shared::kStages];
@@ -476,6 +327,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (a.mode == KeyMode::kClusters) {
     if (static_cast<int>(blockIdx.x) >= a.b.index.num_key_items[block.kv]) return;
     const ClusterItem item = a.b.index.key_items[block.kv * s.max_key_items() + blockIdx.x];
+    // Small clusters have a kernel of their own.
+    if (is_small_cluster(s, a.b.index.key_count[block.kv * s.clusters + item.cluster])) return;
     block.cluster = item.cluster;
     block.order = a.b.index.order + block.kv * s.rows() + item.begin;
     block.count = item.count;
@@ -513,7 +366,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   copy_commit();
 
-  const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0), lane = threadIdx.x % 32;
+  const int warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0), lane = threadIdx.x % 32;
+  const bool shared_sinks = a.mode == KeyMode::kSinks && a.shared_sinks;
+  const int group = shared_sinks ? 0 : warpgroup;  // of the block's keys
   const int g = group * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4;
   KeyTile<kWidth> tile;
   tile.k = keys + group * kTileBytes;
@@ -545,7 +400,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   const int limit_offset = static_cast<int>(s.first_query) -
                            (a.mode == KeyMode::kWindow ? 0 : static_cast<int>(s.window));
-  QueryRing<kWidth> ring(
+  QueryRing<kWidth, kGroups> ring(
       a.b, a.slots, limit_offset, shared + 2 * Shared::kKeyBytes,
       reinterpret_cast<typename Shared::Rows*>(shared + 2 * Shared::kKeyBytes +
                                                Shared::kStages * Shared::kStageBytes),
@@ -554,8 +409,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int64_t first_head = block.kv / s.kv_heads * s.heads + block.kv % s.kv_heads * group_size;
   for (int64_t member = 0; member < group_size; ++member) {
     if (a.mode == KeyMode::kSinks && member != chunk % group_size) continue;
-    const QuerySource source = find_queries(a, block, first_head + member,
-                                            a.mode == KeyMode::kSinks ? chunk / group_size : 0);
+    const QuerySource source = find_queries<kThreads>(
+        a, block, first_head + member, a.mode == KeyMode::kSinks ? chunk / group_size : 0);
     const int num_tiles = source.tiles();
     if (num_tiles == 0) continue;
     ring.start(first_head + member, source);
@@ -563,11 +418,12 @@ __global__ void __launch_bounds__(kThreads, 1)
       ring.wait(i);
       const auto& rows = ring.rows();
       const int last = min(kTileRows, source.count - i * kTileRows) - 1;
-      if (rows.limit[last] < oldest) continue;  // also where this warpgroup has no key
+      const bool other = shared_sinks && i % kGroups != warpgroup;
+      if (other || rows.limit[last] < oldest) continue;  // also where this warpgroup has no key
       const bool masked = last < kTileRows - 1 || rows.limit[0] < newest ||
                           (window > 0 && rows.limit[last] - oldest >= window);
-      add_queries(tile, ring.q(), ring.d_out(), rows, scale, masked, window, biased, has_bias, p,
-                  ds);
+      add_queries<kWidth, kGroups>(tile, ring.q(), ring.d_out(), rows, scale, masked, window,
+                                   biased, has_bias, p, ds);
     }
     wgmma_wait<0>(p);
     wgmma_wait<0>(ds);
@@ -577,38 +433,50 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   tile.d_bias0 = quad_sum(tile.d_bias0);
   tile.d_bias1 = quad_sum(tile.d_bias1);
-  write_keys(a, block, tile, chunk);
+  if (a.mode == KeyMode::kWindow) add_earlier(a, block, tile);
+  write_keys(a, block, tile, shared_sinks ? chunk * kGroups + warpgroup : chunk);
+}
+
+template <int kWidth, int kGroups>
+cudaError_t launch(KeyArguments a, KeyMode mode, int64_t blocks, cudaStream_t stream) {
+  using Shared = KeyShared<kWidth, kGroups>;
+  const cudaError_t status =
+      cudaFuncSetAttribute(key_gradient_kernel<kWidth, kGroups>,
+                           cudaFuncAttributeMaxDynamicSharedMemorySize, Shared::kBytes);
+  if (status != cudaSuccess) return status;
+  a.mode = mode;
+  const dim3 grid(static_cast<unsigned>(blocks),
+                  static_cast<unsigned>(a.b.s.batch * a.b.s.kv_heads));
+  key_gradient_kernel<kWidth, kGroups><<<grid, Shared::kThreads, Shared::kBytes, stream>>>(a);
+  return cudaGetLastError();
 }
 
 template <int kWidth>
 cudaError_t key_gradients(const BackwardArguments& b, void* workspace, cudaStream_t stream) {
   const ClusterSizes& s = b.s;
-  constexpr int kBytes = KeyShared<kWidth>::kBytes;
-  const cudaError_t status = cudaFuncSetAttribute(
-      key_gradient_kernel<kWidth>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  if (status != cudaSuccess) return status;
-  const int64_t kv = s.batch * s.kv_heads, chunks = sink_chunks(s);
+  const int64_t chunks = sink_chunks(s), parts = sink_parts(s);
   KeyArguments a{
-      b, KeyMode::kClusters, divisor(s.slots), static_cast<float*>(workspace), nullptr, chunks};
-  a.sink_bias = a.sink_rows + kv * chunks * kMaxSinks * 2 * kWidth;
-  auto launch = [&](KeyMode mode, int64_t blocks) {
-    a.mode = mode;
-    const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(kv));
-    key_gradient_kernel<kWidth><<<grid, kThreads, kBytes, stream>>>(a);
-  };
-  launch(KeyMode::kClusters, s.max_key_items());
+      b,     KeyMode::kClusters, divisor(s.slots), static_cast<float*>(workspace), nullptr, chunks,
+      parts, sinks_are_shared(s)};
+  a.sink_bias = a.sink_rows + s.batch * s.kv_heads * parts * kMaxSinks * 2 * kWidth;
+  cudaError_t status =
+      launch<kWidth, kListGroups>(a, KeyMode::kClusters, s.max_key_items(), stream);
+  if (status != cudaSuccess) return status;
   if (chunks > 0) {
-    launch(KeyMode::kSinks, chunks * ((s.sinks + kKeyTile - 1) / kKeyTile));
+    const int64_t blocks = chunks * ((s.sinks + kKeyItemKeys - 1) / kKeyItemKeys);
+    status = launch<kWidth, kListGroups>(a, KeyMode::kSinks, blocks, stream);
+    if (status != cudaSuccess) return status;
   }
   // Also where there is no window: it writes every key's row.
-  launch(KeyMode::kWindow, (s.keys + kKeyTile - 1) / kKeyTile);
-  return cudaGetLastError();
+  constexpr int64_t kKeys = kTileRows * kWindowGroups<kWidth>;
+  return launch<kWidth, kWindowGroups<kWidth>>(a, KeyMode::kWindow, (s.keys + kKeys - 1) / kKeys,
+                                               stream);
 }
 
 }  // namespace
 
 int64_t key_gradient_workspace_bytes(const ClusterSizes& s) {
-  return s.batch * s.kv_heads * sink_chunks(s) * kMaxSinks * (2 * s.width + 1) *
+  return s.batch * s.kv_heads * sink_parts(s) * kMaxSinks * (2 * s.width + 1) *
          static_cast<int64_t>(sizeof(float));
 }
 

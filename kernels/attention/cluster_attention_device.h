@@ -57,18 +57,22 @@ __device__ __forceinline__ void load_operand(uint32_t* a, const __nv_bfloat16* r
   }
 }
 
-// The accumulator of 64 columns, row g (`low` 0) or g + 8 (2), to 128 bytes of bf16. The columns of
-// what was accumulated were transposed as cluster order transposes them, so a thread holds whole
-// chunks.
+// Part `half` of the accumulator of 64 columns, row g (`low` 0) or g + 8 (2), as 16 bytes of bf16:
+// of the row, chunk 4 half + lane % 4. The columns of what was accumulated were transposed as
+// cluster order transposes them, so a thread holds whole chunks.
+__device__ __forceinline__ uint4 row_chunk(const float* d, int low, int half, float factor) {
+  const float* x = d + 16 * half + low;
+  return {pack(x[0] * factor, x[1] * factor), pack(x[4] * factor, x[5] * factor),
+          pack(x[8] * factor, x[9] * factor), pack(x[12] * factor, x[13] * factor)};
+}
+
+// All 128 bytes of such a row.
 __device__ __forceinline__ void store_row(__nv_bfloat16* row, const float* d, int low,
                                           float factor) {
   const int t = threadIdx.x & 3;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const float* x = d + 16 * half + low;
-    const uint4 chunk = {pack(x[0] * factor, x[1] * factor), pack(x[4] * factor, x[5] * factor),
-                         pack(x[8] * factor, x[9] * factor), pack(x[12] * factor, x[13] * factor)};
-    reinterpret_cast<uint4*>(row)[half * 4 + t] = chunk;
+    reinterpret_cast<uint4*>(row)[half * 4 + t] = row_chunk(d, low, half, factor);
   }
 }
 
@@ -110,6 +114,83 @@ __device__ __forceinline__ void mask_tile(float (&score)[32], const int* positio
     if (!in1 || at.y > limit0) score[4 * i + 1] = -CUDART_INF_F;
     if (!in0 || at.x > limit1) score[4 * i + 2] = -CUDART_INF_F;
     if (!in1 || at.y > limit1) score[4 * i + 3] = -CUDART_INF_F;
+  }
+}
+
+// Half of 64 columns of a row, from an accumulator in natural order. All lanes take part.
+__device__ __forceinline__ void put_row(const float* d, __nv_bfloat16* row, bool valid) {
+  uint4 x = {pack(d[0], d[1]), pack(d[4], d[5]), pack(d[8], d[9]), pack(d[12], d[13])};
+  quad_transpose(x.x, x.y, x.z, x.w);
+  if (valid) *(reinterpret_cast<uint4*>(row) + (threadIdx.x & 3)) = x;
+}
+
+// Division by the number of slots, exact below 2^31.
+struct Divisor {
+  unsigned factor;
+  int shift;
+  __device__ int divide(unsigned x) const {
+    return static_cast<int>(static_cast<uint64_t>(x) * factor >> shift);
+  }
+};
+
+inline Divisor divisor(int64_t slots) {
+  int bits = 0;
+  while ((int64_t{1} << bits) < slots) ++bits;
+  const int shift = 31 + bits;
+  return {static_cast<unsigned>(((uint64_t{1} << shift) + slots - 1) / slots), shift};
+}
+
+template <int kPlanes>
+__device__ __forceinline__ void zero(float (&d)[kPlanes][32]) {
+#pragma unroll
+  for (int plane = 0; plane < kPlanes; ++plane) {
+#pragma unroll
+    for (int i = 0; i < 32; ++i) d[plane][i] = 0.f;
+  }
+}
+
+// Products of 64 rows in registers with the 64 rows of tile(plane), as a group of wgmma.
+template <int kPlanes, typename Tile>
+__device__ __forceinline__ void row_products(float (&d)[32], const uint32_t (&a)[kPlanes][16],
+                                             Tile&& tile) {
+#pragma unroll
+  for (int plane = 0; plane < kPlanes; ++plane) {
+    const uint64_t b = tile(plane);
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      wgmma<false>(d, a[plane] + 4 * step, b + step * kColumnStep, plane + step > 0);
+    }
+  }
+  wgmma_commit();
+}
+
+// Adds to 64 rows the rows of tile(plane), which lie kStep a contraction step apart, by the weights
+// in registers, as a group of wgmma.
+template <uint64_t kStep, int kPlanes, typename Tile>
+__device__ __forceinline__ void add_rows(float (&d)[kPlanes][32], const uint32_t (&a)[16],
+                                         Tile&& tile) {
+  wgmma_fence();
+#pragma unroll
+  for (int plane = 0; plane < kPlanes; ++plane) {
+    const uint64_t b = tile(plane);
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      wgmma<true>(d[plane], a + 4 * step, b + step * kStep, true);
+    }
+  }
+  wgmma_commit();
+}
+
+// Products of a tile become scores in units of log2, with the bias of each key.
+__device__ __forceinline__ void add_biases(float (&score)[32], float scale, const float* biases,
+                                           int column) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const float2 b = *reinterpret_cast<const float2*>(biases + 8 * i + column);
+    score[4 * i + 0] = fmaf(score[4 * i + 0], scale, b.x);
+    score[4 * i + 1] = fmaf(score[4 * i + 1], scale, b.y);
+    score[4 * i + 2] = fmaf(score[4 * i + 2], scale, b.x);
+    score[4 * i + 3] = fmaf(score[4 * i + 3], scale, b.y);
   }
 }
 

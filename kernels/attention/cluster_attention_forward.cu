@@ -61,9 +61,9 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
   const int lane = threadIdx.x % 32, g = threadIdx.x / 32 * 16 + lane / 4;
   const int column = 2 * (lane & 3);
   const float scale = s.scale * kLog2E;
-  const uint32_t zero = unknown_zero();
+  const uint32_t unknown = unknown_zero();
   const unsigned slots = static_cast<unsigned>(s.slots);
-  Tiles tiles(shared_raw, shared, s, a.index, a.keys, a.has_bias,
+  Tiles tiles(shared_raw, shared, s, a.index, a.index.attend, a.keys, a.has_bias,
               a.index.attend_begin[a.first_head], a.index.attend_begin[a.end_head]);
   for (; tiles.has_item(); tiles.end_item()) {
     tiles.begin_item();
@@ -77,11 +77,7 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
                    a.q + (item.head * s.queries + query1) * kWidth + 64 * plane);
     }
     float out[kPlanes][32];
-#pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane) {
-#pragma unroll
-      for (int i = 0; i < 32; ++i) out[plane][i] = 0.f;
-    }
+    zero(out);
     float maximum0 = -CUDART_INF_F, maximum1 = -CUDART_INF_F, sum0 = 0.f, sum1 = 0.f;
     uint32_t p[16] = {};
     for (int tile = 0; tile < item.num_tiles; ++tile) {
@@ -90,30 +86,15 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
       __syncthreads();  // all warps have finished with the tile before
       float score[32];
 #pragma unroll
-      for (int plane = 0; plane < kPlanes; ++plane) hold(q[plane], zero);
+      for (int plane = 0; plane < kPlanes; ++plane) hold(q[plane], unknown);
       wgmma_fence();
-#pragma unroll
-      for (int plane = 0; plane < kPlanes; ++plane) {
-        const uint64_t b = tiles.keys(plane);
-#pragma unroll
-        for (int step = 0; step < 4; ++step) {
-          wgmma<false>(score, q[plane] + 4 * step, b + step * kColumnStep, plane + step > 0);
-        }
-      }
-      wgmma_commit();
+      row_products(score, q, [&](int plane) { return tiles.keys(plane); });
       if (tile > 0) tiles.release(1);  // while the scores are computed
       wgmma_wait<0>();
       float score_scale = scale;
       if (a.has_bias) {
         score_scale = 1.f;
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-          const float2 b = *reinterpret_cast<const float2*>(tiles.biases() + 8 * i + column);
-          score[4 * i + 0] = fmaf(score[4 * i + 0], scale, b.x);
-          score[4 * i + 1] = fmaf(score[4 * i + 1], scale, b.y);
-          score[4 * i + 2] = fmaf(score[4 * i + 2], scale, b.x);
-          score[4 * i + 3] = fmaf(score[4 * i + 3], scale, b.y);
-        }
+        add_biases(score, scale, tiles.biases(), column);
       }
       const int left = item.keys - tile * kTileRows;
       const int* position = tiles.positions();
@@ -130,16 +111,7 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
         }
       }
       operand_from(p, score);
-      wgmma_fence();
-#pragma unroll
-      for (int plane = 0; plane < kPlanes; ++plane) {
-        const uint64_t b = tiles.values(plane);
-#pragma unroll
-        for (int step = 0; step < 4; ++step) {
-          wgmma<true>(out[plane], p + 4 * step, b + step * kPairRowStep, true);
-        }
-      }
-      wgmma_commit();
+      add_rows<kPairRowStep>(out, p, [&](int plane) { return tiles.values(plane); });
       tiles.next_tile();
     }
     wgmma_wait<0>(p);
@@ -194,52 +166,30 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 4 : 2)
   partials.start(a.index, a.in.routes, head, kv,
                  a.partial_lse + static_cast<int64_t>(blockIdx.y) * s.pairs());
   const __nv_bfloat16* rows = a.partial + static_cast<int64_t>(blockIdx.y) * s.pairs() * kWidth;
-  if (range.count() == 0) partials.prefetch(rows);  // else the window's loads come first
   tiles.start(range);
+  partials.prefetch(rows);  // behind the window's loads, which come first
 
-  const int lane = threadIdx.x % 32, g = threadIdx.x / 32 * 16 + lane / 4;
-  const int column = 2 * (lane & 3);
-  const int last_query = static_cast<int>(s.queries) - 1;
-  const int query0 = min(first_query + g, last_query),
-            query1 = min(first_query + g + 8, last_query);
-  const int at0 = static_cast<int>(s.first_query) + query0;
-  const int at1 = static_cast<int>(s.first_query) + query1;
-  const __nv_bfloat16* q = static_cast<const __nv_bfloat16*>(a.in.q) + head * s.queries * kWidth;
+  const RowPair own(s, head, first_query);
   uint32_t qa[kPlanes][16];
-#pragma unroll
-  for (int plane = 0; plane < kPlanes; ++plane) {
-    load_natural_operand(qa[plane], q + int64_t{query0} * kWidth + 64 * plane,
-                         q + int64_t{query1} * kWidth + 64 * plane);
-  }
+  load_natural_operands(qa, a.in.q, own);
   float out[kPlanes][32];
-#pragma unroll
-  for (int plane = 0; plane < kPlanes; ++plane) {
-#pragma unroll
-    for (int i = 0; i < 32; ++i) out[plane][i] = 0.f;
-  }
+  zero(out);
   float maximum0 = -CUDART_INF_F, maximum1 = -CUDART_INF_F, sum0 = 0.f, sum1 = 0.f;
   const float scale = s.scale * kLog2E;
   uint32_t p[16];
-  const uint32_t zero = unknown_zero();
+  const uint32_t unknown = unknown_zero();
   for (int i = 0; i < range.count(); ++i) {
     tiles.wait(i);
     float score[32];
 #pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane) hold(qa[plane], zero);
+    for (int plane = 0; plane < kPlanes; ++plane) hold(qa[plane], unknown);
     wgmma_fence();
-#pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane) {
-      const uint64_t b = tile_descriptor(tiles.keys(i) + plane * kTileBytes);
-#pragma unroll
-      for (int step = 0; step < 4; ++step) {
-        wgmma<false>(score, qa[plane] + 4 * step, b + step * kColumnStep, plane + step > 0);
-      }
-    }
-    wgmma_commit();
+    row_products(score, qa,
+                 [&](int plane) { return tile_descriptor(tiles.keys(i) + plane * kTileBytes); });
     wgmma_wait<0>();
     const NearMask mask(s, range.tile(i), first_query);
     const float* bias = tiles.bias(i);
-    near_scores(score, mask, bias, column, scale, at0, at1);
+    near_scores(score, mask, bias, own.column, scale, own.at0, own.at1);
     const float factor0 = softmax_row(score, 0, 1.f, maximum0, sum0);
     const float factor1 = softmax_row(score, 2, 1.f, maximum1, sum1);
 #pragma unroll
@@ -248,16 +198,8 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 4 : 2)
       for (int k = 0; k < 32; ++k) out[plane][k] *= k & 2 ? factor1 : factor0;
     }
     operand_from(p, score);
-    wgmma_fence();
-#pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane) {
-      const uint64_t b = tile_descriptor(tiles.values(i) + plane * kTileBytes);
-#pragma unroll
-      for (int step = 0; step < 4; ++step) {
-        wgmma<true>(out[plane], p + 4 * step, b + step * kRowStep, true);
-      }
-    }
-    wgmma_commit();
+    add_rows<kRowStep>(
+        out, p, [&](int plane) { return tile_descriptor(tiles.values(i) + plane * kTileBytes); });
     wgmma_wait<0>(p);
     tiles.release(range, i);
   }
@@ -266,16 +208,15 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 4 : 2)
 #pragma unroll
   for (int plane = 0; plane < kPlanes; ++plane) gather_columns(out[plane]);
 
-  const int t = lane & 3;
   __syncthreads();  // the slots' log-sum-exp, where the window had no tile
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int r = g + 8 * half;
-    const float own = half == 0 ? maximum0 : maximum1;
-    float top = own;
+    const int r = own.g + 8 * half;
+    const float near = half == 0 ? maximum0 : maximum1;
+    float top = near;
     for (int slot = 0; slot < s.slots; ++slot) top = fmaxf(top, partials.lse(r, slot));
     const float base = top == -CUDART_INF_F ? 0.f : top;
-    const float kept = exp2_fast(own - base);
+    const float kept = exp2_fast(near - base);
     float total = (half == 0 ? sum0 : sum1) * kept;
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
@@ -287,15 +228,14 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 4 : 2)
       total += weight;
       return weight;
     });
-    const int query = half == 0 ? query0 : query1;
-    if (first_query + g + 8 * half > last_query) continue;
+    if (first_query + r >= s.queries) continue;
     const float inverse = total > 0.f ? 1.f / total : 0.f;
-    const int64_t row = head * s.queries + query;
+    const int64_t row = half == 0 ? own.row0 : own.row1;
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
       store_row(a.out + row * kWidth + 64 * plane, out[plane], 2 * half, inverse);
     }
-    if (t == 0) a.lse[row] = base * kLn2 + logf(total);
+    if (own.column == 0) a.lse[row] = base * kLn2 + logf(total);
   }
 }
 
@@ -338,10 +278,12 @@ int64_t cluster_attention_heads_at_once(const ClusterSizes& s) {
   const int64_t head = s.pairs() * s.width * 2;
   const int64_t fit = head > 0 ? kBudget / head : 1;
   const int64_t heads = s.batch * s.heads;
-  if (fit < 1) return 1;
+  const int64_t group = s.heads / s.kv_heads;
+  if (fit <= group) return group;
   if (fit >= heads) return heads;
   const int64_t rounds = (heads + fit - 1) / fit;  // of equal size, or nearly
-  return (heads + rounds - 1) / rounds;
+  const int64_t even = (heads + rounds - 1) / rounds;
+  return (even + group - 1) / group * group;  // all heads of a key-value head together
 }
 
 int64_t cluster_attention_forward_workspace_bytes(const ClusterSizes& s) {

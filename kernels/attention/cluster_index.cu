@@ -74,7 +74,7 @@ __device__ int block_scan(int value, int* warp_sums) {
   if (lane == 31) warp_sums[warp] = sum;
   __syncthreads();
   if (warp == 0) {
-    int total = warp_sums[lane];
+    int total = lane < static_cast<int>(blockDim.x) / 32 ? warp_sums[lane] : 0;
 #pragma unroll
     for (int offset = 1; offset < 32; offset *= 2) {
       const int other = __shfl_up_sync(0xffffffffu, total, offset);
@@ -97,17 +97,22 @@ struct ScanOutputs {
   int64_t max_items;
   int tile;
   int alignment;
+  // Of lists: sizes of the clusters, and the number of items of large ones; else null.
+  const int* key_count;
+  int* num_large;
 };
 
 // counts [blocks][m] of a head become the places of each block's first element of each cluster.
 // `lanes`: a power of two >= m; the blocks are divided among kScanThreads / lanes segments.
 __global__ void __launch_bounds__(kScanThreads)
-    scan_kernel(int* counts, int blocks, int clusters, int lanes, ScanOutputs out) {
+    scan_kernel(ClusterSizes s, int* counts, int blocks, int lanes, ScanOutputs out) {
   __shared__ int partial[kScanThreads];
   __shared__ int start[kScanThreads + 1];
   __shared__ int total_of[kScanThreads];
+  __shared__ int large_of[kScanThreads];
   __shared__ int warp_sums[32];
   const int64_t head = blockIdx.x;
+  const int clusters = static_cast<int>(s.clusters);
   counts += head * blocks * clusters;
   const int c = threadIdx.x % lanes, segment = threadIdx.x / lanes;
   const int segments = kScanThreads / lanes;
@@ -128,9 +133,16 @@ __global__ void __launch_bounds__(kScanThreads)
   const int place = block_scan(padded, warp_sums);
   const int tiles = (total + out.tile - 1) / out.tile;
   const int first_item = block_scan(tiles, warp_sums);
+  const bool large = out.key_count != nullptr && segment == 0 && c < clusters &&
+                     !is_small_cluster(s, out.key_count[kv_head(s, head) * clusters + c]);
+  const int first_large = block_scan(large ? tiles : 0, warp_sums);
   if (segment == 0) {
     start[c] = place;
     total_of[c] = total;
+    large_of[c] = large ? first_large : -1;
+    if (c == clusters - 1 && out.num_large != nullptr) {
+      out.num_large[head] = first_large + (large ? tiles : 0);
+    }
     if (c < clusters) {
       out.begin[head * out.begin_stride + c] = place;
       if (out.count != nullptr) out.count[head * clusters + c] = total;
@@ -166,18 +178,27 @@ __global__ void __launch_bounds__(kScanThreads)
     const int size = total_of[cluster];
     ClusterItem* items = out.items + head * out.max_items + partial[cluster];
     for (int t = lane; t * out.tile < size; t += 32) {
-      items[t] = {start[cluster] + t * out.tile, min(out.tile, size - t * out.tile), cluster, 0};
+      items[t] = {start[cluster] + t * out.tile, min(out.tile, size - t * out.tile), cluster,
+                  large_of[cluster] < 0 ? -1 : large_of[cluster] + t};
     }
   }
 }
 
+constexpr int kElementBits = 12;
+static_assert(1 << kElementBits == kBlockElements);
+
+// Sorts the block's elements in shared memory first, so that those of a cluster are written side by
+// side.
 template <typename Source>
 __global__ void __launch_bounds__(kThreads)
     scatter_kernel(Source source, int clusters, const int* places, int64_t stride, unsigned* out) {
-  extern __shared__ int warp_place[];  // [kWarps][clusters]
+  extern __shared__ int warp_place[];  // [kWarps][clusters], then what to add to a sorted place [m]
+  __shared__ unsigned sorted[kBlockElements];  // cluster, element of the block
+  __shared__ int warp_sums[32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t head = blockIdx.y;
   int* mine = warp_place + warp * clusters;
+  int* shift = warp_place + kWarps * clusters;
   for (int i = threadIdx.x; i < kWarps * clusters; i += kThreads) warp_place[i] = 0;
   __syncthreads();
   int cluster[kPerThread];
@@ -195,16 +216,25 @@ __global__ void __launch_bounds__(kThreads)
     __syncwarp();
   }
   __syncthreads();
+  // A thread takes successive clusters.
+  const int each = (clusters + kThreads - 1) / kThreads;
+  const int c0 = min(clusters, static_cast<int>(threadIdx.x) * each);
+  const int c1 = min(clusters, c0 + each);
+  int count = 0;
+  for (int c = c0; c < c1; ++c) {
+    for (int w = 0; w < kWarps; ++w) count += warp_place[w * clusters + c];
+  }
+  int running = block_scan(count, warp_sums);
   const int* row = places + (head * gridDim.x + blockIdx.x) * clusters;
-  for (int c = threadIdx.x; c < clusters; c += kThreads) {
-    int running = row[c];
-#pragma unroll
+  for (int c = c0; c < c1; ++c) {
+    shift[c] = row[c] - running;
     for (int w = 0; w < kWarps; ++w) {
-      const int count = warp_place[w * clusters + c];
+      const int of_warp = warp_place[w * clusters + c];
       warp_place[w * clusters + c] = running;
-      running += count;
+      running += of_warp;
     }
   }
+  if (threadIdx.x == kThreads - 1) warp_sums[0] = running;  // elements that belong to a cluster
   __syncthreads();
 #pragma unroll
   for (int r = 0; r < kPerThread; ++r) {
@@ -212,10 +242,18 @@ __global__ void __launch_bounds__(kThreads)
     const int place = cluster[r] >= 0 ? mine[cluster[r]] : 0;
     __syncwarp();
     if (cluster[r] >= 0) {
-      out[head * stride + place + rank] = static_cast<unsigned>(element(r));
+      const int of_block = warp * 32 * kPerThread + r * 32 + lane;
+      sorted[place + rank] = static_cast<unsigned>(cluster[r] << kElementBits | of_block);
       if (rank == 0) mine[cluster[r]] = place + __popc(peers[r]);
     }
     __syncwarp();
+  }
+  __syncthreads();
+  const int listed = warp_sums[0];
+  const unsigned first = blockIdx.x * static_cast<unsigned>(kBlockElements);
+  for (int i = threadIdx.x; i < listed; i += kThreads) {
+    const unsigned entry = sorted[i];
+    out[head * stride + shift[entry >> kElementBits] + i] = first + (entry & (kBlockElements - 1));
   }
 }
 
@@ -227,25 +265,15 @@ __global__ void first_position_kernel(ClusterSizes s, ClusterIndex index) {
       index.key_count[i] > 0 ? index.order[head * s.rows() + index.key_begin[i]] : kNoKey;
 }
 
-// The items of a head, behind those of the heads before it, with what the attention kernels would
-// otherwise look up one after the other.
-__global__ void __launch_bounds__(256) attend_items_kernel(ClusterSizes s, ClusterIndex index) {
-  const int64_t head = blockIdx.y, kv = kv_head(s, head);
-  int base = 0;
-  for (int64_t other = 0; other < head; ++other) base += index.num_items[other];
-  const int num_items = index.num_items[head];
-  const int i = static_cast<int>(blockIdx.x) * 256 + static_cast<int>(threadIdx.x);
-  if (i == 0) {
-    index.attend_begin[head] = base;
-    if (head == s.batch * s.heads - 1) index.attend_begin[head + 1] = base + num_items;
-  }
-  if (i >= num_items) return;
-  const ClusterItem item = index.items[head * s.max_items() + i];
-  const unsigned* list = index.list + head * s.pairs() + item.begin;
+// What the attention kernels would otherwise look up one after the other.
+__device__ AttendItem attend_item(const ClusterSizes& s, const ClusterIndex& index, int64_t head,
+                                  int cluster, int begin, int count) {
+  const int64_t kv = kv_head(s, head);
+  const unsigned* list = index.list + head * s.pairs() + begin;
   const unsigned slots = static_cast<unsigned>(s.slots);
-  const int newest = key_limit(s, static_cast<int>(list[item.count - 1] / slots));
-  const int first = index.key_begin[kv * s.clusters + item.cluster];
-  const int keys = index.key_count[kv * s.clusters + item.cluster];
+  const int newest = key_limit(s, static_cast<int>(list[count - 1] / slots));
+  const int first = index.key_begin[kv * s.clusters + cluster];
+  const int keys = index.key_count[kv * s.clusters + cluster];
   const int* order = index.order + kv * s.rows() + first;
   int seen = 1, tiles = (keys + kTileRows - 1) / kTileRows;  // tile `seen` - 1 is seen
   while (seen < tiles) {
@@ -256,14 +284,33 @@ __global__ void __launch_bounds__(256) attend_items_kernel(ClusterSizes s, Clust
       tiles = middle;
     }
   }
-  index.attend[base + i] = {static_cast<int>(head),
-                            item.begin,
-                            item.count,
-                            first,
-                            keys,
-                            seen,
-                            key_limit(s, static_cast<int>(list[0] / slots)),
-                            static_cast<int>(kv)};
+  const int oldest = key_limit(s, static_cast<int>(list[0] / slots));
+  return {static_cast<int>(head), begin, count, first, keys, seen, oldest, static_cast<int>(kv)};
+}
+
+// The items of a head, behind those of the heads before it.
+__global__ void __launch_bounds__(256) attend_items_kernel(ClusterSizes s, ClusterIndex index) {
+  const int64_t head = blockIdx.y;
+  int base = 0, large_base = 0;
+  for (int64_t other = 0; other < head; ++other) {
+    base += index.num_items[other];
+    large_base += index.num_large[other];
+  }
+  const int num_items = index.num_items[head];
+  const int i = static_cast<int>(blockIdx.x) * 256 + static_cast<int>(threadIdx.x);
+  if (i == 0) {
+    index.attend_begin[head] = base;
+    index.large_begin[head] = large_base;
+    if (head == s.batch * s.heads - 1) {
+      index.attend_begin[head + 1] = base + num_items;
+      index.large_begin[head + 1] = large_base + index.num_large[head];
+    }
+  }
+  if (i >= num_items) return;
+  const ClusterItem item = index.items[head * s.max_items() + i];
+  const AttendItem attend = attend_item(s, index, head, item.cluster, item.begin, item.count);
+  index.attend[base + i] = attend;
+  if (item.large >= 0) index.large[large_base + item.large] = attend;
 }
 
 // Eight threads a row of 64 columns.
@@ -320,16 +367,18 @@ __global__ void __launch_bounds__(kPermuteThreads)
 int64_t align(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
 template <typename Source>
-cudaError_t sort(const Source& source, int64_t heads, int64_t elements, int clusters, int* counts,
-                 unsigned* out, int64_t stride, const ScanOutputs& scan, cudaStream_t stream) {
+cudaError_t sort(const ClusterSizes& s, const Source& source, int64_t heads, int64_t elements,
+                 int* counts, unsigned* out, int64_t stride, const ScanOutputs& scan,
+                 cudaStream_t stream) {
+  const int clusters = static_cast<int>(s.clusters);
   const auto blocks = static_cast<unsigned>(num_blocks(elements));
   const dim3 grid(blocks, static_cast<unsigned>(heads));
   count_kernel<<<grid, kThreads, clusters * sizeof(int), stream>>>(source, clusters, counts);
   int lanes = 32;
   while (lanes < clusters) lanes *= 2;
   scan_kernel<<<static_cast<unsigned>(heads), kScanThreads, 0, stream>>>(
-      counts, static_cast<int>(blocks), clusters, lanes, scan);
-  const int shared = kWarps * clusters * static_cast<int>(sizeof(int));
+      s, counts, static_cast<int>(blocks), lanes, scan);
+  const int shared = (kWarps + 1) * clusters * static_cast<int>(sizeof(int));
   const cudaError_t status = cudaFuncSetAttribute(
       scatter_kernel<Source>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
   if (status != cudaSuccess) return status;
@@ -359,6 +408,9 @@ ClusterIndex cluster_index_layout(const ClusterSizes& s, void* base) {
   index.num_items = static_cast<int*>(take(all * kInt));
   index.attend = static_cast<AttendItem*>(take(all * s.max_items() * sizeof(AttendItem)));
   index.attend_begin = static_cast<int*>(take((all + 1) * kInt));
+  index.large = static_cast<AttendItem*>(take(all * s.max_items() * sizeof(AttendItem)));
+  index.large_begin = static_cast<int*>(take((all + 1) * kInt));
+  index.num_large = static_cast<int*>(take(all * kInt));
   index.key_items = static_cast<ClusterItem*>(take(kv * s.max_key_items() * kItem));
   index.num_key_items = static_cast<int*>(take(kv * kInt));
   index.bytes = offset;
@@ -379,18 +431,19 @@ cudaError_t launch_cluster_index(const ClusterSizes& s, const int* assignment, c
   cudaError_t status =
       cudaMemsetAsync(index.order, 0x7f, kv * s.rows() * sizeof(int), stream);  // kNoKey
   if (status != cudaSuccess) return status;
-  status = sort(KeySource{assignment, s.keys, static_cast<int>(s.sinks)}, kv, s.keys, clusters,
-                counts, reinterpret_cast<unsigned*>(index.order), s.rows(),
-                ScanOutputs{index.key_begin, clusters, index.key_count, index.key_items,
-                            index.num_key_items, s.max_key_items(), kKeyItemKeys, 8},
-                stream);
+  status =
+      sort(s, KeySource{assignment, s.keys, static_cast<int>(s.sinks)}, kv, s.keys, counts,
+           reinterpret_cast<unsigned*>(index.order), s.rows(),
+           ScanOutputs{index.key_begin, clusters, index.key_count, index.key_items,
+                       index.num_key_items, s.max_key_items(), kKeyItemKeys, 8, nullptr, nullptr},
+           stream);
   if (status != cudaSuccess) return status;
   first_position_kernel<<<static_cast<unsigned>((kv * s.clusters + 255) / 256), 256, 0, stream>>>(
       s, index);
-  status = sort(PairSource{routes, index.first_position, s}, all, s.pairs(), clusters, counts,
-                index.list, s.pairs(),
+  status = sort(s, PairSource{routes, index.first_position, s}, all, s.pairs(), counts, index.list,
+                s.pairs(),
                 ScanOutputs{index.list_begin, clusters + 1, nullptr, index.items, index.num_items,
-                            s.max_items(), kQueryTile, 1},
+                            s.max_items(), kQueryTile, 1, index.key_count, index.num_large},
                 stream);
   if (status != cudaSuccess) return status;
   attend_items_kernel<<<dim3(static_cast<unsigned>((s.max_items() + 255) / 256),

@@ -11,6 +11,9 @@ inline constexpr int64_t kClusterIndexMaxSlots = 16;       // clusters of a quer
 inline constexpr int64_t kClusterIndexMaxSinks = 128;
 inline constexpr int kQueryTile = 64;     // list entries of an attend item
 inline constexpr int kKeyItemKeys = 128;  // keys of a key item
+// Small clusters have at most this many keys and width 64; they have a backward kernel of their
+// own.
+inline constexpr int kSmallCluster = 640;
 // Stands in `order` where no key is; greater than every position.
 inline constexpr int kNoKey = 0x7f7f7f7f;
 
@@ -28,9 +31,9 @@ struct ClusterSizes {
   int64_t sinks;   // first keys that every query sees
   float scale;     // of q . k
 
-  // Rows of a head in cluster order: a cluster starts at a multiple of 8 rows, and a tile of 64
+  // Rows of a head in cluster order: a cluster starts at a multiple of 8 rows, and a tile of 128
   // rows may be read from any row of a cluster.
-  __host__ __device__ int64_t rows() const { return (keys + 7 * clusters + 63) / 64 * 64 + 64; }
+  __host__ __device__ int64_t rows() const { return (keys + 7 * clusters + 63) / 64 * 64 + 128; }
   __host__ __device__ int64_t pairs() const { return queries * slots; }
   // Upper bounds of the numbers of items of a head.
   __host__ __device__ int64_t max_items() const { return pairs() / kQueryTile + clusters; }
@@ -42,7 +45,7 @@ struct alignas(16) ClusterItem {
   int begin;
   int count;
   int cluster;
-  int unused;
+  int large;  // of a list: place among the head's items of large clusters, or -1
 };
 
 // A tile of a cluster's queries and the keys that they see.
@@ -57,6 +60,10 @@ struct alignas(16) AttendItem {
   int kv;         // the key-value head of `head`
 };
 
+__host__ __device__ inline bool is_small_cluster(const ClusterSizes& s, int keys) {
+  return s.width == 64 && keys <= kSmallCluster;
+}
+
 struct ClusterIndex {
   int* order;           // [B, H_kv, rows] position of the key in each row, ascending in a cluster
   int* key_begin;       // [B, H_kv, m] first row of a cluster
@@ -68,6 +75,9 @@ struct ClusterIndex {
   int* num_items;       // [B, H]
   AttendItem* attend;   // those of all heads, one head after the other
   int* attend_begin;    // [B H + 1]
+  AttendItem* large;    // those of large clusters alone
+  int* large_begin;     // [B H + 1]
+  int* num_large;       // [B, H]
   ClusterItem* key_items;  // [B, H_kv, max_key_items]
   int* num_key_items;      // [B, H_kv]
   int64_t bytes;

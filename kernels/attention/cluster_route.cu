@@ -65,7 +65,8 @@ struct RouteArguments {
   const __nv_bfloat16* tiles;
   const float* bias;
   const bool* valid;
-  int* out;
+  int* routes;
+  NearestOutputs nearest;
 };
 
 // The eight best clusters of two rows so far.
@@ -114,7 +115,7 @@ struct Best {
   }
 };
 
-// The nearest cluster of two rows so far, by score = k . c + ||k|| bias.
+// The nearest cluster of two rows so far, by score = k . c / ||k|| + bias.
 struct Nearest {
   float best[2];
   int index[2];
@@ -123,7 +124,7 @@ struct Nearest {
     index[0] = index[1] = 0;
   }
   __device__ void add(const float (&score)[32], int first, int left, const float* bias,
-                      const float (&norm)[2]) {
+                      const float (&inverse_norm)[2]) {
     const int column = 2 * (threadIdx.x & 3);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
@@ -134,7 +135,7 @@ struct Nearest {
         const float b = bias[first + col];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const float x = fmaf(b, norm[half], score[4 * i + 2 * half + e]);
+          const float x = fmaf(score[4 * i + 2 * half + e], inverse_norm[half], b);
           if (x > best[half]) best[half] = x, index[half] = first + col;
         }
       }
@@ -207,8 +208,11 @@ __global__ void __launch_bounds__(kThreads, 2)
           norm[i & 1] += low * low + high * high;
         }
       }
-      norm[0] = sqrtf(quad_sum(norm[0]));
-      norm[1] = sqrtf(quad_sum(norm[1]));
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float square = quad_sum(norm[half]);
+        norm[half] = square > 0.f ? 1.f / sqrtf(square) : 0.f;
+      }
     }
     Best best;
     Nearest nearest;
@@ -244,7 +248,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       const int64_t row = first + g + 8 * half;
       if (row > last) continue;
       if (kRoute) {
-        int* out = a.out + (head * s.tokens + row) * s.slots;
+        int* out = a.routes + (head * s.tokens + row) * s.slots;
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
           if (i / 2 == t && i < s.slots) {
@@ -253,7 +257,11 @@ __global__ void __launch_bounds__(kThreads, 2)
         }
       } else if (t == 0) {
         const bool valid = a.valid == nullptr || a.valid[b * s.tokens + row];
-        a.out[head * s.tokens + row] = valid ? nearest.index[half] : -1;
+        const int cluster = valid ? nearest.index[half] : -1;
+        const int64_t place = (kv * s.batch + b) * s.tokens + row;  // through the batch
+        a.nearest.assignment[head * s.tokens + row] = cluster;
+        a.nearest.compact[place] = static_cast<int16_t>(cluster);
+        a.nearest.inverse_norm[place] = norm[half];
       }
     }
   }
@@ -313,13 +321,14 @@ cudaError_t launch_cluster_route(const RouteSizes& s, const void* queries, const
                          static_cast<const __nv_bfloat16*>(workspace),
                          nullptr,
                          nullptr,
-                         routes};
+                         routes,
+                         {}};
   return s.width == 64 ? launch<64, true>(s, centroids, a, stream)
                        : launch<128, true>(s, centroids, a, stream);
 }
 
 cudaError_t launch_cluster_nearest(const RouteSizes& s, const void* keys, const float* centroids,
-                                   const float* bias, const bool* valid, int* assignment,
+                                   const float* bias, const bool* valid, const NearestOutputs& out,
                                    void* workspace, cudaStream_t stream) {
   if (!cluster_nearest_fits(s)) return cudaErrorInvalidValue;
   const RouteArguments a{s,
@@ -327,7 +336,8 @@ cudaError_t launch_cluster_nearest(const RouteSizes& s, const void* keys, const 
                          static_cast<const __nv_bfloat16*>(workspace),
                          bias,
                          valid,
-                         assignment};
+                         nullptr,
+                         out};
   return s.width == 64 ? launch<64, false>(s, centroids, a, stream)
                        : launch<128, false>(s, centroids, a, stream);
 }

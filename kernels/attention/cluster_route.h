@@ -35,10 +35,16 @@ cudaError_t launch_cluster_route(const RouteSizes& sizes, const void* queries,
                                  const float* centroids, int* routes, void* workspace,
                                  cudaStream_t stream);
 
+struct NearestOutputs {
+  int64_t* assignment;  // [B, H_kv, N]
+  int16_t* compact;     // the same, [H_kv, B N]
+  float* inverse_norm;  // [H_kv, B N], 1 / ||k||; 0 for a zero key
+};
+
 // keys bf16 [B, H_kv, N, d], centroids fp32 [H_kv, m, d], bias fp32 [H_kv, m], valid bool [B, N] or
-// null -> assignment int32 [B, H_kv, N]: argmax of k . c / ||k|| + bias; -1 where not valid.
+// null: argmax of k . c / ||k|| + bias; -1 where not valid. Scores that are not numbers lose.
 cudaError_t launch_cluster_nearest(const RouteSizes& sizes, const void* keys,
                                    const float* centroids, const float* bias, const bool* valid,
-                                   int* assignment, void* workspace, cudaStream_t stream);
+                                   const NearestOutputs& out, void* workspace, cudaStream_t stream);
 
 }  // namespace dsrsq::kernels

@@ -6,7 +6,9 @@
 
 namespace dsrsq::kernels {
 
-// For 128 threads. Block b of g takes items first + b, first + b + g, ...
+// For one warpgroup. (Two that share the keys: 6 % slower, as their warps wait for each other; with
+// barriers a stage instead of the block's: slower still.) Block b of g takes items first + b,
+// first + b + g, ... before `end`.
 template <int kWidth, int kStages>
 class ClusterTiles {
  public:
@@ -23,11 +25,12 @@ class ClusterTiles {
   static constexpr int kDynamicBytes = 1024 + kStages * (kStageBytes + 2 * kPositionBytes);
 
   __device__ ClusterTiles(char* dynamic, Shared& shared, const ClusterSizes& s,
-                          const ClusterIndex& index, const Clustered& keys, bool has_bias,
-                          int first, int end)
+                          const ClusterIndex& index, const AttendItem* items, const Clustered& keys,
+                          bool has_bias, int first, int end)
       : shared_(shared),
         s_(s),
         index_(index),
+        items_(items),
         keys_(keys),
         has_bias_(has_bias),
         tiles_(dynamic + ((1024 - (shared_address(dynamic) & 1023)) & 1023)),
@@ -94,11 +97,11 @@ class ClusterTiles {
     const int part = threadIdx.x - 64, i = at_ + ahead * static_cast<int>(gridDim.x);
     const bool valid = i < end_;
     copy_chunk(shared_address(&shared_.items[(number_ + ahead) & 3]) + 16 * part,
-               reinterpret_cast<const char*>(index_.attend + (valid ? i : 0)) + 16 * part, valid);
+               reinterpret_cast<const char*>(items_ + (valid ? i : 0)) + 16 * part, valid);
   }
   __device__ void fetch_pairs(int ahead) {
     const AttendItem& item = shared_.items[(number_ + ahead) & 3];
-    if (threadIdx.x >= 64 || item.num_tiles == 0) return;
+    if (threadIdx.x >= kTileRows || item.num_tiles == 0) return;
     const unsigned* list = index_.list + item.head * s_.pairs() + item.begin;
     const int row = min(static_cast<int>(threadIdx.x), item.count - 1);
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(
@@ -143,6 +146,7 @@ class ClusterTiles {
   Shared& shared_;
   const ClusterSizes& s_;
   const ClusterIndex& index_;
+  const AttendItem* items_;
   const Clustered& keys_;
   bool has_bias_;
   char* tiles_;

@@ -45,6 +45,11 @@ __device__ __forceinline__ void barrier_expect(uint64_t* barrier, uint32_t bytes
       : "memory");
 }
 
+__device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
+               : "memory");
+}
+
 __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity) {
   asm volatile(
       "{\n.reg .pred done;\n"
@@ -73,6 +78,20 @@ __device__ __forceinline__ void copy_chunk(uint32_t shared, const void* global, 
                : "memory");
 }
 
+__device__ __forceinline__ void copy_word(void* shared, const void* global, bool valid) {
+  const int bytes = valid ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)),
+               "l"(global), "r"(bytes)
+               : "memory");
+}
+
+// Adds eight bf16 to memory, each rounded; on its way when this returns.
+__device__ __forceinline__ void add_in_memory(void* global, const uint4& x) {
+  asm volatile("red.global.add.noftz.v4.bf16x2 [%0], {%1,%2,%3,%4};" ::"l"(global), "r"(x.x),
+               "r"(x.y), "r"(x.z), "r"(x.w)
+               : "memory");
+}
+
 __device__ __forceinline__ void copy_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
@@ -85,6 +104,24 @@ __device__ __forceinline__ void copy_wait() {
 // What ordinary stores and cp.async wrote becomes visible to wgmma; before the block's barrier.
 __device__ __forceinline__ void async_proxy_fence() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// Four 8 x 8 matrices of bf16 to shared memory: lane l gives the address of row l % 8 of matrix
+// l / 8, and holds of each matrix row l / 4, columns 2 (l % 4) and the next.
+__device__ __forceinline__ void store_matrices(uint32_t shared, const uint32_t* a) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(shared),
+               "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])
+               : "memory");
+}
+
+// Registers of a warpgroup's threads, for kernels whose warpgroups have different work.
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
 // ---- wgmma: D[64 x 64] += A[64 x 16] B[16 x 64], bf16 operands, fp32 sums. A warpgroup's thread
@@ -186,6 +223,17 @@ __device__ __forceinline__ void wgmma(float (&d)[32], uint64_t a, uint64_t b, bo
       ", %32, %33, p, 1, 1, 0, %35;\n}"
       : DSRSQ_ACCUMULATORS(d)
       : "l"(a), "l"(b), "r"(int(accumulate)), "n"(int(kOverRows)));
+}
+
+// Both operands in shared memory, both contractions over rows.
+__device__ __forceinline__ void wgmma_over_rows(float (&d)[32], uint64_t a, uint64_t b,
+                                                bool accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " DSRSQ_ACCUMULATOR_LIST
+      ", %32, %33, p, 1, 1, 1, 1;\n}"
+      : DSRSQ_ACCUMULATORS(d)
+      : "l"(a), "l"(b), "r"(int(accumulate)));
 }
 
 // ---- small arithmetic

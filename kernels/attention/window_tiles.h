@@ -53,14 +53,7 @@ struct NearMask {
 __device__ __forceinline__ void near_scores(float (&score)[32], const NearMask& mask,
                                             const float* bias, int column, float scale, int query0,
                                             int query1) {
-#pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    const float2 b = *reinterpret_cast<const float2*>(bias + 8 * j + column);
-    score[4 * j + 0] = fmaf(score[4 * j + 0], scale, b.x);
-    score[4 * j + 1] = fmaf(score[4 * j + 1], scale, b.y);
-    score[4 * j + 2] = fmaf(score[4 * j + 2], scale, b.x);
-    score[4 * j + 3] = fmaf(score[4 * j + 3], scale, b.y);
-  }
+  add_biases(score, scale, bias, column);
   if (mask.all) return;
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
@@ -72,6 +65,24 @@ __device__ __forceinline__ void near_scores(float (&score)[32], const NearMask& 
     }
   }
 }
+
+// The queries of rows g and g + 8 of a thread; past the last query, the last again.
+struct RowPair {
+  int lane, g, column;
+  int query0, query1;
+  int at0, at1;        // positions
+  int64_t row0, row1;  // rows of [B, H, N_q]
+  __device__ RowPair(const ClusterSizes& s, int64_t head, int first_query)
+      : lane(threadIdx.x % 32),
+        g(threadIdx.x / 32 * 16 + lane / 4),
+        column(2 * (lane & 3)),
+        query0(min(first_query + g, static_cast<int>(s.queries) - 1)),
+        query1(min(first_query + g + 8, static_cast<int>(s.queries) - 1)),
+        at0(static_cast<int>(s.first_query) + query0),
+        at1(static_cast<int>(s.first_query) + query1),
+        row0(head * s.queries + query0),
+        row1(head * s.queries + query1) {}
+};
 
 // Two stages of a tile of keys, one of values and the keys' biases, for 128 threads. A key that
 // nobody sees has the bias -infinity.
@@ -164,6 +175,17 @@ __device__ __forceinline__ void load_natural_operand(uint32_t* a, const __nv_bfl
     a[4 * step + 1] = __ldg(y + 8 * step);
     a[4 * step + 2] = __ldg(x + 8 * step + 4);
     a[4 * step + 3] = __ldg(y + 8 * step + 4);
+  }
+}
+
+template <int kPlanes>
+__device__ __forceinline__ void load_natural_operands(uint32_t (&a)[kPlanes][16],
+                                                      const void* matrix, const RowPair& rows) {
+  const auto* x = static_cast<const __nv_bfloat16*>(matrix);
+#pragma unroll
+  for (int plane = 0; plane < kPlanes; ++plane) {
+    load_natural_operand(a[plane], x + (rows.row0 * kPlanes + plane) * 64,
+                         x + (rows.row1 * kPlanes + plane) * 64);
   }
 }
 

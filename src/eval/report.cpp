@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <filesystem>
 #include <limits>
@@ -174,6 +175,8 @@ ResultRecord parse_record(const json& item, const std::string& where) {
     record.difference = parse_difference(*difference, where + ".difference");
   if (auto ratio = item.find("ratio"); ratio != item.end())
     record.ratio = number_of(*ratio, where + ".ratio");
+  if (auto p10 = item.find("p10"); p10 != item.end()) record.p10 = number_of(*p10, where + ".p10");
+  if (auto p90 = item.find("p90"); p90 != item.end()) record.p90 = number_of(*p90, where + ".p90");
   return record;
 }
 
@@ -283,6 +286,8 @@ json results_json(const json& provenance, const std::vector<ResultRecord>& recor
       item["value"] = record.value;  // JSON has no NaN: null, shown as "n/a"
     if (record.low && record.high && std::isfinite(*record.low) && std::isfinite(*record.high))
       item["ci"] = {*record.low, *record.high};
+    if (record.p10) item["p10"] = *record.p10;
+    if (record.p90) item["p90"] = *record.p90;
     if (!record.baseline.empty()) item["baseline"] = record.baseline;
     if (const auto& d = record.difference)
       item["difference"] = {{"value", d->value},

@@ -44,6 +44,19 @@ std::vector<ProfileEvent> to_events(const std::vector<kineto::KinetoEvent>& reco
 
 }  // namespace
 
+std::vector<ProfileEvent> record_events(bool cuda, const std::function<void()>& work) {
+  ProfilerConfig config(ProfilerState::KINETO);
+  kineto::prepareProfiler(config, activities(cuda));
+  kineto::enableProfiler(config, activities(cuda));
+  try {
+    work();
+  } catch (...) {
+    kineto::disableProfiler();
+    throw;
+  }
+  return to_events(kineto::disableProfiler()->events());
+}
+
 StepProfiler::StepProfiler(std::string folder, int64_t skip, int64_t count, bool cuda)
     : folder_(std::move(folder)), skip_(skip), count_(count), cuda_(cuda) {}
 

@@ -88,6 +88,7 @@ std::vector<Shape> shapes() {
       {"clusters alone", 1, 2, 2, 500, 500, 64, 8, 3, 0, 0},
       {"1000 of width 128", 1, 4, 2, 1000, 1000, 128, 8, 3, 128, 4, false, true},
       {"skewed, a chunk of queries", 1, 2, 2, 700, 1000, 64, 16, 4, 100, 70, true, true},
+      {"clusters of several passes", 1, 2, 1, 1500, 1500, 64, 3, 2, 100, 4, false, true},
       {"more clusters than a block has threads", 1, 2, 2, 600, 600, 64, 600, 8, 32, 4},
   };
 }

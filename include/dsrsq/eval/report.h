@@ -2,12 +2,12 @@
 // and memory (design section 4):
 //   {"provenance": {"commit","command","date","device","versions","seeds"},
 //    "records":
-//    [{"case","method","shape":{},"metric","value","unit","ci"?:[low,high],
+//    [{"case","method","shape":{},"metric","value","unit","ci"?:[low,high],"p10"?,"p90"?,
 //      "baseline"?,"ratio"?,
 //      "difference"?:{"value","ci":[low,high],"p","test":"exact"|"drawn","pairs"}}]}
 // `baseline` names the row that this one is compared with: a quality question by question, as the
-// `difference` to it over `pairs` questions with a paired bootstrap interval and the p of a sign-flip
-// test (text/resampling.h), a cost by its `ratio`, value / baseline's value.
+// `difference` to it over `pairs` questions with a paired bootstrap interval and the p of a
+// sign-flip test (text/resampling.h), a cost by its `ratio`, value / baseline's value.
 #pragma once
 
 #include <map>
@@ -36,10 +36,11 @@ struct ResultRecord {
   std::string baseline = {};        // the row compared with; empty: none
   std::optional<RowDifference> difference = {};
   std::optional<double> ratio = {};
+  std::optional<double> p10 = {}, p90 = {};  // of repeated runs, `value` being their median
 };
 
-// Commit (git, "unknown" outside a checkout; "-dirty" where files differ), command line, date
-// (UTC), device, library versions.
+// Commit (DSRSQ_COMMIT, else git, "unknown" outside a checkout; "-dirty" where files differ),
+// command line, date (UTC), device, library versions.
 nlohmann::json make_provenance(const std::vector<std::string>& command, const std::string& device,
                                const std::vector<int64_t>& seeds);
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,9 @@ struct ProfileSummary {
 // Throws Error where no event named "step" is there.
 ProfileSummary summarise_profile(std::vector<ProfileEvent> events);
 std::string profile_markdown(const ProfileSummary& summary);
+
+// What happened while `work` ran, which waits for its own device work.
+std::vector<ProfileEvent> record_events(bool cuda, const std::function<void()>& work);
 
 // Records `count` steps after the first `skip` ones, which are slow for other reasons (allocation,
 // first touch), then writes <folder>/trace.json and <folder>/table.md.

@@ -1,0 +1,59 @@
+// `dsrsq-bench --suite attention`: attention over clusters, the whole of it (assign, route, index,
+// attend), against torch's dense backends, each forced, in one process.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "dsrsq/bench/timing.h"
+#include "dsrsq/eval/report.h"
+
+namespace dsrsq::bench {
+
+struct AttentionCase {
+  int64_t tokens = 16384;  // N
+  int64_t clusters = 128;  // m
+};
+
+struct AttentionSuiteOptions {
+  std::vector<AttentionCase> cases;
+  std::vector<std::string> routings = {"balanced"};  // balanced, skewed
+  int64_t batch = 1, heads = 12, kv_heads = 12, width = 64;
+  int64_t slots = 8;  // k
+  int64_t window = 128, sinks = 4;
+  int64_t seed = 0;
+  bool kernels = false;           // also the time of each kernel
+  int64_t dense_up_to = 1 << 30;  // longer cases run without dense attention
+  TimingOptions timing;
+};
+
+// Random vectors around m centres a head. balanced: keys are drawn from all centres alike, queries
+// from none. skewed: a centre's share of keys falls as 1 / rank, and queries lean to large
+// clusters.
+struct AttentionData {
+  at::Tensor q, k, v, d_out;  // [B, H, N, d], [B, H_kv, N, d], ...; bf16 on CUDA, else fp32
+  at::Tensor centroids;       // [H_kv, m, d] fp32
+  at::Tensor bias;            // [H_kv, m] fp32, 0
+};
+AttentionData make_attention_data(const AttentionSuiteOptions& options, const AttentionCase& size,
+                                  const std::string& routing, at::Device device);
+
+struct ClusterLoad {
+  double density = 0;  // attended pairs of query and key, a share of the causal ones
+  double balance = 0;  // keys of the largest cluster / mean
+};
+// assignment int [B, H_kv, N], routes int32 [B, H, N, k].
+ClusterLoad cluster_load(const at::Tensor& assignment, const at::Tensor& routes, int64_t clusters,
+                         int64_t window, int64_t sinks);
+
+// Methods cluster_attention, dense_cudnn and dense_flash (on a CPU: dense); metrics forward,
+// forward_backward (s), their speedup over the faster dense backend (x), peak memory, density,
+// balance, and with `kernels` one metric kernel/NAME a kernel. Throws ConfigError.
+std::vector<ResultRecord> run_attention_suite(const AttentionSuiteOptions& options,
+                                              at::Device device);
+
+}  // namespace dsrsq::bench

@@ -1,0 +1,112 @@
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "dsrsq/bench/attention_suite.h"
+#include "dsrsq/bench/device.h"
+#include "dsrsq/bench/timing.h"
+#include "dsrsq/core/error.h"
+#include "dsrsq/ops/cluster_route.h"
+
+namespace dsrsq::bench {
+namespace {
+
+TEST(BenchTiming, QuantilesInterpolate) {
+  EXPECT_DOUBLE_EQ(quantile({3}, .9), 3);
+  EXPECT_DOUBLE_EQ(quantile({4, 1, 3, 2}, .5), 2.5);
+  EXPECT_DOUBLE_EQ(quantile({0, 10}, .1), 1);
+  EXPECT_DOUBLE_EQ(quantile({5, 1}, 1), 5);
+}
+
+TEST(BenchTiming, EveryContestantRunsInEveryRound) {
+  std::string order;
+  const std::vector<Contestant> contestants = {{"a", [&] { order += 'a'; }},
+                                               {"b", [&] { order += 'b'; }}};
+  TimingOptions options;
+  options.minimum_rounds = options.maximum_rounds = 3;
+  const auto timings = time_interleaved(contestants, at::kCPU, options);
+  EXPECT_EQ(order, "aabbababab");  // twice each to warm up, then in turns
+  ASSERT_EQ(timings.size(), 2u);
+  for (const Timing& t : timings) {
+    EXPECT_EQ(t.rounds, 3);
+    EXPECT_LE(t.p10, t.median);
+    EXPECT_LE(t.median, t.p90);
+  }
+}
+
+// Against the mask itself.
+TEST(BenchAttention, DensityIsTheShareOfVisiblePairs) {
+  constexpr int64_t kTokens = 70, kClusters = 5, kWindow = 9, kSinks = 2;
+  torch::manual_seed(3);
+  const at::Tensor assignment = torch::randint(-1, kClusters, {2, 1, kTokens}, at::kLong);
+  const at::Tensor routes = std::get<1>(torch::rand({2, 2, kTokens, kClusters}).topk(2, -1));
+  double pairs = 0;
+  for (int64_t b = 0; b < 2; ++b)
+    for (int64_t h = 0; h < 2; ++h)
+      for (int64_t q = 0; q < kTokens; ++q)
+        for (int64_t j = 0; j <= q; ++j) {
+          const auto cluster = assignment[b][0][j].item<int64_t>();
+          const bool routed = (routes[b][h][q] == cluster).any().item<bool>() && cluster >= 0;
+          pairs += q - j < kWindow || j < kSinks || routed;
+        }
+  const ClusterLoad load =
+      cluster_load(assignment, routes.to(at::kInt), kClusters, kWindow, kSinks);
+  EXPECT_NEAR(load.density, pairs / (4. * kTokens * (kTokens + 1) / 2), 1e-12);
+  EXPECT_GE(load.balance, 1);
+}
+
+TEST(BenchAttention, BalancedKeysFillAllClustersAndSkewedOnesDoNot) {
+  AttentionSuiteOptions o;
+  o.heads = o.kv_heads = 1;
+  const AttentionCase size{4000, 20};
+  const auto largest = [&](const std::string& routing) {
+    const AttentionData d = make_attention_data(o, size, routing, at::kCPU);
+    const at::Tensor nearest =
+        (at::matmul(d.k[0][0], d.centroids[0].t()) - d.centroids[0].pow(2).sum(-1) / 2).argmax(-1);
+    return nearest.bincount({}, 20).max().item<double>() / 200;
+  };
+  EXPECT_LT(largest("balanced"), 1.5);
+  EXPECT_GT(largest("skewed"), 3);
+  EXPECT_THROW(make_attention_data(o, size, "other", at::kCPU), ConfigError);
+}
+
+TEST(BenchAttention, SuiteRecordsEveryMetricWithItsBaseline) {
+  AttentionSuiteOptions o;
+  o.cases = {{128, 4}};
+  o.heads = 2, o.kv_heads = 1, o.width = 8, o.slots = 2, o.window = 16;
+  o.timing.minimum_rounds = o.timing.maximum_rounds = 1;
+  std::set<std::string> found;
+  const auto records = run_attention_suite(o, at::kCPU);
+  const auto read = parse_results(results_json(nlohmann::json::object(), records), "test");
+  ASSERT_EQ(read.size(), records.size());
+  for (size_t i = 0; i < read.size(); ++i) {
+    const ResultRecord& r = read[i];
+    EXPECT_EQ(r.p10, records[i].p10);
+    EXPECT_EQ(r.p90, records[i].p90);
+    EXPECT_EQ(r.p10.has_value(), r.metric == "forward" || r.metric == "forward_backward");
+    EXPECT_TRUE(std::isfinite(r.value) && r.value > 0) << r.metric;
+    EXPECT_EQ(r.shape.at("tokens"), 128);
+    found.insert(r.method + " " + r.metric + (r.baseline.empty() ? "" : " / " + r.baseline));
+  }
+  EXPECT_EQ(found, (std::set<std::string>{"cluster_attention balance", "cluster_attention density",
+                                          "cluster_attention forward",
+                                          "cluster_attention forward_backward",
+                                          "cluster_attention forward_backward_speedup / dense",
+                                          "cluster_attention forward_speedup / dense",
+                                          "dense forward", "dense forward_backward"}));
+  o.slots = 5;
+  EXPECT_THROW(run_attention_suite(o, at::kCPU), ConfigError);
+  o.slots = 2, o.kv_heads = 3;
+  EXPECT_THROW(run_attention_suite(o, at::kCPU), ConfigError);
+}
+
+TEST(BenchDevice, CpuIsNamedWithItsThreads) {
+  EXPECT_EQ(device_name(at::kCPU).substr(0, 5), "cpu, ");
+  EXPECT_TRUE(device_versions(at::kCPU).empty());
+}
+
+}  // namespace
+}  // namespace dsrsq::bench
