@@ -250,8 +250,11 @@ class Rows {
     KeptRow finished{records, {run.config.data.test_split, row, result.questions}, ""};
     // What a method found out about the weights (razor's heads).
     if (!find_method(method).trainable)
-      for (const auto& [name, value] : model->method().scalars())
+      for (const auto& [name, value] : model->method().scalars()) {
         finished.notes += concat("- ", row, ": ", name, " ", value, "\n");
+        finished.records.push_back(
+            {run.config.data.test_split, row, records.front().shape, name, value, "share", {}, {}});
+      }
     if (!own) return finished;
     auto training = records.front();
     training.metric = "train_core_seconds";
