@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads)
 template <int kWidth>
 constexpr int kAttendBlocks = kWidth == 64 ? 3 : 2;  // on a multiprocessor
 template <int kWidth>
-using AttendTiles = ClusterTiles<kWidth, kWidth == 64 ? 3 : 2>;
+using AttendTiles = ClusterTiles<kWidth, kLargeItemRows, kWidth == 64 ? 3 : 2>;
 
 struct AttendArguments {
   BackwardArguments b;

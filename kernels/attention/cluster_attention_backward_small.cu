@@ -32,7 +32,6 @@ struct Sums {
   float bias0 = 0.f, bias1 = 0.f;
 };
 
-template <bool kBiased>
 class Consumer {
  public:
   __device__ Consumer(const Arguments& a, Shared& shared, const Blocks& blocks, int group)
@@ -41,6 +40,7 @@ class Consumer {
         shared_(shared),
         blocks_(blocks),
         group_(group),
+        biased_(a.b.in.key_bias != nullptr),
         column_(2 * (threadIdx.x & 3)),
         row_(threadIdx.x % kGroup / 32 * 16 + threadIdx.x % 32 / 4) {}
 
@@ -63,7 +63,7 @@ class Consumer {
     const int* position = shared_.position + group_ * kTileRows;
     const int oldest = position[0], newest = position[kTileRows - 1];
     Keys keys{position[row_], position[row_ + 8], 0.f, 0.f};
-    if (kBiased) {
+    if (biased_) {
       const float* bias =
           a_.keys.bias + pass.kv * s_.rows() + pass.first + group_ * kTileRows + row_;
       keys.bias0 = keys.position0 == kNoKey ? 0.f : bias[0];
@@ -181,7 +181,7 @@ class Consumer {
                                         const Keys& keys) const {
     const int column = half * kTileRows + column_;
     float scale = s_.scale * kLog2E;
-    if (kBiased) {
+    if (biased_) {
 #pragma unroll
       for (int i = 0; i < 32; ++i) {
         score[i] = fmaf(score[i], scale, i & 2 ? keys.bias1 : keys.bias0);
@@ -221,8 +221,11 @@ class Consumer {
       for (int e = 0; e < 4; ++e) {
         float& x = d_weight[4 * i + e];
         x = weight[4 * i + e] * (x - (e & 1 ? delta.y : delta.x));
-        if (kBiased) (e & 2 ? sums.bias1 : sums.bias0) += x;
       }
+    }
+    if (biased_) {
+#pragma unroll
+      for (int i = 0; i < 32; ++i) (i & 2 ? sums.bias1 : sums.bias0) += d_weight[i];
     }
     operand_from(p, weight);
     operand_from(ds, d_weight);
@@ -300,7 +303,7 @@ class Consumer {
         put_row(sums.dk + 16 * part + 2 * half, dk_row + 32 * part, valid);
         put_row(sums.dv + 16 * part + 2 * half, dv_row + 32 * part, valid);
       }
-      if (valid && (threadIdx.x & 3) == 0 && kBiased) {
+      if (valid && (threadIdx.x & 3) == 0 && biased_) {
         d_key_bias[line] = half == 0 ? d_bias0 : d_bias1;
       }
     }
@@ -311,6 +314,7 @@ class Consumer {
   Shared& shared_;
   const Blocks& blocks_;
   int group_;
+  bool biased_;
   int column_;
   int row_;
   Ring ring_;
@@ -320,7 +324,6 @@ class Consumer {
   int products_ = 0;  // tiles so far whose queries have got their gradients
 };
 
-template <bool kBiased>
 __global__ void __launch_bounds__(kThreads, 1)
     small_cluster_gradient_kernel(const __grid_constant__ Arguments a) {
   extern __shared__ char shared_raw[];
@@ -344,7 +347,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     Producer(a, shared, blocks).run();
   } else {
     take_registers<kConsumerRegisters>();
-    Consumer<kBiased>(a, shared, blocks, group).run();
+    Consumer(a, shared, blocks, group).run();
   }
 }
 
@@ -353,10 +356,9 @@ __global__ void __launch_bounds__(kThreads, 1)
 cudaError_t launch_small_cluster_gradients(const BackwardArguments& b, int64_t first, int64_t end,
                                            void* partial, int* next, cudaStream_t stream) {
   if (b.s.width != kWidth) return cudaErrorInvalidValue;
-  auto* kernel = b.in.key_bias != nullptr ? small_cluster_gradient_kernel<true>
-                                          : small_cluster_gradient_kernel<false>;
   cudaError_t status =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kDynamicBytes);
+      cudaFuncSetAttribute(small_cluster_gradient_kernel,
+                           cudaFuncAttributeMaxDynamicSharedMemorySize, kDynamicBytes);
   if (status != cudaSuccess) return status;
   status = cudaMemsetAsync(next, 0, sizeof(int), stream);
   if (status != cudaSuccess) return status;
@@ -372,7 +374,7 @@ cudaError_t launch_small_cluster_gradients(const BackwardArguments& b, int64_t f
                     end,
                     static_cast<__nv_bfloat16*>(partial),
                     next};
-  kernel<<<multiprocessors, kThreads, kDynamicBytes, stream>>>(a);
+  small_cluster_gradient_kernel<<<multiprocessors, kThreads, kDynamicBytes, stream>>>(a);
   return cudaGetLastError();
 }
 

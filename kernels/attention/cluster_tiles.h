@@ -7,9 +7,9 @@
 namespace dsrsq::kernels {
 
 // For one warpgroup. (Two that share the keys: 6 % slower, as their warps wait for each other; with
-// barriers a stage instead of the block's: slower still.) Block b of g takes items first + b,
-// first + b + g, ... before `end`.
-template <int kWidth, int kStages>
+// barriers a stage instead of the block's: slower still.) An item has at most kRows list entries.
+// Block b of g takes items first + b, first + b + g, ... before `end`.
+template <int kWidth, int kRows, int kStages>
 class ClusterTiles {
  public:
   static constexpr int kThreads = 128;
@@ -19,7 +19,7 @@ class ClusterTiles {
   static constexpr int kPositionBytes = kTileRows * 4;
   struct Shared {
     AttendItem items[4];
-    unsigned pairs[2][kTileRows];
+    unsigned pairs[3][kRows];
     uint64_t full[kStages];
   };
   static constexpr int kDynamicBytes = 1024 + kStages * (kStageBytes + 2 * kPositionBytes);
@@ -40,12 +40,12 @@ class ClusterTiles {
       for (int i = 0; i < kStages; ++i) barrier_init(&shared_.full[i], 1);
       barrier_init_fence();
     }
-    fetch_item(0);
-    fetch_item(1);
+    for (int i = 0; i < 3; ++i) fetch_item(i);
     copy_commit();
     copy_wait<0>();
     __syncthreads();
     fetch_pairs(0);
+    fetch_pairs(1);
     copy_commit();
     copy_wait<0>();
     __syncthreads();
@@ -54,19 +54,26 @@ class ClusterTiles {
   __device__ bool has_item() const { return item().num_tiles > 0; }
   __device__ const AttendItem& item() const { return shared_.items[number_ & 3]; }
   // Pair of row r; rows past the end of the item repeat its last.
-  __device__ unsigned pair(int r) const { return shared_.pairs[number_ & 1][r]; }
+  __device__ unsigned pair(int r) const { return shared_.pairs[number_ % 3][r]; }
+  // The item after the present one, whose num_tiles is 0 if there is none, and its pairs.
+  __device__ const AttendItem& next_item() const { return shared_.items[(number_ + 1) & 3]; }
+  __device__ unsigned next_pair(int r) const { return shared_.pairs[(number_ + 1) % 3][r]; }
 
   __device__ void begin_item() {
-    fetch_pairs(1);
-    fetch_item(2);
+    fetch_pairs(2);
+    fetch_item(3);
     copy_commit();
     produce();
   }
   // Tile by tile: its keys and values, its positions, biases.
-  __device__ void wait_tile() const { barrier_wait(&shared_.full[stage_], phase_); }
-  __device__ uint64_t keys(int plane) const {
+  __device__ void wait_tile(int ahead = 0) const {
+    const bool wrapped = stage_ + ahead >= kStages;
+    barrier_wait(&shared_.full[stage_ + ahead - (wrapped ? kStages : 0)], phase_ ^ wrapped);
+  }
+  __device__ uint64_t keys(int plane, int ahead = 0) const {
+    const int stage = stage_ + ahead < kStages ? stage_ + ahead : stage_ + ahead - kStages;
     return tile_descriptor<kPairGroupBytes>(
-        shared_address(tiles_ + stage_ * kStageBytes + plane * kPlaneBytes));
+        shared_address(tiles_ + stage * kStageBytes + plane * kPlaneBytes));
   }
   __device__ uint64_t values(int plane) const { return keys(plane) + (1024 >> 4); }
   __device__ const int* positions() const {
@@ -101,11 +108,11 @@ class ClusterTiles {
   }
   __device__ void fetch_pairs(int ahead) {
     const AttendItem& item = shared_.items[(number_ + ahead) & 3];
-    if (threadIdx.x >= kTileRows || item.num_tiles == 0) return;
+    if (threadIdx.x >= kRows || item.num_tiles == 0) return;
     const unsigned* list = index_.list + item.head * s_.pairs() + item.begin;
     const int row = min(static_cast<int>(threadIdx.x), item.count - 1);
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(
-                     shared_address(&shared_.pairs[(number_ + ahead) & 1][threadIdx.x])),
+                     shared_address(&shared_.pairs[(number_ + ahead) % 3][threadIdx.x])),
                  "l"(list + row)
                  : "memory");
   }
