@@ -498,11 +498,10 @@ cudaError_t launch(const ClusterAssignSizes& s, const ClusterAssignInputs& in,
   const RouteSizes nearest = nearest_sizes(s);
   const bool by_matrix_units = sizeof(Key) == 2 && cluster_nearest_fits(nearest);
   const cudaError_t status =
-      by_matrix_units
-          ? launch_cluster_nearest(nearest, in.keys, in.centroids, in.bias, in.valid,
-                                   {out.assignment, w.compact, w.inverse_norm, w.score}, w.nearest,
-                                   stream)
-          : launch_assign<Key>(s, in, out, w, stream);
+      by_matrix_units ? launch_cluster_nearest(nearest, in.keys, in.centroids, in.bias, in.valid,
+                                               {out.assignment, w.compact, w.inverse_norm, w.score},
+                                               w.nearest, stream)
+                      : launch_assign<Key>(s, in, out, w, stream);
   if (status != cudaSuccess) return status;
   return launch_sums<Key>(s, in, out, w, stream);
 }

@@ -356,9 +356,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 cudaError_t launch_small_cluster_gradients(const BackwardArguments& b, int64_t first, int64_t end,
                                            void* partial, int* next, cudaStream_t stream) {
   if (b.s.width != kWidth) return cudaErrorInvalidValue;
-  cudaError_t status =
-      cudaFuncSetAttribute(small_cluster_gradient_kernel,
-                           cudaFuncAttributeMaxDynamicSharedMemorySize, kDynamicBytes);
+  cudaError_t status = cudaFuncSetAttribute(
+      small_cluster_gradient_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kDynamicBytes);
   if (status != cudaSuccess) return status;
   status = cudaMemsetAsync(next, 0, sizeof(int), stream);
   if (status != cudaSuccess) return status;

@@ -257,15 +257,15 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 4 : 2)
   Tiles tiles(shared_raw, a.in, s, kv);
   const TileRange range = window_keys(s, first_query);
   SlotRows<kWidth> partials(shared_raw + Tiles::kSharedBytes, s, first_query);
-  partials.start(a.index, a.in.routes, head, kv,
-                 a.partial_lse + static_cast<int64_t>(blockIdx.y) * s.pairs());
   const __nv_bfloat16* rows = a.partial + static_cast<int64_t>(blockIdx.y) * s.pairs() * kWidth;
+  // In the order in which they are needed.
   tiles.start(range);
-  partials.prefetch(rows);  // behind the window's loads, which come first
-
+  partials.prefetch(rows);
   const RowPair own(s, head, first_query);
   uint32_t qa[kPlanes][16];
   load_natural_operands(qa, a.in.q, own);
+  partials.start(a.index, a.in.routes, head, kv,
+                 a.partial_lse + static_cast<int64_t>(blockIdx.y) * s.pairs());
   float out[kPlanes][32];
   zero(out);
   float maximum0 = -CUDART_INF_F, maximum1 = -CUDART_INF_F, sum0 = 0.f, sum1 = 0.f;
@@ -355,10 +355,10 @@ cudaError_t forward(const ClusterSizes& s, const ClusterIndex& index,
   for (int64_t first = 0; first < heads; first += at_once) {
     const auto count = static_cast<unsigned>(at_once < heads - first ? at_once : heads - first);
     attend_kernel<kWidth>
-        <<<attend_blocks(s, count, kAttendBlocks), kThreads, kAttendBytes,
-           stream>>>({s, index, clustered_layout(s, const_cast<void*>(in.clustered)),
-                      static_cast<const __nv_bfloat16*>(in.q), in.key_bias != nullptr, first,
-                      first + count, partial, partial_lse});
+        <<<attend_blocks(s, count, kAttendBlocks), kThreads, kAttendBytes, stream>>>(
+            {s, index, clustered_layout(s, const_cast<void*>(in.clustered)),
+             static_cast<const __nv_bfloat16*>(in.q), in.key_bias != nullptr, first, first + count,
+             partial, partial_lse});
     join_kernel<kWidth><<<dim3(static_cast<unsigned>((s.queries + 63) / 64), count), kThreads,
                           join_bytes, stream>>>(
         {s, index, in, first, partial, partial_lse, static_cast<__nv_bfloat16*>(out), lse});

@@ -445,11 +445,11 @@ cudaError_t launch_cluster_index(const ClusterSizes& s, const int* assignment, c
   if (status != cudaSuccess) return status;
   first_position_kernel<<<static_cast<unsigned>((kv * s.clusters + 255) / 256), 256, 0, stream>>>(
       s, index);
-  status = sort(s, PairSource{routes, index.first_position, s}, all, s.pairs(), counts, index.list,
-                s.pairs(),
-                ScanOutputs{index.list_begin, clusters + 1, nullptr, index.items, index.num_items,
-                            s.max_items(), attend_rows(s.width), 1, index.key_count, index.num_large},
-                stream);
+  status = sort(
+      s, PairSource{routes, index.first_position, s}, all, s.pairs(), counts, index.list, s.pairs(),
+      ScanOutputs{index.list_begin, clusters + 1, nullptr, index.items, index.num_items,
+                  s.max_items(), attend_rows(s.width), 1, index.key_count, index.num_large},
+      stream);
   if (status != cudaSuccess) return status;
   attend_items_kernel<<<dim3(static_cast<unsigned>((s.max_items() + 255) / 256),
                              static_cast<unsigned>(all)),

@@ -10,7 +10,7 @@ inline constexpr int64_t kClusterIndexMaxClusters = 1024;  // m
 inline constexpr int64_t kClusterIndexMaxSlots = 16;       // clusters of a query
 inline constexpr int64_t kClusterIndexMaxSinks = 128;
 inline constexpr int kLargeItemRows = 64;  // list entries of an item of a large cluster
-inline constexpr int kKeyItemKeys = 128;  // keys of a key item
+inline constexpr int kKeyItemKeys = 128;   // keys of a key item
 // Small clusters have at most this many keys and width 64; they have a backward kernel of their
 // own.
 inline constexpr int kSmallCluster = 640;

@@ -112,9 +112,20 @@ class WindowTiles {
       if (i < range.count()) load(i, range.tile(i));
       copy_commit();
     }
+    Side sides[kStages];
+#pragma unroll
+    for (int i = 0; i < kStages; ++i) {
+      if (i < range.count()) sides[i] = find(range.tile(i));
+    }
+#pragma unroll
+    for (int i = 0; i < kStages; ++i) {
+      if (i < range.count()) put(i, sides[i]);
+    }
   }
   // Tile i of the range is in shared memory for all threads.
-  __device__ void wait(int) {
+  __device__ void wait(int i) {
+    if (waiting_ >= 0) put(waiting_, side_);
+    waiting_ = -1;
     copy_wait<kStages - 1>();
     async_proxy_fence();
     __syncthreads();
@@ -122,7 +133,11 @@ class WindowTiles {
   // All of this thread's reads of tile i have ended; loads the one that takes its place.
   __device__ void release(const TileRange& range, int i) {
     __syncthreads();
-    if (i + kStages < range.count()) load(i + kStages, range.tile(i + kStages));
+    if (i + kStages < range.count()) {
+      load(i + kStages, range.tile(i + kStages));
+      side_ = find(range.tile(i + kStages));
+      waiting_ = i + kStages;
+    }
     copy_commit();
   }
   __device__ uint32_t keys(int i) const {
@@ -145,14 +160,25 @@ class WindowTiles {
       copy_chunk(target + place, k_ + source, valid);
       copy_chunk(target + kMatrixBytes + place, v_ + source, valid);
     }
-    if (threadIdx.x < kTileRows) {
-      const int key = tile * kTileRows + threadIdx.x;
-      float bias = -CUDART_INF_F;
-      if (key < num_keys_ && assignment_[key] >= 0) {
-        bias = key_bias_ == nullptr ? 0.f : key_bias_[key] * kLog2E;
-      }
-      biases_[i % kStages * kTileRows + threadIdx.x] = bias;
+  }
+  // What makes the bias of a key, on its way until it is used.
+  struct Side {
+    int cluster;
+    float bias;
+  };
+  __device__ Side find(int tile) const {
+    const int key = tile * kTileRows + static_cast<int>(threadIdx.x);
+    Side side{-1, 0.f};
+    if (threadIdx.x < kTileRows && key < num_keys_) {
+      side.cluster = __ldg(assignment_ + key);
+      if (key_bias_ != nullptr) side.bias = __ldg(key_bias_ + key);
     }
+    return side;
+  }
+  __device__ void put(int i, const Side& side) {
+    if (threadIdx.x >= kTileRows) return;
+    biases_[i % kStages * kTileRows + threadIdx.x] =
+        side.cluster >= 0 ? side.bias * kLog2E : -CUDART_INF_F;
   }
 
   char* shared_;
@@ -162,6 +188,8 @@ class WindowTiles {
   const int* assignment_;
   const float* key_bias_;
   int num_keys_;
+  Side side_;         // of the newest tile that was loaded
+  int waiting_ = -1;  // that tile, until its biases are in shared memory
 };
 
 // Operand registers of 64 columns of rows g and g + 8, columns in natural order.
