@@ -29,10 +29,15 @@ struct MassArguments {
   float* squared;
 };
 
-struct MassShared {
+// What goes with the queries of a tile.
+struct MassSide {
   float lse[kTile];  // log2; infinity where the query does not count
   int position[kTile];
-  unsigned bits[kTile][kBitWords];  // the clusters that a query is routed to
+};
+struct MassShared {
+  MassSide side[2];
+  unsigned bits[kTile][kBitWords];                   // the clusters that a query is routed to
+  int oldest[kThreads / 32], newest[kThreads / 32];  // keys of each warp
 };
 
 __device__ __forceinline__ void load_matrices(uint32_t (&a)[4], uint32_t shared) {
@@ -58,20 +63,18 @@ __device__ __forceinline__ void split(float x, float y, uint32_t& high, uint32_t
   low = pack(x - low_half(high), y - high_half(high));
 }
 
-// Up to 64 rows to a tile [64][stride], zeros beyond; of fp32 a second tile behind it has what the
-// first lost.
+// Up to 64 rows to a tile [64][stride], zeros beyond: bf16 by cp.async; of fp32 a second tile
+// behind the first has what that lost.
 __device__ void load_rows(__nv_bfloat16* tile, const void* matrix, ElementType type, int64_t first,
                           int count, int width) {
   const int chunks = padded_width(width) / 8, stride = row_stride(width);
   for (int i = threadIdx.x; i < kTile * chunks; i += kThreads) {
     const int row = i / chunks, column = i % chunks * 8;
     const bool valid = row < count && column < width;
-    const int64_t source = (first + row) * width + column;
+    const int64_t source = valid ? (first + row) * width + column : 0;
     auto* target = reinterpret_cast<uint4*>(tile + row * stride + column);
     if (type == ElementType::kBFloat16) {
-      *target = valid ? __ldg(reinterpret_cast<const uint4*>(
-                            static_cast<const __nv_bfloat16*>(matrix) + source))
-                      : make_uint4(0, 0, 0, 0);
+      copy_chunk(shared_address(target), static_cast<const __nv_bfloat16*>(matrix) + source, valid);
       continue;
     }
     const auto* x = reinterpret_cast<const float4*>(static_cast<const float*>(matrix) + source);
@@ -87,144 +90,228 @@ __device__ void load_rows(__nv_bfloat16* tile, const void* matrix, ElementType t
   }
 }
 
-// What a thread knows of its keys, rows g and g + 8 of a warp's 16.
+// The keys of a thread, rows g and g + 8 of its warp's 16, and what they have got.
 struct MassKeys {
   int position[2];
   float bias[2];  // log2
   int cluster[2];
+  float mass[2] = {0.f, 0.f}, squared[2] = {0.f, 0.f};
+};
+
+class MassBlock {
+ public:
+  __device__ MassBlock(const MassArguments& a, MassShared& shared, uint4* tiles)
+      : a_(a),
+        s_(a.s),
+        shared_(shared),
+        width_(static_cast<int>(s_.width)),
+        stride_(row_stride(width_)),
+        parts_(a.in.type == ElementType::kFloat32 ? 2 : 1),
+        keys_(reinterpret_cast<__nv_bfloat16*>(tiles)),
+        kv_(blockIdx.y),
+        batch_(kv_ / s_.kv_heads),
+        first_key_(int64_t{blockIdx.x} * kTile),
+        lane_(threadIdx.x % 32),
+        warp_(threadIdx.x / 32) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int64_t key = own_key(half), row = kv_ * s_.keys + key;
+      const bool exists = key < s_.keys;
+      const int position = exists ? a.in.key_position[batch_ * s_.keys + key] : -1;
+      own_.position[half] = position < 0 ? INT_MAX : position;
+      own_.bias[half] = exists && a.in.key_bias != nullptr ? a.in.key_bias[row] * kLog2E : 0.f;
+      own_.cluster[half] = exists && a.in.routes != nullptr ? a.in.assignment[row] : -1;
+    }
+    const int oldest = __reduce_min_sync(0xffffffffu, min(own_.position[0], own_.position[1]));
+    const int newest = __reduce_max_sync(0xffffffffu, max(own_.position[0], own_.position[1]));
+    if (lane_ == 0) shared.oldest[warp_] = oldest, shared.newest[warp_] = newest;
+    load_rows(keys_, a.in.k, a.in.type, kv_ * s_.keys + first_key_,
+              static_cast<int>(min(int64_t{kTile}, s_.keys - first_key_)), width_);
+    copy_commit();
+    __syncthreads();
+    oldest_ = shared.oldest[0], newest_ = shared.newest[0];
+#pragma unroll
+    for (int w = 1; w < kThreads / 32; ++w) {
+      oldest_ = min(oldest_, shared.oldest[w]), newest_ = max(newest_, shared.newest[w]);
+    }
+  }
+
+  // The next tile is on its way while one is worked on.
+  __device__ void run() {
+    const int64_t group = s_.heads / s_.kv_heads, tiles = (s_.queries + kTile - 1) / kTile;
+    const int64_t first_head = batch_ * s_.heads + kv_ % s_.kv_heads * group;
+    Tile waiting{-1, 0, false};
+    int buffer = 0;
+    int position;
+    float lse;
+    find(first_head, 0, position, lse);
+    for (int64_t i = 0; i < group * tiles; ++i) {
+      const int64_t head = first_head + i / tiles, first = i % tiles * kTile;
+      // Also: the tile before the one that waits has been read.
+      const bool seen = __syncthreads_or(position >= oldest_) != 0;
+      const bool all = seen && __syncthreads_and(threadIdx.x >= kTile || position >= newest_) != 0;
+      if (seen) {
+        MassSide& side = shared_.side[buffer];
+        if (threadIdx.x < kTile) side.position[threadIdx.x] = position, side.lse[threadIdx.x] = lse;
+        load_rows(queries(buffer), a_.in.q, a_.in.type, head * s_.queries + first,
+                  static_cast<int>(min(int64_t{kTile}, s_.queries - first)), width_);
+        copy_commit();
+      }
+      if (i + 1 < group * tiles) {
+        find(first_head + (i + 1) / tiles, (i + 1) % tiles * kTile, position, lse);
+      }
+      if (!seen) continue;
+      if (waiting.head >= 0) {
+        copy_wait<1>();
+        add(waiting, buffer ^ 1);
+      }
+      waiting = {head, first, all};
+      buffer ^= 1;
+    }
+    copy_wait<0>();
+    __syncthreads();  // the tile before has been read
+    if (waiting.head >= 0) add(waiting, buffer ^ 1);
+    write();
+  }
+
+ private:
+  struct Tile {
+    int64_t head;
+    int64_t first;
+    bool all;  // every query sees every key, by position
+  };
+
+  __device__ int64_t own_key(int half) const {
+    return first_key_ + warp_ * 16 + lane_ / 4 + 8 * half;
+  }
+  __device__ __nv_bfloat16* queries(int buffer) const {
+    return keys_ + (1 + buffer) * parts_ * kTile * stride_;
+  }
+  // This thread's query of a tile.
+  __device__ void find(int64_t head, int64_t first, int& position, float& lse) const {
+    position = -1;
+    lse = CUDART_INF_F;
+    const int64_t query = first + threadIdx.x;
+    if (threadIdx.x >= kTile || query >= s_.queries) return;
+    position = __ldg(a_.in.query_position + batch_ * s_.queries + query);
+    const float x = __ldg(a_.in.lse + head * s_.queries + query);
+    if (x != -CUDART_INF_F) lse = x * kLog2E;
+  }
+
+  __device__ void mark_routes(const Tile& tile) {
+    for (int i = threadIdx.x; i < kTile * kBitWords; i += kThreads) {
+      shared_.bits[i / kBitWords][i % kBitWords] = 0;
+    }
+    __syncthreads();
+    const int slots = static_cast<int>(s_.slots);
+    const int64_t pairs = min(int64_t{kTile}, s_.queries - tile.first) * slots;
+    const int* routes = a_.in.routes + (tile.head * s_.queries + tile.first) * slots;
+    for (int i = threadIdx.x; i < pairs; i += kThreads) {
+      const int c = routes[i];
+      if (c >= 0) atomicOr(&shared_.bits[i / slots][c / 32], 1u << c % 32);
+    }
+  }
+
+  __device__ bool sees(int half, int query, int at) const {
+    const int position = own_.position[half];
+    if (position > at) return false;
+    if (a_.in.routes == nullptr || at - position < s_.window || position < s_.sinks) return true;
+    const int c = own_.cluster[half];
+    return c >= 0 && (shared_.bits[query][c / 32] >> c % 32 & 1u) != 0;
+  }
+
+  // A tile of queries that has landed for this thread.
+  __device__ void add(const Tile& tile, int buffer) {
+    if (a_.in.routes != nullptr) mark_routes(tile);
+    __syncthreads();
+    float score[8][4];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) score[i][0] = score[i][1] = score[i][2] = score[i][3] = 0.f;
+    const int matrix = lane_ / 8;
+    const uint32_t key_rows =
+        shared_address(keys_ + (warp_ * 16 + (matrix & 1) * 8 + lane_ % 8) * stride_) +
+        (matrix >> 1) * 16;
+    const uint32_t query_rows =
+        shared_address(queries(buffer) + ((matrix >> 1) * 8 + lane_ % 8) * stride_) +
+        (matrix & 1) * 16;
+    const uint32_t part_bytes = kTile * stride_ * 2;
+    // High by high, high by low, low by high.
+    for (int product = 0; product < 2 * parts_ - 1; ++product) {
+      const uint32_t k_part = key_rows + (product == 2 ? part_bytes : 0);
+      const uint32_t q_part = query_rows + (product == 1 ? part_bytes : 0);
+#pragma unroll 2
+      for (int column = 0; column < width_; column += 16) {
+        uint32_t x[4];
+        load_matrices(x, k_part + column * 2);
+#pragma unroll
+        for (int pair = 0; pair < 4; ++pair) {
+          uint32_t y[4];
+          load_matrices(y, q_part + pair * 16 * stride_ * 2 + column * 2);
+          multiply(score[2 * pair], x, y[0], y[1]);
+          multiply(score[2 * pair + 1], x, y[2], y[3]);
+        }
+      }
+    }
+    const MassSide& side = shared_.side[buffer];
+    const bool all = tile.all && a_.in.routes == nullptr;
+    const float scale = s_.scale * kLog2E;
+    float sum[2] = {0.f, 0.f}, square[2] = {0.f, 0.f};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int query = 8 * i + 2 * (lane_ % 4);
+      const float2 lse = *reinterpret_cast<const float2*>(&side.lse[query]);
+      if (!all) {
+        const int2 at = *reinterpret_cast<const int2*>(&side.position[query]);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          if (!sees(e / 2, query + e % 2, e % 2 == 0 ? at.x : at.y)) score[i][e] = -CUDART_INF_F;
+        }
+      }
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const float p =
+            exp2_fast(fmaf(score[i][e], scale, own_.bias[e / 2] - (e % 2 == 0 ? lse.x : lse.y)));
+        sum[e / 2] += p;
+        square[e / 2] = fmaf(p, p, square[e / 2]);
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      own_.mass[half] += sum[half];
+      own_.squared[half] += square[half];
+    }
+  }
+
+  __device__ void write() {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float mass = own_.mass[half], squared = own_.squared[half];
+#pragma unroll
+      for (int lanes = 1; lanes <= 2; lanes *= 2) {
+        mass += __shfl_xor_sync(0xffffffffu, mass, lanes);
+        squared += __shfl_xor_sync(0xffffffffu, squared, lanes);
+      }
+      if (lane_ % 4 != 0 || own_key(half) >= s_.keys) continue;
+      a_.mass[kv_ * s_.keys + own_key(half)] = mass;
+      a_.squared[kv_ * s_.keys + own_key(half)] = squared;
+    }
+  }
+
+  const MassArguments& a_;
+  const AttentionMassSizes& s_;
+  MassShared& shared_;
+  int width_, stride_, parts_;
+  __nv_bfloat16* keys_;  // and the two tiles of queries behind
+  int64_t kv_, batch_, first_key_;
+  int lane_, warp_;
+  int oldest_, newest_;  // position of the block's keys
+  MassKeys own_;
 };
 
 __global__ void __launch_bounds__(kThreads) mass_kernel(const __grid_constant__ MassArguments a) {
   extern __shared__ uint4 shared_raw[];
   __shared__ MassShared shared;
-  const AttentionMassSizes& s = a.s;
-  const int width = static_cast<int>(s.width), stride = row_stride(width);
-  const int parts = a.in.type == ElementType::kFloat32 ? 2 : 1;
-  auto* key_tile = reinterpret_cast<__nv_bfloat16*>(shared_raw);
-  __nv_bfloat16* query_tile = key_tile + parts * kTile * stride;
-  const int64_t kv = blockIdx.y, b = kv / s.kv_heads, group = s.heads / s.kv_heads;
-  const int64_t first_key = int64_t{blockIdx.x} * kTile;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-  const bool routed = a.in.routes != nullptr;
-
-  MassKeys keys;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int64_t key = first_key + warp * 16 + g + 8 * half;
-    const bool exists = key < s.keys;
-    const int position = exists ? a.in.key_position[b * s.keys + key] : -1;
-    keys.position[half] = position < 0 ? INT_MAX : position;
-    keys.bias[half] =
-        exists && a.in.key_bias != nullptr ? a.in.key_bias[kv * s.keys + key] * kLog2E : 0.f;
-    keys.cluster[half] = exists && routed ? a.in.assignment[kv * s.keys + key] : -1;
-  }
-  // Of the block's keys.
-  const int warp_oldest = __reduce_min_sync(0xffffffffu, min(keys.position[0], keys.position[1]));
-  if (lane == 0) shared.position[warp] = warp_oldest;
-  __syncthreads();
-  const int oldest =
-      min(min(shared.position[0], shared.position[1]), min(shared.position[2], shared.position[3]));
-  const int count = static_cast<int>(min(int64_t{kTile}, s.keys - first_key));
-  load_rows(key_tile, a.in.k, a.in.type, kv * s.keys + first_key, count, width);
-
-  const int matrix = lane / 8;
-  const uint32_t key_rows =
-      shared_address(key_tile + (warp * 16 + (matrix & 1) * 8 + lane % 8) * stride) +
-      (matrix >> 1) * 16;
-  const uint32_t query_rows =
-      shared_address(query_tile + ((matrix >> 1) * 8 + lane % 8) * stride) + (matrix & 1) * 16;
-  const uint32_t part_bytes = kTile * stride * 2;
-  const float scale = s.scale * kLog2E;
-  float mass[2] = {0.f, 0.f}, squared[2] = {0.f, 0.f};
-  for (int64_t member = 0; member < group; ++member) {
-    const int64_t head = b * s.heads + kv % s.kv_heads * group + member;
-    for (int64_t first = 0; first < s.queries; first += kTile) {
-      int position = -1;
-      float lse = CUDART_INF_F;
-      if (threadIdx.x < kTile && first + threadIdx.x < s.queries) {
-        position = a.in.query_position[b * s.queries + first + threadIdx.x];
-        const float x = a.in.lse[head * s.queries + first + threadIdx.x];
-        if (x != -CUDART_INF_F) lse = x * kLog2E;
-      }
-      // Also: the tile before has been read.
-      if (!__syncthreads_or(position >= oldest)) continue;
-      if (threadIdx.x < kTile) {
-        shared.position[threadIdx.x] = position;
-        shared.lse[threadIdx.x] = lse;
-      }
-      load_rows(query_tile, a.in.q, a.in.type, head * s.queries + first,
-                static_cast<int>(min(int64_t{kTile}, s.queries - first)), width);
-      if (routed) {
-        for (int i = threadIdx.x; i < kTile * kBitWords; i += kThreads) {
-          shared.bits[i / kBitWords][i % kBitWords] = 0;
-        }
-        __syncthreads();
-        const int slots = static_cast<int>(s.slots);
-        for (int i = threadIdx.x; i < kTile * slots; i += kThreads) {
-          const int query = i / slots;
-          if (first + query >= s.queries) break;
-          const int c = a.in.routes[(head * s.queries + first) * slots + i];
-          if (c >= 0) atomicOr(&shared.bits[query][c / 32], 1u << c % 32);
-        }
-      }
-      __syncthreads();
-
-      float score[8][4];
-#pragma unroll
-      for (int i = 0; i < 8; ++i) score[i][0] = score[i][1] = score[i][2] = score[i][3] = 0.f;
-      // High by high, high by low, low by high.
-      for (int product = 0; product < 2 * parts - 1; ++product) {
-        const uint32_t k_part = key_rows + (product == 2 ? part_bytes : 0);
-        const uint32_t q_part = query_rows + (product == 1 ? part_bytes : 0);
-        for (int column = 0; column < width; column += 16) {
-          uint32_t x[4];
-          load_matrices(x, k_part + column * 2);
-#pragma unroll
-          for (int pair = 0; pair < 4; ++pair) {
-            uint32_t y[4];
-            load_matrices(y, q_part + pair * 16 * stride * 2 + column * 2);
-            multiply(score[2 * pair], x, y[0], y[1]);
-            multiply(score[2 * pair + 1], x, y[2], y[3]);
-          }
-        }
-      }
-      float sum[2] = {0.f, 0.f}, square[2] = {0.f, 0.f};
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int half = e / 2, query = 8 * i + 2 * t + e % 2;
-          const int at = shared.position[query], distance = at - keys.position[half];
-          bool seen = keys.position[half] <= at;
-          if (routed && seen && distance >= s.window && keys.position[half] >= s.sinks) {
-            const int c = keys.cluster[half];
-            seen = c >= 0 && (shared.bits[query][c / 32] >> c % 32 & 1u) != 0;
-          }
-          const float p =
-              seen ? exp2_fast(fmaf(score[i][e], scale, keys.bias[half] - shared.lse[query])) : 0.f;
-          sum[half] += p;
-          square[half] = fmaf(p, p, square[half]);
-        }
-      }
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        mass[half] += sum[half];
-        squared[half] += square[half];
-      }
-    }
-  }
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-#pragma unroll
-    for (int lanes = 1; lanes <= 2; lanes *= 2) {
-      mass[half] += __shfl_xor_sync(0xffffffffu, mass[half], lanes);
-      squared[half] += __shfl_xor_sync(0xffffffffu, squared[half], lanes);
-    }
-    const int64_t key = first_key + warp * 16 + g + 8 * half;
-    if (t != 0 || key >= s.keys) continue;
-    a.mass[kv * s.keys + key] = mass[half];
-    a.squared[kv * s.keys + key] = squared[half];
-  }
+  MassBlock(a, shared, shared_raw).run();
 }
 
 }  // namespace
@@ -236,7 +323,7 @@ cudaError_t launch_attention_mass(const AttentionMassSizes& s, const AttentionMa
     return cudaErrorInvalidValue;
   }
   const int parts = in.type == ElementType::kFloat32 ? 2 : 1;
-  const int bytes = 2 * parts * kTile * row_stride(s.width) * 2;
+  const int bytes = 3 * parts * kTile * row_stride(s.width) * 2;
   const cudaError_t status =
       cudaFuncSetAttribute(mass_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (status != cudaSuccess) return status;

@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads)
 template <int kWidth>
 constexpr int kAttendBlocks = kWidth == 64 ? 3 : 2;  // on a multiprocessor
 template <int kWidth>
-using AttendTiles = ClusterTiles<kWidth, kLargeItemRows, kWidth == 64 ? 3 : 2>;
+using AttendTiles = ClusterTiles<kWidth, kWidth == 64 ? 3 : 2>;
 
 struct AttendArguments {
   BackwardArguments b;
@@ -161,17 +161,17 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 3 : 2)
   Tiles tiles(shared_raw, a.b.in, s, kv);
   const TileRange range = window_keys(s, first_query);
   SlotRows<kWidth> partials(shared_raw + Tiles::kSharedBytes, s, first_query);
+  partials.start(a.b.index, a.b.in.routes, head, kv, nullptr);
   const __nv_bfloat16* rows = a.partial + static_cast<int64_t>(blockIdx.y) * s.pairs() * kWidth;
-  // In the order in which they are needed.
   tiles.start(range);
-  partials.prefetch(rows);
+  partials.prefetch(rows);  // behind the window's loads, which come first
+
   const RowPair own(s, head, first_query);
   uint32_t q[kPlanes][16], d_out[kPlanes][16];
   load_natural_operands(q, a.b.in.q, own);
   load_natural_operands(d_out, a.b.grad.d_out, own);
   const float2 side0 = a.b.rows[own.row0], side1 = a.b.rows[own.row1];
   const float lse0 = side0.x, lse1 = side1.x, delta0 = side0.y, delta1 = side1.y;
-  partials.start(a.b.index, a.b.in.routes, head, kv, nullptr);
   const float scale = s.scale * kLog2E;
   const uint32_t unknown = unknown_zero();
   float dq[kPlanes][32];

@@ -54,11 +54,6 @@ class Consumer {
   }
 
  private:
-  __device__ void arrive(uint64_t* barrier) const {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
-  }
-
   __device__ void run_pass(const Pass& pass) {
     const int* position = shared_.position + group_ * kTileRows;
     const int oldest = position[0], newest = position[kTileRows - 1];
@@ -138,7 +133,7 @@ class Consumer {
       wgmma_wait<0>(dq);
       store_queries(dq, pass.number);
     }
-    arrive(&shared_.keys_empty);
+    barrier_arrive(&shared_.keys_empty);
     write_keys(pass, sums, keys);
   }
 
@@ -173,7 +168,7 @@ class Consumer {
 
   // The queries of the tile before the pass's tile `tile` may be overwritten.
   __device__ void release(int tile) const {
-    if (tile > 0) arrive(&shared_.empty[stage_before_]);
+    if (tile > 0) barrier_arrive(&shared_.empty[stage_before_]);
   }
 
   // Scores of 64 queries become weights.
@@ -201,10 +196,10 @@ class Consumer {
     }
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const float2 lse = *reinterpret_cast<const float2*>(&side.lse[8 * i + column]);
+      const float4 rows = *reinterpret_cast<const float4*>(&side.rows[8 * i + column]);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        score[4 * i + e] = exp2_fast(fmaf(score[4 * i + e], scale, e & 1 ? -lse.y : -lse.x));
+        score[4 * i + e] = exp2_fast(fmaf(score[4 * i + e], scale, e & 1 ? -rows.z : -rows.x));
       }
     }
   }
@@ -215,12 +210,12 @@ class Consumer {
                                                   uint32_t (&ds)[16], Sums& sums) const {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const float2 delta =
-          *reinterpret_cast<const float2*>(&side.delta[half * kTileRows + 8 * i + column_]);
+      const float4 rows =
+          *reinterpret_cast<const float4*>(&side.rows[half * kTileRows + 8 * i + column_]);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         float& x = d_weight[4 * i + e];
-        x = weight[4 * i + e] * (x - (e & 1 ? delta.y : delta.x));
+        x = weight[4 * i + e] * (x - (e & 1 ? rows.w : rows.y));
       }
     }
     if (biased_) {
@@ -245,7 +240,7 @@ class Consumer {
     }
     if (half == 0) return;
     async_proxy_fence();
-    arrive(&shared_.scores_full[number_ & 1]);
+    barrier_arrive(&shared_.scores_full[number_ & 1]);
   }
 
   // Starts the gradients of 64 queries of the tile before this one. Where there is none the
@@ -332,12 +327,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
       barrier_init(&shared.full[i], kGroup);
-      barrier_init(&shared.empty[i], kConsumerWarps);
+      barrier_init(&shared.empty[i], kConsumerThreads);
     }
     barrier_init(&shared.keys_full, kGroup);
-    barrier_init(&shared.keys_empty, kConsumerWarps);
-    barrier_init(&shared.scores_full[0], kConsumerWarps);
-    barrier_init(&shared.scores_full[1], kConsumerWarps);
+    barrier_init(&shared.keys_empty, kConsumerThreads);
+    barrier_init(&shared.scores_full[0], kConsumerThreads);
+    barrier_init(&shared.scores_full[1], kConsumerThreads);
     barrier_init_fence();
   }
   __syncthreads();

@@ -8,15 +8,17 @@ namespace {
 
 constexpr int kThreads = 128;  // one warpgroup: 64 queries
 
-constexpr int kAttendBlocks = 2;  // on a multiprocessor
 template <int kWidth>
-using AttendTiles = ClusterTiles<kWidth, attend_rows(kWidth), kWidth == 64 ? 4 : 2>;
+constexpr int kAttendBlocks = kWidth == 64 ? 4 : 2;  // on a multiprocessor
+template <int kWidth>
+using AttendTiles = ClusterTiles<kWidth, 2>;
 
 struct AttendArguments {
   ClusterSizes s;
   ClusterIndex index;
   Clustered keys;
   const __nv_bfloat16* q;
+  Divisor slots;
   bool has_bias;
   int64_t first_head;  // of this launch
   int64_t end_head;
@@ -49,184 +51,141 @@ __device__ __forceinline__ float softmax_row(float (&s)[32], int low, float scal
   return factor;
 }
 
-// 64 rows of an item: what a thread keeps of rows g and g + 8.
+// The queries of the present item and of the next, as operand tiles.
 template <int kWidth>
-struct AttendRows {
-  static constexpr int kPlanes = kWidth / 64;
-  int limit0, limit1;
-  float out[kPlanes][32];
-  float maximum0, maximum1, sum0, sum1;
-  float score[32];
-  uint32_t p[16];
-};
-
-// The queries of an item as operand tiles. Those of the next item are on their way, in registers,
-// while the present one is worked on.
-template <int kWidth>
-class AttendQueries {
+class ItemQueries {
  public:
-  static constexpr int kPlanes = kWidth / 64, kHalves = attend_rows(kWidth) / kTileRows;
-  static constexpr int kBytes = kHalves * kPlanes * kTileBytes;
+  static constexpr int kPlanes = kWidth / 64;
+  static constexpr int kBytes = 2 * kPlanes * kTileBytes;
 
-  // Rows g and g + 8 of each half, as the registers of an operand. `query`: of a row of the item.
-  template <typename Query>
-  __device__ void load(const __nv_bfloat16* head, Query&& query) {
-    const int g = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
+  __device__ ItemQueries(char* tiles, const AttendArguments& a) : tiles_(tiles), a_(a) {}
+
+  // Item `number`: eight threads a row. `pair`: of each row.
+  template <typename Pair>
+  __device__ void fetch(int number, const AttendItem& item, Pair&& pair) const {
+    if (item.num_tiles == 0) return;
+    const __nv_bfloat16* head = a_.q + item.head * a_.s.queries * kWidth;
+    const int chunk = threadIdx.x % 8;
+    const uint32_t target = shared_address(tiles_) + number % 2 * kPlanes * kTileBytes;
 #pragma unroll
-    for (int half = 0; half < kHalves; ++half) {
-      const int64_t row0 = query(half * kTileRows + g), row1 = query(half * kTileRows + g + 8);
+    for (int i = 0; i < kTileRows * 8 / kThreads; ++i) {
+      const int row = i * (kThreads / 8) + threadIdx.x / 8;
+      const int64_t query = a_.slots.divide(pair(row));
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane) {
-        load_operand(registers_[half][plane], head + row0 * kWidth + 64 * plane,
-                     head + row1 * kWidth + 64 * plane);
+        copy_chunk(target + plane * kTileBytes + swizzled(row, chunk),
+                   head + query * kWidth + 64 * plane + 8 * chunk, true);
       }
     }
   }
-  // Before a barrier of the block.
-  __device__ void store(uint32_t tiles) const {
-    const int lane = threadIdx.x % 32, matrix = lane / 8;
-    const int row = threadIdx.x / 32 * 16 + (matrix & 1) * 8 + lane % 8;
+  // Rows g and g + 8, as load_operand.
+  __device__ void load(int number, int g, uint32_t (&q)[kPlanes][16]) const {
+    const int t = threadIdx.x & 3;
 #pragma unroll
-    for (int half = 0; half < kHalves; ++half) {
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      const char* tile = tiles_ + (number % 2 * kPlanes + plane) * kTileBytes;
+      uint32_t* a = q[plane];
 #pragma unroll
-      for (int plane = 0; plane < kPlanes; ++plane) {
-#pragma unroll
-        for (int step = 0; step < 4; ++step) {
-          store_matrices(tiles + (half * kPlanes + plane) * kTileBytes +
-                             swizzled(row, 2 * step + (matrix >> 1)),
-                         registers_[half][plane] + 4 * step);
-        }
+      for (int half = 0; half < 2; ++half) {
+        const uint4 x = *reinterpret_cast<const uint4*>(tile + swizzled(g, 4 * half + t));
+        const uint4 y = *reinterpret_cast<const uint4*>(tile + swizzled(g + 8, 4 * half + t));
+        a[8 * half + 0] = x.x, a[8 * half + 1] = y.x, a[8 * half + 2] = x.y, a[8 * half + 3] = y.y;
+        a[8 * half + 4] = x.z, a[8 * half + 5] = y.z, a[8 * half + 6] = x.w, a[8 * half + 7] = y.w;
       }
     }
-    async_proxy_fence();
   }
 
  private:
-  uint32_t registers_[kHalves][kPlanes][16];
+  char* tiles_;
+  const AttendArguments& a_;
 };
 
-// Halves of 64 rows take turns: while the matrix units are at one, the other's weights are
-// computed.
 template <int kWidth>
-__global__ void __launch_bounds__(kThreads, kAttendBlocks)
+__global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
     attend_kernel(const __grid_constant__ AttendArguments a) {
   using Tiles = AttendTiles<kWidth>;
-  using Queries = AttendQueries<kWidth>;
-  constexpr int kPlanes = Queries::kPlanes, kHalves = Queries::kHalves;
+  constexpr int kPlanes = kWidth / 64;
   extern __shared__ char shared_raw[];
   __shared__ typename Tiles::Shared shared;
   const ClusterSizes& s = a.s;
   const int lane = threadIdx.x % 32, g = threadIdx.x / 32 * 16 + lane / 4;
   const int column = 2 * (lane & 3);
   const float scale = s.scale * kLog2E;
-  const unsigned slots = static_cast<unsigned>(s.slots);
-  const uint32_t q_tiles = (shared_address(shared_raw) + 1023) & ~1023u;
-  Tiles tiles(shared_raw + Queries::kBytes, shared, s, a.index, a.index.attend, a.keys, a.has_bias,
-              a.index.attend_begin[a.first_head], a.index.attend_begin[a.end_head]);
-  Queries queries;
-  if (tiles.has_item()) {
-    queries.load(a.q + tiles.item().head * s.queries * kWidth,
-                 [&](int row) { return tiles.pair(row) / slots; });
-    queries.store(q_tiles);
-  }
+  const uint32_t unknown = unknown_zero();
+  char* aligned = shared_raw + ((1024 - (shared_address(shared_raw) & 1023)) & 1023);
+  const ItemQueries<kWidth> queries(aligned, a);
+  Tiles tiles(aligned + ItemQueries<kWidth>::kBytes, shared, s, a.index, a.index.attend, a.keys,
+              a.has_bias, a.index.attend_begin[a.first_head], a.index.attend_begin[a.end_head]);
+  queries.fetch(0, tiles.item(), [&](int row) { return tiles.pair(row); });
+  copy_commit();
+  copy_wait<0>();
   __syncthreads();
-  // Starts the scores of a half with the tile `ahead` of the present one.
-  const auto scores = [&](float(&score)[32], int half, int ahead) {
-    wgmma_fence();
-#pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane) {
-      const uint64_t q = tile_descriptor(q_tiles + (half * kPlanes + plane) * kTileBytes);
-      const uint64_t k = tiles.keys(plane, ahead);
-#pragma unroll
-      for (int step = 0; step < 4; ++step) {
-        wgmma<false>(score, q + step * kColumnStep, k + step * kColumnStep, plane + step > 0);
-      }
-    }
-    wgmma_commit();
-  };
   for (; tiles.has_item(); tiles.end_item()) {
+    queries.fetch(tiles.number() + 1, tiles.next_item(),
+                  [&](int row) { return tiles.next_pair(row); });
     tiles.begin_item();
     const AttendItem& item = tiles.item();
-    // Of the last item once more, where there is no next.
-    queries.load(a.q + tiles.next_item().head * s.queries * kWidth, [&](int row) {
-      return tiles.next_item().num_tiles > 0 ? tiles.next_pair(row) / slots : 0;
-    });
-    AttendRows<kWidth> rows[kHalves];
-#pragma unroll
-    for (int half = 0; half < kHalves; ++half) {
-      AttendRows<kWidth>& r = rows[half];
-      r.limit0 = key_limit(s, static_cast<int>(tiles.pair(64 * half + g) / slots));
-      r.limit1 = key_limit(s, static_cast<int>(tiles.pair(64 * half + g + 8) / slots));
-      r.maximum0 = r.maximum1 = -CUDART_INF_F;
-      r.sum0 = r.sum1 = 0.f;
-      zero(r.out);
-#pragma unroll
-      for (int i = 0; i < 16; ++i) r.p[i] = 0;
-    }
-    // The first half's scores are a tile ahead. ptxas serialises the products unless they have all
-    // ended where the loop turns (C7514), so that is where the second half's are waited for.
-    tiles.wait_tile();
-    scores(rows[0].score, 0, 0);
-    wgmma_wait<0>(rows[0].score);
+    const int limit0 = key_limit(s, a.slots.divide(tiles.pair(g)));
+    const int limit1 = key_limit(s, a.slots.divide(tiles.pair(g + 8)));
+    uint32_t q[kPlanes][16];
+    queries.load(tiles.number(), g, q);
+    float out[kPlanes][32];
+    zero(out);
+    float maximum0 = -CUDART_INF_F, maximum1 = -CUDART_INF_F, sum0 = 0.f, sum1 = 0.f;
+    uint32_t p[16] = {};
     for (int tile = 0; tile < item.num_tiles; ++tile) {
-      if (kHalves == 2) scores(rows[kHalves - 1].score, kHalves - 1, 0);
+      tiles.wait_tile();
+      wgmma_wait<0>(p);
+      __syncthreads();  // all warps have finished with the tile before
+      float score[32];
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane) hold(q[plane], unknown);
+      wgmma_fence();
+      row_products(score, q, [&](int plane) { return tiles.keys(plane); });
+      if (tile > 0) tiles.release(1);  // while the scores are computed
+      wgmma_wait<0>();
+      float score_scale = scale;
+      if (a.has_bias) {
+        score_scale = 1.f;
+        add_biases(score, scale, tiles.biases(), column);
+      }
       const int left = item.keys - tile * kTileRows;
       const int* position = tiles.positions();
-      const bool masked = left < kTileRows || position[kTileRows - 1] > item.oldest;
-#pragma unroll
-      for (int half = 0; half < kHalves; ++half) {
-        AttendRows<kWidth>& r = rows[half];
-        if (half == 1) wgmma_wait<2>(r.score);
-        float score_scale = scale;
-        if (a.has_bias) {
-          score_scale = 1.f;
-          add_biases(r.score, scale, tiles.biases(), column);
-        }
-        if (masked) mask_tile(r.score, position, column, left, r.limit0, r.limit1);
-        const float factor0 = softmax_row(r.score, 0, score_scale, r.maximum0, r.sum0);
-        const float factor1 = softmax_row(r.score, 2, score_scale, r.maximum1, r.sum1);
-        if (__any_sync(0xffffffffu, factor0 != 1.f || factor1 != 1.f)) {
-#pragma unroll
-          for (int plane = 0; plane < kPlanes; ++plane) {
-#pragma unroll
-            for (int i = 0; i < 32; ++i) r.out[plane][i] *= i & 2 ? factor1 : factor0;
-          }
-        }
-        operand_from(r.p, r.score);
-        add_rows<kPairRowStep>(r.out, r.p, [&](int plane) { return tiles.values(plane); });
-        if (half == 0) {
-          // After the last tile nobody reads them: a branch would have the compiler wait.
-          if (tile + 1 < item.num_tiles) tiles.wait_tile(1);
-          scores(r.score, 0, 1);
-        }
+      if (left < kTileRows || position[kTileRows - 1] > item.oldest) {
+        mask_tile(score, position, column, left, limit0, limit1);
       }
-#pragma unroll
-      for (int half = 0; half < kHalves; ++half) wgmma_wait<0>(rows[half].p);
-      wgmma_wait<0>(rows[0].score);
-      __syncthreads();  // all warps have finished with the tile
-      tiles.next_tile();
-      tiles.release(1);
-    }
-    queries.store(q_tiles);
-
-    const int64_t first_row = (item.head - a.first_head) * s.pairs();
-#pragma unroll
-    for (int half = 0; half < kHalves; ++half) {
-      AttendRows<kWidth>& r = rows[half];
-#pragma unroll
-      for (int low = 0; low < 4; low += 2) {
-        const float sum = quad_sum(low == 0 ? r.sum0 : r.sum1);
-        const int place = 64 * half + g + 4 * low;
-        if (place >= item.count) continue;
-        const int64_t row = first_row + tiles.pair(place);
-        const float inverse = sum > 0.f ? 1.f / sum : 0.f;
+      const float factor0 = softmax_row(score, 0, score_scale, maximum0, sum0);
+      const float factor1 = softmax_row(score, 2, score_scale, maximum1, sum1);
+      if (__any_sync(0xffffffffu, factor0 != 1.f || factor1 != 1.f)) {
 #pragma unroll
         for (int plane = 0; plane < kPlanes; ++plane) {
-          store_row(a.partial + row * kWidth + 64 * plane, r.out[plane], low, inverse);
+#pragma unroll
+          for (int i = 0; i < 32; ++i) out[plane][i] *= i & 2 ? factor1 : factor0;
         }
-        if ((lane & 3) == 0) {
-          a.partial_lse[row] = (low == 0 ? r.maximum0 : r.maximum1) * kLn2 + logf(sum);
-        }
+      }
+      operand_from(p, score);
+      add_rows<kPairRowStep>(out, p, [&](int plane) { return tiles.values(plane); });
+      tiles.next_tile();
+    }
+    wgmma_wait<0>(p);
+    __syncthreads();
+    tiles.release(1);
+
+    sum0 = quad_sum(sum0);
+    sum1 = quad_sum(sum1);
+    const int64_t first_row = (item.head - a.first_head) * s.pairs();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (g + 8 * half >= item.count) continue;
+      const float sum = half == 0 ? sum0 : sum1;
+      const int64_t row = first_row + tiles.pair(g + 8 * half);
+      const float inverse = sum > 0.f ? 1.f / sum : 0.f;
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane) {
+        store_row(a.partial + row * kWidth + 64 * plane, out[plane], 2 * half, inverse);
+      }
+      if ((lane & 3) == 0) {
+        a.partial_lse[row] = (half == 0 ? maximum0 : maximum1) * kLn2 + logf(sum);
       }
     }
   }
@@ -257,15 +216,15 @@ __global__ void __launch_bounds__(kThreads, kWidth == 64 ? 4 : 2)
   Tiles tiles(shared_raw, a.in, s, kv);
   const TileRange range = window_keys(s, first_query);
   SlotRows<kWidth> partials(shared_raw + Tiles::kSharedBytes, s, first_query);
+  partials.start(a.index, a.in.routes, head, kv,
+                 a.partial_lse + static_cast<int64_t>(blockIdx.y) * s.pairs());
   const __nv_bfloat16* rows = a.partial + static_cast<int64_t>(blockIdx.y) * s.pairs() * kWidth;
-  // In the order in which they are needed.
   tiles.start(range);
-  partials.prefetch(rows);
+  partials.prefetch(rows);  // behind the window's loads, which come first
+
   const RowPair own(s, head, first_query);
   uint32_t qa[kPlanes][16];
   load_natural_operands(qa, a.in.q, own);
-  partials.start(a.index, a.in.routes, head, kv,
-                 a.partial_lse + static_cast<int64_t>(blockIdx.y) * s.pairs());
   float out[kPlanes][32];
   zero(out);
   float maximum0 = -CUDART_INF_F, maximum1 = -CUDART_INF_F, sum0 = 0.f, sum1 = 0.f;
@@ -338,7 +297,7 @@ cudaError_t forward(const ClusterSizes& s, const ClusterIndex& index,
                     const ClusterAttentionInputs& in, void* out, float* lse, void* workspace,
                     cudaStream_t stream) {
   using Tiles = AttendTiles<kWidth>;
-  constexpr int kAttendBytes = Tiles::kDynamicBytes + AttendQueries<kWidth>::kBytes;
+  constexpr int kAttendBytes = Tiles::kDynamicBytes + ItemQueries<kWidth>::kBytes;
   cudaError_t status = cudaFuncSetAttribute(
       attend_kernel<kWidth>, cudaFuncAttributeMaxDynamicSharedMemorySize, kAttendBytes);
   if (status != cudaSuccess) return status;
@@ -355,10 +314,10 @@ cudaError_t forward(const ClusterSizes& s, const ClusterIndex& index,
   for (int64_t first = 0; first < heads; first += at_once) {
     const auto count = static_cast<unsigned>(at_once < heads - first ? at_once : heads - first);
     attend_kernel<kWidth>
-        <<<attend_blocks(s, count, kAttendBlocks), kThreads, kAttendBytes, stream>>>(
+        <<<attend_blocks(s, count, kAttendBlocks<kWidth>), kThreads, kAttendBytes, stream>>>(
             {s, index, clustered_layout(s, const_cast<void*>(in.clustered)),
-             static_cast<const __nv_bfloat16*>(in.q), in.key_bias != nullptr, first, first + count,
-             partial, partial_lse});
+             static_cast<const __nv_bfloat16*>(in.q), divisor(s.slots), in.key_bias != nullptr,
+             first, first + count, partial, partial_lse});
     join_kernel<kWidth><<<dim3(static_cast<unsigned>((s.queries + 63) / 64), count), kThreads,
                           join_bytes, stream>>>(
         {s, index, in, first, partial, partial_lse, static_cast<__nv_bfloat16*>(out), lse});

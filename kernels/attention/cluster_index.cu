@@ -135,14 +135,13 @@ __global__ void __launch_bounds__(kScanThreads)
   const int first_item = block_scan(tiles, warp_sums);
   const bool large = out.key_count != nullptr && segment == 0 && c < clusters &&
                      !is_small_cluster(s, out.key_count[kv_head(s, head) * clusters + c]);
-  const int large_tiles = large ? (total + kLargeItemRows - 1) / kLargeItemRows : 0;
-  const int first_large = block_scan(large_tiles, warp_sums);
+  const int first_large = block_scan(large ? tiles : 0, warp_sums);
   if (segment == 0) {
     start[c] = place;
     total_of[c] = total;
     large_of[c] = large ? first_large : -1;
     if (c == clusters - 1 && out.num_large != nullptr) {
-      out.num_large[head] = first_large + large_tiles;
+      out.num_large[head] = first_large + (large ? tiles : 0);
     }
     if (c < clusters) {
       out.begin[head * out.begin_stride + c] = place;
@@ -180,7 +179,7 @@ __global__ void __launch_bounds__(kScanThreads)
     ClusterItem* items = out.items + head * out.max_items + partial[cluster];
     for (int t = lane; t * out.tile < size; t += 32) {
       items[t] = {start[cluster] + t * out.tile, min(out.tile, size - t * out.tile), cluster,
-                  large_of[cluster] < 0 ? -1 : large_of[cluster] + t * out.tile / kLargeItemRows};
+                  large_of[cluster] < 0 ? -1 : large_of[cluster] + t};
     }
   }
 }
@@ -309,13 +308,9 @@ __global__ void __launch_bounds__(256) attend_items_kernel(ClusterSizes s, Clust
   }
   if (i >= num_items) return;
   const ClusterItem item = index.items[head * s.max_items() + i];
-  index.attend[base + i] = attend_item(s, index, head, item.cluster, item.begin, item.count);
-  if (item.large < 0) return;
-  AttendItem* large = index.large + large_base + item.large;
-  for (int at = 0; at < item.count; at += kLargeItemRows) {
-    *large++ = attend_item(s, index, head, item.cluster, item.begin + at,
-                           min(kLargeItemRows, item.count - at));
-  }
+  const AttendItem attend = attend_item(s, index, head, item.cluster, item.begin, item.count);
+  index.attend[base + i] = attend;
+  if (item.large >= 0) index.large[large_base + item.large] = attend;
 }
 
 // Eight threads a row of 64 columns.
@@ -445,11 +440,11 @@ cudaError_t launch_cluster_index(const ClusterSizes& s, const int* assignment, c
   if (status != cudaSuccess) return status;
   first_position_kernel<<<static_cast<unsigned>((kv * s.clusters + 255) / 256), 256, 0, stream>>>(
       s, index);
-  status = sort(
-      s, PairSource{routes, index.first_position, s}, all, s.pairs(), counts, index.list, s.pairs(),
-      ScanOutputs{index.list_begin, clusters + 1, nullptr, index.items, index.num_items,
-                  s.max_items(), attend_rows(s.width), 1, index.key_count, index.num_large},
-      stream);
+  status = sort(s, PairSource{routes, index.first_position, s}, all, s.pairs(), counts, index.list,
+                s.pairs(),
+                ScanOutputs{index.list_begin, clusters + 1, nullptr, index.items, index.num_items,
+                            s.max_items(), kQueryTile, 1, index.key_count, index.num_large},
+                stream);
   if (status != cudaSuccess) return status;
   attend_items_kernel<<<dim3(static_cast<unsigned>((s.max_items() + 255) / 256),
                              static_cast<unsigned>(all)),

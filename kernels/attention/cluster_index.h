@@ -9,16 +9,13 @@ namespace dsrsq::kernels {
 inline constexpr int64_t kClusterIndexMaxClusters = 1024;  // m
 inline constexpr int64_t kClusterIndexMaxSlots = 16;       // clusters of a query
 inline constexpr int64_t kClusterIndexMaxSinks = 128;
-inline constexpr int kLargeItemRows = 64;  // list entries of an item of a large cluster
-inline constexpr int kKeyItemKeys = 128;   // keys of a key item
+inline constexpr int kQueryTile = 64;     // list entries of an attend item
+inline constexpr int kKeyItemKeys = 128;  // keys of a key item
 // Small clusters have at most this many keys and width 64; they have a backward kernel of their
 // own.
 inline constexpr int kSmallCluster = 640;
 // Stands in `order` where no key is; greater than every position.
 inline constexpr int kNoKey = 0x7f7f7f7f;
-
-// List entries of an item of the forward pass; a multiple of kLargeItemRows.
-__host__ __device__ constexpr int attend_rows(int64_t width) { return width == 64 ? 128 : 64; }
 
 struct ClusterSizes {
   int64_t batch;     // B
@@ -39,7 +36,7 @@ struct ClusterSizes {
   __host__ __device__ int64_t rows() const { return (keys + 7 * clusters + 63) / 64 * 64 + 128; }
   __host__ __device__ int64_t pairs() const { return queries * slots; }
   // Upper bounds of the numbers of items of a head.
-  __host__ __device__ int64_t max_items() const { return pairs() / kLargeItemRows + clusters; }
+  __host__ __device__ int64_t max_items() const { return pairs() / kQueryTile + clusters; }
   __host__ __device__ int64_t max_key_items() const { return keys / kKeyItemKeys + clusters; }
 };
 
@@ -48,7 +45,7 @@ struct alignas(16) ClusterItem {
   int begin;
   int count;
   int cluster;
-  int large;  // of a list: place of its first kLargeItemRows among the head's large items, or -1
+  int large;  // of a list: place among the head's items of large clusters, or -1
 };
 
 // A tile of a cluster's queries and the keys that they see.
@@ -78,7 +75,7 @@ struct ClusterIndex {
   int* num_items;       // [B, H]
   AttendItem* attend;   // those of all heads, one head after the other
   int* attend_begin;    // [B H + 1]
-  AttendItem* large;    // those of large clusters alone, of kLargeItemRows entries
+  AttendItem* large;    // those of large clusters alone
   int* large_begin;     // [B H + 1]
   int* num_large;       // [B, H]
   ClusterItem* key_items;  // [B, H_kv, max_key_items]

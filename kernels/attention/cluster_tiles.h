@@ -7,9 +7,9 @@
 namespace dsrsq::kernels {
 
 // For one warpgroup. (Two that share the keys: 6 % slower, as their warps wait for each other; with
-// barriers a stage instead of the block's: slower still.) An item has at most kRows list entries.
-// Block b of g takes items first + b, first + b + g, ... before `end`.
-template <int kWidth, int kRows, int kStages>
+// barriers a stage instead of the block's: slower still.) Block b of g takes items first + b,
+// first + b + g, ... before `end`.
+template <int kWidth, int kStages>
 class ClusterTiles {
  public:
   static constexpr int kThreads = 128;
@@ -19,7 +19,7 @@ class ClusterTiles {
   static constexpr int kPositionBytes = kTileRows * 4;
   struct Shared {
     AttendItem items[4];
-    unsigned pairs[3][kRows];
+    unsigned pairs[3][kTileRows];
     uint64_t full[kStages];
   };
   static constexpr int kDynamicBytes = 1024 + kStages * (kStageBytes + 2 * kPositionBytes);
@@ -55,10 +55,12 @@ class ClusterTiles {
   __device__ const AttendItem& item() const { return shared_.items[number_ & 3]; }
   // Pair of row r; rows past the end of the item repeat its last.
   __device__ unsigned pair(int r) const { return shared_.pairs[number_ % 3][r]; }
-  // The item after the present one, whose num_tiles is 0 if there is none, and its pairs.
+  // The item after the present one, whose num_tiles is 0 where there is none, and its pairs.
   __device__ const AttendItem& next_item() const { return shared_.items[(number_ + 1) & 3]; }
   __device__ unsigned next_pair(int r) const { return shared_.pairs[(number_ + 1) % 3][r]; }
+  __device__ int number() const { return number_; }  // of items before the present one
 
+  // What this thread has copied until then is there for all when end_item() returns.
   __device__ void begin_item() {
     fetch_pairs(2);
     fetch_item(3);
@@ -66,14 +68,10 @@ class ClusterTiles {
     produce();
   }
   // Tile by tile: its keys and values, its positions, biases.
-  __device__ void wait_tile(int ahead = 0) const {
-    const bool wrapped = stage_ + ahead >= kStages;
-    barrier_wait(&shared_.full[stage_ + ahead - (wrapped ? kStages : 0)], phase_ ^ wrapped);
-  }
-  __device__ uint64_t keys(int plane, int ahead = 0) const {
-    const int stage = stage_ + ahead < kStages ? stage_ + ahead : stage_ + ahead - kStages;
+  __device__ void wait_tile() const { barrier_wait(&shared_.full[stage_], phase_); }
+  __device__ uint64_t keys(int plane) const {
     return tile_descriptor<kPairGroupBytes>(
-        shared_address(tiles_ + stage * kStageBytes + plane * kPlaneBytes));
+        shared_address(tiles_ + stage_ * kStageBytes + plane * kPlaneBytes));
   }
   __device__ uint64_t values(int plane) const { return keys(plane) + (1024 >> 4); }
   __device__ const int* positions() const {
@@ -108,7 +106,7 @@ class ClusterTiles {
   }
   __device__ void fetch_pairs(int ahead) {
     const AttendItem& item = shared_.items[(number_ + ahead) & 3];
-    if (threadIdx.x >= kRows || item.num_tiles == 0) return;
+    if (threadIdx.x >= kTileRows || item.num_tiles == 0) return;
     const unsigned* list = index_.list + item.head * s_.pairs() + item.begin;
     const int row = min(static_cast<int>(threadIdx.x), item.count - 1);
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(

@@ -6,13 +6,15 @@
 
 namespace dsrsq::kernels {
 
-// Tiles [0, head) and [first, last].
+// Tiles [0, head), of which only keys before `head_keys` are wanted, and [first, last].
 struct TileRange {
   int head;
+  int head_keys;
   int first;
   int last;
   __device__ int count() const { return head + max(0, last - first + 1); }
   __device__ int tile(int i) const { return i < head ? i : first + i - head; }
+  __device__ int keys(int i, int all) const { return i < head ? min(head_keys, all) : all; }
 };
 
 // Tiles of keys that hold the sinks or the window of the 64 queries from `first_query`.
@@ -25,6 +27,8 @@ __device__ __forceinline__ TileRange window_keys(const ClusterSizes& s, int firs
   if (s.window == 0) r.last = r.first - 1;
   const int sinks = min(static_cast<int>(s.sinks), newest + 1);
   r.head = (sinks + kTileRows - 1) / kTileRows;
+  // Where the window begins behind them, sinks are all that is seen of their tiles.
+  r.head_keys = r.first >= r.head ? sinks : kNoKey;
   r.first = max(r.first, r.head);
   return r;
 }
@@ -109,23 +113,12 @@ class WindowTiles {
   __device__ void start(const TileRange& range) {
 #pragma unroll
     for (int i = 0; i < kStages; ++i) {
-      if (i < range.count()) load(i, range.tile(i));
+      if (i < range.count()) load(range, i);
       copy_commit();
-    }
-    Side sides[kStages];
-#pragma unroll
-    for (int i = 0; i < kStages; ++i) {
-      if (i < range.count()) sides[i] = find(range.tile(i));
-    }
-#pragma unroll
-    for (int i = 0; i < kStages; ++i) {
-      if (i < range.count()) put(i, sides[i]);
     }
   }
   // Tile i of the range is in shared memory for all threads.
-  __device__ void wait(int i) {
-    if (waiting_ >= 0) put(waiting_, side_);
-    waiting_ = -1;
+  __device__ void wait(int) {
     copy_wait<kStages - 1>();
     async_proxy_fence();
     __syncthreads();
@@ -133,11 +126,7 @@ class WindowTiles {
   // All of this thread's reads of tile i have ended; loads the one that takes its place.
   __device__ void release(const TileRange& range, int i) {
     __syncthreads();
-    if (i + kStages < range.count()) {
-      load(i + kStages, range.tile(i + kStages));
-      side_ = find(range.tile(i + kStages));
-      waiting_ = i + kStages;
-    }
+    if (i + kStages < range.count()) load(range, i + kStages);
     copy_commit();
   }
   __device__ uint32_t keys(int i) const {
@@ -147,38 +136,28 @@ class WindowTiles {
   __device__ const float* bias(int i) const { return biases_ + i % kStages * kTileRows; }
 
  private:
-  __device__ void load(int i, int tile) {
+  __device__ void load(const TileRange& range, int i) {
+    const int tile = range.tile(i), count = range.keys(i, num_keys_);
     const uint32_t target = keys(i);
 #pragma unroll
     for (int copy = 0; copy < kTileRows * 8 * kPlanes / kThreads; ++copy) {
       const int index = copy * kThreads + threadIdx.x;
       const int chunk = index % (8 * kPlanes), row = index / (8 * kPlanes);
       const int key = tile * kTileRows + row;
-      const bool valid = key < num_keys_;
+      const bool valid = key < count;
       const int64_t source = static_cast<int64_t>(valid ? key : 0) * kWidth + chunk * 8;
       const uint32_t place = chunk / 8 * kTileBytes + swizzled(row, chunk % 8);
       copy_chunk(target + place, k_ + source, valid);
       copy_chunk(target + kMatrixBytes + place, v_ + source, valid);
     }
-  }
-  // What makes the bias of a key, on its way until it is used.
-  struct Side {
-    int cluster;
-    float bias;
-  };
-  __device__ Side find(int tile) const {
-    const int key = tile * kTileRows + static_cast<int>(threadIdx.x);
-    Side side{-1, 0.f};
-    if (threadIdx.x < kTileRows && key < num_keys_) {
-      side.cluster = __ldg(assignment_ + key);
-      if (key_bias_ != nullptr) side.bias = __ldg(key_bias_ + key);
+    if (threadIdx.x < kTileRows) {
+      const int key = tile * kTileRows + threadIdx.x;
+      float bias = -CUDART_INF_F;
+      if (key < count && assignment_[key] >= 0) {
+        bias = key_bias_ == nullptr ? 0.f : key_bias_[key] * kLog2E;
+      }
+      biases_[i % kStages * kTileRows + threadIdx.x] = bias;
     }
-    return side;
-  }
-  __device__ void put(int i, const Side& side) {
-    if (threadIdx.x >= kTileRows) return;
-    biases_[i % kStages * kTileRows + threadIdx.x] =
-        side.cluster >= 0 ? side.bias * kLog2E : -CUDART_INF_F;
   }
 
   char* shared_;
@@ -188,8 +167,6 @@ class WindowTiles {
   const int* assignment_;
   const float* key_bias_;
   int num_keys_;
-  Side side_;         // of the newest tile that was loaded
-  int waiting_ = -1;  // that tile, until its biases are in shared memory
 };
 
 // Operand registers of 64 columns of rows g and g + 8, columns in natural order.

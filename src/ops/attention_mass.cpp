@@ -74,6 +74,7 @@ void check_attention_mass(const AttentionMassInputs& in, const AttentionMassOpti
           k.size(3) == q.size(3) && k.scalar_type() == q.scalar_type(),
       "attention_mass: k must be ", q.scalar_type(), " [", q.size(0), ", H_kv that divides ",
       q.size(1), ", N, ", q.size(3), "], got ", k.scalar_type(), " ", k.sizes());
+  TORCH_CHECK(options.scale > 0, "attention_mass: expected scale > 0, got ", options.scale);
   const auto fp = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const auto expect = [&](const char* name, const at::Tensor& x, at::ScalarType type,
                           at::IntArrayRef sizes) {

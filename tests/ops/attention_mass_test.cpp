@@ -143,6 +143,7 @@ TEST(AttentionMass, WrongArgumentsAreNamed) {
   expect_error(w, "k <= m = 1", 1);
   w.assignment = at::zeros({1, 1, 5}, at::kInt);
   expect_error(w, "assignment must be");
+  EXPECT_THROW(attention_mass(in, {0.0}), c10::Error);
   w = in, w.lse = at::empty(in.lse.sizes(), at::TensorOptions(at::kMeta));
   expect_error(w, "put them on one device");
   for (const at::Device device : test_devices()) {

@@ -21,7 +21,7 @@ struct AttentionMassInputs {
 };
 
 struct AttentionMassOptions {
-  double scale;          // of q . k
+  double scale;          // of q . k, positive
   int64_t clusters = 0;  // m; the others count only where there are routes
   int64_t window = 0;    // newest positions that a query sees, its own among them
   int64_t sinks = 0;     // positions that every query sees: those before this one
