@@ -74,8 +74,9 @@ class Consumer {
     for (int tile = 0; tile < pass.tiles; ++tile) {
       barrier_wait(&shared_.full[ring_.stage], ring_.phase);
       const Side& side = shared_.side[ring_.stage];
+      const Limits limits = side.limits;
       float dq[32];
-      if (side.limit[side.count - 1] < oldest) {  // or this warpgroup has no key
+      if (limits.last < oldest) {  // or this warpgroup has no key
         wgmma_wait<0>(p[1]);
         wgmma_wait<0>(ds[1]);
         release(tile);
@@ -99,7 +100,8 @@ class Consumer {
         wgmma_fence();
         products_over_columns(score[1], k, q + kHalf);
         wgmma_wait<2>(score[0]);
-        weigh(score[0], side, 0, newest, keys);
+        // kNoKey is newer than every limit.
+        weigh(score[0], side, 0, limits.count < kQueries || limits.first < newest, keys);
         wgmma_wait<1>(d_weight[0]);
         score_gradients(score[0], d_weight[0], side, 0, p[0], ds[0], sums);
         query_products(dq, tile > 0);
@@ -110,7 +112,7 @@ class Consumer {
         wgmma_fence();
         products_over_columns(d_weight[1], v, d_out + kHalf);
         wgmma_wait<2>(score[1]);
-        weigh(score[1], side, 1, newest, keys);
+        weigh(score[1], side, 1, limits.count < kQueries || limits.middle < newest, keys);
         wgmma_wait<0>(d_weight[1]);
         wgmma_wait<0>(p[0]);
         wgmma_wait<0>(ds[0]);
@@ -172,7 +174,7 @@ class Consumer {
   }
 
   // Scores of 64 queries become weights.
-  __device__ __forceinline__ void weigh(float (&score)[32], const Side& side, int half, int newest,
+  __device__ __forceinline__ void weigh(float (&score)[32], const Side& side, int half, bool masked,
                                         const Keys& keys) const {
     const int column = half * kTileRows + column_;
     float scale = s_.scale * kLog2E;
@@ -183,8 +185,7 @@ class Consumer {
       }
       scale = 1.f;
     }
-    // kNoKey is newer than every limit.
-    if (side.count < kQueries || side.limit[half * kTileRows] < newest) {
+    if (masked) {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const int2 limit = *reinterpret_cast<const int2*>(&side.limit[8 * i + column]);

@@ -26,14 +26,18 @@ struct Arguments {
   int* next;               // 0: the next cluster that no block has taken
 };
 
-// What goes with the queries of a tile.
-struct alignas(16) Side {
-  float2 rows[kQueries];  // as BackwardArguments::rows
-  int limit[kQueries];    // the newest key that the query sees here; -1: no query
-  unsigned pair[kQueries];
+// What goes with the queries of a tile. A limit is the newest key that a query sees here; -1: no
+// query.
+struct alignas(16) Limits {
+  int first, middle, last;  // of queries 0, 64 and count - 1
   int count;
+};
+struct Side {
+  Limits limits;
+  float2 rows[kQueries];  // as BackwardArguments::rows
+  int limit[kQueries];
+  unsigned pair[kQueries];
   int head;  // of this launch
-  int unused[2];
 };
 
 // 128 keys of a cluster; no keys: the end.
@@ -188,13 +192,18 @@ class Producer {
     Side& side = shared_.side[ring_.stage];
     const float2* row = a_.b.rows + head * s_.queries + query;
     copy_word<8>(&side.rows[thread_], row, valid);
-    side.limit[thread_] = valid ? key_limit(s_, query) : -1;
+    const int limit = valid ? key_limit(s_, query) : -1;
+    const int count = min(kQueries, list.count - tile * kQueries);
+    side.limit[thread_] = limit;
     side.pair[thread_] = pair;
     shared_.row[thread_] = valid ? query : -1;
     if (thread_ == 0) {
-      side.count = min(kQueries, list.count - tile * kQueries);
+      side.limits.first = limit;
+      side.limits.count = count;
       side.head = static_cast<int>(head - a_.first_head);
     }
+    if (thread_ == kTileRows) side.limits.middle = limit;
+    if (thread_ == count - 1) side.limits.last = limit;
     meet();
     copy_rows(blocks_.queries(ring_.stage), a_.b.in.q, blocks_.d_out(ring_.stage), a_.b.grad.d_out,
               head * s_.queries);

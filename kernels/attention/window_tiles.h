@@ -223,15 +223,29 @@ class SlotRows {
     const int64_t first_pair = static_cast<int64_t>(first_query_) * slots_;
     const int* route = routes + head * s_.pairs() + first_pair;
     const int* first = index.first_position + kv * s_.clusters;
-#pragma unroll 4
-    for (int i = threadIdx.x; i < kTileRows * slots_; i += kThreads) {
-      float lse = -CUDART_INF_F;
-      if (i < queries * slots_) {
-        const int c = route[i];
-        const float x = partial_lse == nullptr ? 0.f : partial_lse[first_pair + i] * kLog2E;
-        if (c >= 0 && first[c] <= key_limit(s_, first_query_ + i / slots_)) lse = x;
+    constexpr int kBatch = 4;  // loads in flight
+    for (int base = threadIdx.x; base < kTileRows * slots_; base += kBatch * kThreads) {
+      int c[kBatch], oldest[kBatch];
+      float x[kBatch];
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int i = base + j * kThreads;
+        c[j] = i < queries * slots_ ? __ldg(route + i) : -1;
       }
-      lse_[i] = lse;
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        oldest[j] = c[j] >= 0 ? __ldg(first + c[j]) : kNoKey;
+        x[j] = c[j] >= 0 && partial_lse != nullptr
+                   ? __ldg(partial_lse + first_pair + base + j * kThreads)
+                   : 0.f;
+      }
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int i = base + j * kThreads;
+        if (i >= kTileRows * slots_) break;
+        const bool seen = oldest[j] <= key_limit(s_, first_query_ + i / slots_);
+        lse_[i] = seen ? x[j] * kLog2E : -CUDART_INF_F;
+      }
     }
   }
   __device__ float lse(int r, int slot) const { return lse_[r * slots_ + slot]; }  // log2
