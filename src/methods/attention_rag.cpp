@@ -6,7 +6,9 @@
 #include <limits>
 #include <numeric>
 #include <set>
+#include <utility>
 
+#include "dsrsq/methods/standard.h"
 #include "dsrsq/model/transformer.h"
 
 namespace dsrsq {
@@ -104,6 +106,11 @@ namespace {
 struct AnchorReader : Method {
   using Method::Method;
   std::string method_name() const override { return "attention_rag_reader"; }
+  at::Tensor attend(const AttentionInput& input, MethodState& state) override {
+    auto& layer = state.layers[size_t(input.layer)];
+    return layer.entries() == 0 ? attend_first_chunk(input, layer, nullptr)
+                                : Method::attend(input, state);
+  }
 };
 
 // The chunks' prompts side by side, padded behind their ends.
@@ -142,25 +149,30 @@ ReaderInput reader_input(const LanguageModelView& model, const at::Tensor& ids,
 
 }  // namespace
 
-AttentionRagMethod::Reading AttentionRagMethod::read_chunks(const std::vector<int32_t>& context,
-                                                            const std::vector<int32_t>& question,
-                                                            const std::string& prefix,
-                                                            const LanguageModelView& model,
-                                                            at::Device device) const {
-  const auto before = tokenizer_->encode(own_.instruction),
-             hint = tokenizer_->encode(prefix.empty() ? "" : opening_ + prefix);
+std::vector<AttentionRagMethod::Reading> AttentionRagMethod::read_chunks(
+    const std::vector<Text>& texts, const LanguageModelView& model, at::Device device) const {
+  const auto instruction = tokenizer_->encode(own_.instruction);
+  struct Chunk {
+    size_t text, begin, tokens;
+  };
+  std::vector<Chunk> chunks;
   std::vector<std::vector<int64_t>> rows;
-  for (size_t begin = 0; begin < context.size(); begin += size_t(own_.chunk)) {
-    auto end = std::min(begin + size_t(own_.chunk), context.size());
-    auto row = model.front_ids;
-    row.insert(row.end(), context.begin() + long(begin), context.begin() + long(end));
-    for (const auto* part : {&before, &question, &hint})
-      row.insert(row.end(), part->begin(), part->end());
-    rows.push_back(std::move(row));
+  std::vector<Reading> readings(texts.size());
+  for (size_t t = 0; t < texts.size(); ++t) {
+    const auto& [context, question, prefix] = texts[t];
+    const auto hint = tokenizer_->encode(prefix.empty() ? "" : opening_ + prefix);
+    readings[t].attention.assign(context.size(), 0);
+    for (size_t begin = 0; begin < context.size(); begin += size_t(own_.chunk)) {
+      auto end = std::min(begin + size_t(own_.chunk), context.size());
+      auto row = model.front_ids;
+      row.insert(row.end(), context.begin() + long(begin), context.begin() + long(end));
+      for (const auto* part : {&instruction, &question, &hint})
+        row.insert(row.end(), part->begin(), part->end());
+      rows.push_back(std::move(row));
+      chunks.push_back({t, begin, end - begin});
+    }
   }
-  Reading reading;
-  reading.attention.assign(context.size(), 0);
-  constexpr size_t kChunks = 8;  // read at a time
+  constexpr size_t kChunks = 64;  // read at a time
   auto front = int64_t(model.front_ids.size());
   for (size_t first = 0; first < rows.size(); first += kChunks) {
     std::vector<std::vector<int64_t>> part(
@@ -180,15 +192,15 @@ AttentionRagMethod::Reading AttentionRagMethod::read_chunks(const std::vector<in
     auto mass = state.read_mass.select(1, 0).to(at::kCPU, at::kDouble).contiguous();  // [C, ranks]
     auto said = anchor.to(at::kCPU).contiguous();
     for (size_t i = 0; i < part.size(); ++i) {
-      auto begin = (first + i) * size_t(own_.chunk);
-      auto tokens = std::min(size_t(own_.chunk), context.size() - begin);
+      const auto& [text, begin, tokens] = chunks[first + i];
+      auto& reading = readings[text];
       const auto* own = mass.data_ptr<double>() + int64_t(i) * mass.size(1) + front;
       std::copy(own, own + tokens, reading.attention.begin() + long(begin));
       auto word = lower(trimmed(tokenizer_->decode({int32_t(said.data_ptr<int64_t>()[i])})));
       reading.answers.push_back(!word.empty() && word != "none");
     }
   }
-  return reading;
+  return readings;
 }
 
 // Higher is read first; -inf: never. A sentence's tokens have one score, that of its best token,
@@ -224,25 +236,51 @@ std::vector<double> AttentionRagMethod::token_scores(const std::vector<int32_t>&
   return scores;
 }
 
+void AttentionRagMethod::add_branches(const Batch& batch, const std::vector<PassOptions>& others,
+                                      MethodState& state) {
+  branches_.clear();
+  for (const auto& options : others) branches_.push_back(make_state(batch, options));
+}
+
+std::vector<MethodState> AttentionRagMethod::take_branches(MethodState& state) {
+  return std::exchange(branches_, {});
+}
+
 SelectedTokens AttentionRagMethod::select(const Batch& batch, const LanguageModelView& model,
                                           MethodState& state) {
   at::NoGradGuard no_grad;
+  auto context = batch.context.to(at::kCPU).contiguous();
+  auto context_valid = batch.context_valid.to(at::kCPU);
+  auto question = batch.questions.select(1, 0).to(at::kCPU).contiguous();
+  auto question_valid = batch.questions_valid.select(1, 0).to(at::kCPU);
+  std::vector<Text> texts;
+  for (int64_t b = 0; b < batch.size(); ++b) {
+    const auto* ids = context[b].data_ptr<int64_t>();
+    const auto* asked = question[b].data_ptr<int64_t>();
+    Text text;
+    text.context.assign(ids, ids + context_valid[b].sum().item<int64_t>());
+    text.question.assign(asked, asked + question_valid[b].sum().item<int64_t>());
+    text.prefix = answer_prefix(batch.records.at(size_t(b)).at(0).question);
+    texts.push_back(std::move(text));
+  }
+  auto readings = read_chunks(texts, model, batch.context.device());
+  for (auto& branch : branches_) {
+    prepare(batch, model, branch);
+    branch.selected = choose_sentences(batch, texts, readings, branch);
+  }
+  return choose_sentences(batch, texts, readings, state);
+}
+
+SelectedTokens AttentionRagMethod::choose_sentences(const Batch& batch,
+                                                    const std::vector<Text>& texts,
+                                                    const std::vector<Reading>& readings,
+                                                    MethodState& state) const {
   auto score = at::full({batch.size(), batch.context.size(1)},
                         -std::numeric_limits<double>::infinity(), at::kDouble);
-  auto context = batch.context.to(at::kCPU).contiguous();
-  auto question = batch.questions.select(1, 0).to(at::kCPU).contiguous();
   bool budgeted = state.options.budget > 0 || state.options.budget_share > 0;
   int64_t most = 1;
   for (int64_t b = 0; b < batch.size(); ++b) {
-    const auto* ids = context[b].data_ptr<int64_t>();
-    auto length = batch.context_valid[b].sum().item<int64_t>();
-    const auto* asked = question[b].data_ptr<int64_t>();
-    auto asked_length = batch.questions_valid[b][0].sum().item<int64_t>();
-    std::vector<int32_t> text(ids, ids + length);
-    auto reading = read_chunks(text, {asked, asked + asked_length},
-                               answer_prefix(batch.records.at(size_t(b)).at(0).question), model,
-                               batch.context.device());
-    auto scores = token_scores(text, reading, budgeted);
+    auto scores = token_scores(texts[size_t(b)].context, readings[size_t(b)], budgeted);
     std::copy(scores.begin(), scores.end(), score[b].data_ptr<double>());
     most = std::max<int64_t>(most, score[b].isfinite().sum().item<int64_t>());
   }

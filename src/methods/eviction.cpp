@@ -6,9 +6,11 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <utility>
 
 #include "dsrsq/attention/dense.h"
 #include "dsrsq/core/error.h"
+#include "dsrsq/methods/standard.h"
 
 namespace dsrsq {
 
@@ -157,11 +159,7 @@ at::Tensor EvictionMethod::attend(const AttentionInput& input, MethodState& stat
   auto* stats = state.options.collect_stats ? &state.stats : nullptr;
   if (!layer.head_groups.empty()) return attend_head_groups(input, layer, stats);
   if (layer.entries() > 0) return dense_attend(input, layer, stats);
-  if (stats != nullptr) count_dense(input, *stats);
-  layer.append(input.rotated(input.k), input.v, input.positions, input.order, input.valid, {},
-               false, {}, input.padded);
-  // A first chunk is padded behind its tokens only, where causal attention needs no mask.
-  return causal_attention(input.rotated(input.q), layer.keys, layer.values);
+  return attend_first_chunk(input, layer, stats);
 }
 
 bool EvictionMethod::evicts_behind(const AttentionInput& input) const {
@@ -175,6 +173,19 @@ void EvictionMethod::update_cache(const AttentionInput& input, MethodState& stat
   if (!layer.head_groups.empty() || layer.entries() < sinks_ + memory.slots) return;
   observe(input, layer, memory);
   if (!evicts_behind(input)) return;
+  for (auto& branch : memory.branches) {
+    auto& own = memory_of(branch);
+    auto number = size_t(input.layer);
+    own.scores[number] = memory.scores[number];
+    own.similarity[number] = memory.similarity[number];
+    branch.layers[number] = layer;
+    evict_or_compare(input, branch.layers[number], own);
+  }
+  evict_or_compare(input, layer, memory);
+}
+
+void EvictionMethod::evict_or_compare(const AttentionInput& input, LayerState& layer,
+                                      EvictionMemory& memory) {
   memory.evicting = true;
   auto own = score(input, layer, memory);
   if (compares_layers())
@@ -186,6 +197,10 @@ void EvictionMethod::update_cache(const AttentionInput& input, MethodState& stat
 void EvictionMethod::end_segment(MethodState& state) {
   auto& memory = memory_of(state);
   if (!memory.evicting) return;
+  for (auto& branch : memory.branches) {
+    follow_branch(state, branch);
+    end_segment(branch);
+  }
   memory.evicting = false;
   if (compares_layers()) {
     compare_layers(memory);
@@ -193,6 +208,16 @@ void EvictionMethod::end_segment(MethodState& state) {
       evict(state.layers[i], memory.scores[i], memory.capacity[i], memory);
   }
   for (auto& scores : memory.scores) scores = at::Tensor();
+}
+
+void EvictionMethod::add_branches(const Batch& batch, const std::vector<PassOptions>& others,
+                                  MethodState& state) {
+  for (const auto& options : others)
+    memory_of(state).branches.push_back(make_state(batch, options));
+}
+
+std::vector<MethodState> EvictionMethod::take_branches(MethodState& state) {
+  return std::exchange(memory_of(state).branches, {});
 }
 
 at::Tensor EvictionMethod::capacities(int64_t layer, const EvictionMemory& memory) const {

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "dsrsq/attention/dense.h"
+#include "dsrsq/methods/standard.h"
 
 namespace dsrsq {
 
@@ -30,18 +32,41 @@ MethodState SelectiveReadMethod::make_state(const Batch& batch, const PassOption
 
 at::Tensor SelectiveReadMethod::attend(const AttentionInput& input, MethodState& state) {
   auto& layer = state.layers[size_t(input.layer)];
-  auto& memory = static_cast<SelectiveReadMemory&>(*state.memory);
+  auto& memory = memory_of(state);
   auto* stats = state.options.collect_stats ? &state.stats : nullptr;
-  bool fresh = layer.entries() == 0;
-  auto q = input.rotated(input.q);
+  if (layer.entries() == 0) {
+    auto out = attend_first_chunk(input, layer, stats);
+    context_read(layer, memory, input.layer);
+    return out;
+  }
   layer.append(input.rotated(input.k), input.v, input.positions, input.order, input.valid, {},
                false, {}, input.padded);
-  if (!fresh && layer.entries() > sinks_ + memory.slots)
-    return read_chosen(input, q, layer, memory, stats);
-  if (stats != nullptr) count_dense(input, *stats);
-  context_read(layer, memory, input.layer);
-  // A first chunk is padded behind its tokens only, where causal attention needs no mask.
-  return causal_attention(q, layer.keys, layer.values);
+  return read_chosen(input, input.rotated(input.q), layer, memory, stats);
+}
+
+SelectiveReadMemory& SelectiveReadMethod::memory_of(MethodState& state) const {
+  return static_cast<SelectiveReadMemory&>(*state.memory);
+}
+
+// Behind the context, which the first chunk holds.
+void SelectiveReadMethod::end_segment(MethodState& state) {
+  auto& memory = memory_of(state);
+  for (auto& branch : memory.branches) {
+    if (branch.layers[0].entries() > 0) continue;
+    follow_branch(state, branch);
+    branch.layers = state.layers;
+    memory_of(branch).page_bounds = memory.page_bounds;
+  }
+}
+
+void SelectiveReadMethod::add_branches(const Batch& batch, const std::vector<PassOptions>& others,
+                                       MethodState& state) {
+  for (const auto& options : others)
+    memory_of(state).branches.push_back(make_state(batch, options));
+}
+
+std::vector<MethodState> SelectiveReadMethod::take_branches(MethodState& state) {
+  return std::exchange(memory_of(state).branches, {});
 }
 
 namespace {

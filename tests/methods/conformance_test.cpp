@@ -7,6 +7,7 @@
 #include <set>
 
 #include "dsrsq/core/error.h"
+#include "dsrsq/model/generate.h"
 #include "dsrsq/registry.h"
 #include "methods/tiny_words.h"
 #include "support/expect_tensor.h"
@@ -126,6 +127,41 @@ TEST_P(Conformance, ACopyOfTheStateGoesOnByItself) {
   model->read_next(second, open, state);
   EXPECT_EQ(model->method().state_bytes(copy), bytes);  // what the other read is not in it
   EXPECT_TENSOR_NEAR(model->read_next(first, open, copy), one, (Tolerance{0, 1e-6}));
+}
+
+// One reading of the prompts for three budgets, or one each: the same answers from the same state.
+TEST_P(Conformance, SeveralBudgetsAtOnceAreEachAsAlone) {
+  torch::NoGradGuard no_grad;
+  auto model = make();
+  auto batch = tiny_batch(kSequences);
+  std::vector<PassOptions> budgets(3);
+  budgets[0].budget_share = 0.5;
+  budgets[1].budget_share = 1;
+  budgets[2].budget_share = 0.2;
+  for (auto& options : budgets) options.collect_stats = true;
+  GenerateOptions settings;
+  settings.maximum_tokens = 4;
+  size_t seen = 0;
+  generate_budgets(model, batch, budgets, settings, [&](size_t i, const Generated& together) {
+    ASSERT_EQ(i, seen++);
+    auto alone = generate(model, batch, budgets[i], settings);
+    EXPECT_EQ(together.tokens, alone.tokens) << i;
+    EXPECT_EQ(together.state_bytes, alone.state_bytes) << i;
+    EXPECT_TRUE(together.state.selected.index.equal(alone.state.selected.index)) << i;
+    for (auto sum : {&AttentionStats::rows, &AttentionStats::attended_pairs,
+                     &AttentionStats::visible_pairs, &AttentionStats::sparse_rows}) {
+      EXPECT_EQ((together.state.stats.*sum).item<double>(),
+                (alone.state.stats.*sum).item<double>())
+          << i;
+    }
+    EXPECT_TENSOR_NEAR(together.state.next_order, alone.state.next_order, (Tolerance{0, 0}));
+    auto open = at::ones({3}, at::kBool);
+    auto next = testing::token_ids("next", {3});
+    auto copy = together.state;
+    EXPECT_TENSOR_NEAR(model->read_next(next, open, copy),
+                       model->read_next(next, open, alone.state), (Tolerance{0, 1e-5}));
+  });
+  EXPECT_EQ(seen, budgets.size());
 }
 
 TEST_P(Conformance, ReadsOnAGpuAsOnTheCpu) {
