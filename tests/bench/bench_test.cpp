@@ -65,7 +65,7 @@ TEST(BenchAttention, BalancedKeysFillAllClustersAndSkewedOnesDoNot) {
   const auto largest = [&](const std::string& routing) {
     const AttentionData d = make_attention_data(o, size, routing, at::kCPU);
     const at::Tensor nearest =
-        (at::matmul(d.k[0][0], d.centroids[0].t()) - d.centroids[0].pow(2).sum(-1) / 2).argmax(-1);
+        (at::matmul(d.k[0][0], d.means[0].t()) - d.means[0].pow(2).sum(-1) / 2).argmax(-1);
     return nearest.bincount({}, 20).max().item<double>() / 200;
   };
   EXPECT_LT(largest("balanced"), 1.5);
