@@ -5,8 +5,10 @@
 
 #include "dsrsq/bench/attention_suite.h"
 #include "dsrsq/bench/device.h"
+#include "dsrsq/bench/train_suite.h"
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/files.h"
+#include "dsrsq/core/json.h"
 #include "dsrsq/core/logging.h"
 #include "run_program.h"
 
@@ -18,13 +20,37 @@ struct Options {
   std::string suite = "attention", device = "cuda", output, log_level = "info";
   std::vector<std::string> cases = {"16384:128", "65536:256", "131072:384"};
   bench::AttentionSuiteOptions attention;
+  bench::TrainSuiteOptions train;
+  std::vector<std::string> train_cases = {"32x1024:128", "4x8192:128", "1x32768:192",
+                                          "1x131072:384"};
+  std::string pytorch;
   int64_t threads = 0;
 };
 
+void add_train_options(CLI::App& app, Options& o) {
+  auto& t = o.train;
+  app.add_option("--train-cases", o.train_cases, "train: BATCHxTOKENS:CLUSTERS,...")
+      ->delimiter(',')
+      ->capture_default_str();
+  app.add_option("--layers", t.layers, "train: of the model, of width 64 times --heads")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--vocabulary", t.vocabulary, "train: rows of the embedding")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_flag("--activation-checkpointing", t.activation_checkpointing, "train");
+  app.add_option("--minimum-rounds", t.timing.minimum_rounds, "train: steps that are timed")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--pytorch", o.pytorch,
+                 "train: results of scripts/bench_pytorch.py, to take over and to compare with");
+}
+
 void add_options(CLI::App& app, Options& o) {
   auto& a = o.attention;
-  app.add_option("--suite", o.suite, "attention: over clusters, whole operator, against dense")
-      ->check(CLI::IsMember({"attention"}))
+  app.add_option("--suite", o.suite,
+                 "attention: over clusters, whole operator, against dense; train: a training step")
+      ->check(CLI::IsMember({"attention", "train"}))
       ->capture_default_str();
   app.add_option("--device", o.device, "cpu, cuda, cuda:N")->capture_default_str();
   app.add_option("--output", o.output, "results.json to write")->required();
@@ -55,6 +81,7 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--seconds", a.timing.seconds, "of measuring, a case and pass")
       ->capture_default_str();
   app.add_flag("--kernels", a.kernels, "also the time of each kernel (or operator, on a CPU)");
+  add_train_options(app, o);
   app.add_option("--threads", o.threads, "of a CPU; 0: all");
   app.add_option("--log-level", o.log_level, "debug, info, warning, error")->capture_default_str();
 }
@@ -74,13 +101,46 @@ bench::AttentionCase parse_case(const std::string& text) {
       concat("--cases: expected TOKENS:CLUSTERS, as 16384:128, got ", quote(text), "; change it"));
 }
 
+std::vector<ResultRecord> read_results(const std::string& path) {
+  try {
+    return parse_results(parse_json(read_file(path)), path);
+  } catch (const JsonError& error) {
+    throw DataError(concat("--pytorch ", path, ": expected results in JSON: ", error.what()));
+  }
+}
+
+std::vector<ResultRecord> run_train(Options& o, at::Device device) {
+  auto& t = o.train;
+  for (const auto& text : o.train_cases) t.cases.push_back(bench::parse_train_case(text));
+  t.heads = o.attention.heads;
+  t.width = t.heads * o.attention.width;
+  t.mlp_width = t.width * 8 / 3;
+  t.slots = o.attention.slots;
+  t.window = o.attention.window;
+  t.seed = o.attention.seed;
+  t.kernels = o.attention.kernels;
+  t.timing.seconds = o.attention.timing.seconds;
+  std::vector<ResultRecord> other;  // read first: a wrong file costs no run
+  if (!o.pytorch.empty()) other = read_results(o.pytorch);
+  auto records = bench::run_train_suite(t, device);
+  const auto ratios = bench::step_speedups(records, other);
+  records.insert(records.end(), other.begin(), other.end());
+  records.insert(records.end(), ratios.begin(), ratios.end());
+  return records;
+}
+
 void run(Options& o, const std::vector<std::string>& command) {
   if (o.threads > 0) at::set_num_threads(int(o.threads));
   const at::Device device(o.device);
   if (device.is_cuda() && !torch::cuda::is_available())
     throw ConfigError("--device cuda: this machine has no usable GPU; give --device cpu");
-  for (const auto& text : o.cases) o.attention.cases.push_back(parse_case(text));
-  const auto records = bench::run_attention_suite(o.attention, device);
+  std::vector<ResultRecord> records;
+  if (o.suite == "train") {
+    records = run_train(o, device);
+  } else {
+    for (const auto& text : o.cases) o.attention.cases.push_back(parse_case(text));
+    records = bench::run_attention_suite(o.attention, device);
+  }
   auto provenance = make_provenance(command, bench::device_name(device), {o.attention.seed});
   for (const auto& [name, version] : bench::device_versions(device))
     provenance["versions"][name] = version;
