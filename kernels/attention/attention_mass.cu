@@ -13,6 +13,7 @@ namespace {
 // time. mma.sync: the exponentials are as much work as the products, so wgmma would gain little.
 constexpr int kThreads = 128;
 constexpr int kTile = 64;
+static_assert(kThreads == 2 * kTile);
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr int kBitWords = kAttentionMassMaxClusters / 32;
 
@@ -67,9 +68,9 @@ __device__ __forceinline__ void split(float x, float y, uint32_t& high, uint32_t
 // behind the first has what that lost.
 __device__ void load_rows(__nv_bfloat16* tile, const void* matrix, ElementType type, int64_t first,
                           int count, int width) {
-  const int chunks = padded_width(width) / 8, stride = row_stride(width);
-  for (int i = threadIdx.x; i < kTile * chunks; i += kThreads) {
-    const int row = i / chunks, column = i % chunks * 8;
+  // Two threads a row.
+  const int stride = row_stride(width), row = threadIdx.x / 2;
+  for (int column = 8 * (threadIdx.x % 2); column < padded_width(width); column += 16) {
     const bool valid = row < count && column < width;
     const int64_t source = valid ? (first + row) * width + column : 0;
     auto* target = reinterpret_cast<uint4*>(tile + row * stride + column);
@@ -138,18 +139,18 @@ class MassBlock {
 
   // The next tile is on its way while one is worked on.
   __device__ void run() {
-    const int64_t group = s_.heads / s_.kv_heads, tiles = (s_.queries + kTile - 1) / kTile;
+    const int64_t group = s_.heads / s_.kv_heads;
     const int64_t first_head = batch_ * s_.heads + kv_ % s_.kv_heads * group;
     Tile waiting{-1, 0, false};
     int buffer = 0;
     int position;
     float lse;
     find(first_head, 0, position, lse);
-    for (int64_t i = 0; i < group * tiles; ++i) {
-      const int64_t head = first_head + i / tiles, first = i % tiles * kTile;
+    for (int64_t head = first_head, first = 0; head < first_head + group;) {
       // Also: the tile before the one that waits has been read.
       const bool seen = __syncthreads_or(position >= oldest_) != 0;
       const bool all = seen && __syncthreads_and(threadIdx.x >= kTile || position >= newest_) != 0;
+      const Tile tile{head, first, all};
       if (seen) {
         MassSide& side = shared_.side[buffer];
         if (threadIdx.x < kTile) side.position[threadIdx.x] = position, side.lse[threadIdx.x] = lse;
@@ -157,15 +158,15 @@ class MassBlock {
                   static_cast<int>(min(int64_t{kTile}, s_.queries - first)), width_);
         copy_commit();
       }
-      if (i + 1 < group * tiles) {
-        find(first_head + (i + 1) / tiles, (i + 1) % tiles * kTile, position, lse);
-      }
+      first += kTile;
+      if (first >= s_.queries) first = 0, ++head;
+      if (head < first_head + group) find(head, first, position, lse);
       if (!seen) continue;
       if (waiting.head >= 0) {
         copy_wait<1>();
         add(waiting, buffer ^ 1);
       }
-      waiting = {head, first, all};
+      waiting = tile;
       buffer ^= 1;
     }
     copy_wait<0>();
@@ -199,16 +200,17 @@ class MassBlock {
   }
 
   __device__ void mark_routes(const Tile& tile) {
-    for (int i = threadIdx.x; i < kTile * kBitWords; i += kThreads) {
-      shared_.bits[i / kBitWords][i % kBitWords] = 0;
-    }
-    __syncthreads();
+    // Two threads a query.
+    const int query = threadIdx.x / 2, words = static_cast<int>(s_.clusters + 31) / 32;
+    unsigned* bits = shared_.bits[query];
+    for (int i = threadIdx.x % 2; i < words; i += 2) bits[i] = 0;
+    __syncwarp();
+    if (tile.first + query >= s_.queries) return;
     const int slots = static_cast<int>(s_.slots);
-    const int64_t pairs = min(int64_t{kTile}, s_.queries - tile.first) * slots;
-    const int* routes = a_.in.routes + (tile.head * s_.queries + tile.first) * slots;
-    for (int i = threadIdx.x; i < pairs; i += kThreads) {
+    const int* routes = a_.in.routes + (tile.head * s_.queries + tile.first + query) * slots;
+    for (int i = threadIdx.x % 2; i < slots; i += 2) {
       const int c = routes[i];
-      if (c >= 0) atomicOr(&shared_.bits[i / slots][c / 32], 1u << c % 32);
+      if (c >= 0) atomicOr(&bits[c / 32], 1u << c % 32);
     }
   }
 

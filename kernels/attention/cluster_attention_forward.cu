@@ -11,14 +11,13 @@ constexpr int kThreads = 128;  // one warpgroup: 64 queries
 template <int kWidth>
 constexpr int kAttendBlocks = kWidth == 64 ? 4 : 2;  // on a multiprocessor
 template <int kWidth>
-using AttendTiles = ClusterTiles<kWidth, 2>;
+using AttendTiles = ClusterTiles<kWidth, kWidth == 64 ? 3 : 2>;
 
 struct AttendArguments {
   ClusterSizes s;
   ClusterIndex index;
   Clustered keys;
   const __nv_bfloat16* q;
-  Divisor slots;
   bool has_bias;
   int64_t first_head;  // of this launch
   int64_t end_head;
@@ -51,55 +50,6 @@ __device__ __forceinline__ float softmax_row(float (&s)[32], int low, float scal
   return factor;
 }
 
-// The queries of the present item and of the next, as operand tiles.
-template <int kWidth>
-class ItemQueries {
- public:
-  static constexpr int kPlanes = kWidth / 64;
-  static constexpr int kBytes = 2 * kPlanes * kTileBytes;
-
-  __device__ ItemQueries(char* tiles, const AttendArguments& a) : tiles_(tiles), a_(a) {}
-
-  // Item `number`: eight threads a row. `pair`: of each row.
-  template <typename Pair>
-  __device__ void fetch(int number, const AttendItem& item, Pair&& pair) const {
-    if (item.num_tiles == 0) return;
-    const __nv_bfloat16* head = a_.q + item.head * a_.s.queries * kWidth;
-    const int chunk = threadIdx.x % 8;
-    const uint32_t target = shared_address(tiles_) + number % 2 * kPlanes * kTileBytes;
-#pragma unroll
-    for (int i = 0; i < kTileRows * 8 / kThreads; ++i) {
-      const int row = i * (kThreads / 8) + threadIdx.x / 8;
-      const int64_t query = a_.slots.divide(pair(row));
-#pragma unroll
-      for (int plane = 0; plane < kPlanes; ++plane) {
-        copy_chunk(target + plane * kTileBytes + swizzled(row, chunk),
-                   head + query * kWidth + 64 * plane + 8 * chunk, true);
-      }
-    }
-  }
-  // Rows g and g + 8, as load_operand.
-  __device__ void load(int number, int g, uint32_t (&q)[kPlanes][16]) const {
-    const int t = threadIdx.x & 3;
-#pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane) {
-      const char* tile = tiles_ + (number % 2 * kPlanes + plane) * kTileBytes;
-      uint32_t* a = q[plane];
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const uint4 x = *reinterpret_cast<const uint4*>(tile + swizzled(g, 4 * half + t));
-        const uint4 y = *reinterpret_cast<const uint4*>(tile + swizzled(g + 8, 4 * half + t));
-        a[8 * half + 0] = x.x, a[8 * half + 1] = y.x, a[8 * half + 2] = x.y, a[8 * half + 3] = y.y;
-        a[8 * half + 4] = x.z, a[8 * half + 5] = y.z, a[8 * half + 6] = x.w, a[8 * half + 7] = y.w;
-      }
-    }
-  }
-
- private:
-  char* tiles_;
-  const AttendArguments& a_;
-};
-
 template <int kWidth>
 __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
     attend_kernel(const __grid_constant__ AttendArguments a) {
@@ -112,23 +62,20 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
   const int column = 2 * (lane & 3);
   const float scale = s.scale * kLog2E;
   const uint32_t unknown = unknown_zero();
-  char* aligned = shared_raw + ((1024 - (shared_address(shared_raw) & 1023)) & 1023);
-  const ItemQueries<kWidth> queries(aligned, a);
-  Tiles tiles(aligned + ItemQueries<kWidth>::kBytes, shared, s, a.index, a.index.attend, a.keys,
-              a.has_bias, a.index.attend_begin[a.first_head], a.index.attend_begin[a.end_head]);
-  queries.fetch(0, tiles.item(), [&](int row) { return tiles.pair(row); });
-  copy_commit();
-  copy_wait<0>();
-  __syncthreads();
+  const unsigned slots = static_cast<unsigned>(s.slots);
+  Tiles tiles(shared_raw, shared, s, a.index, a.index.attend, a.keys, a.has_bias,
+              a.index.attend_begin[a.first_head], a.index.attend_begin[a.end_head]);
   for (; tiles.has_item(); tiles.end_item()) {
-    queries.fetch(tiles.number() + 1, tiles.next_item(),
-                  [&](int row) { return tiles.next_pair(row); });
     tiles.begin_item();
     const AttendItem& item = tiles.item();
-    const int limit0 = key_limit(s, a.slots.divide(tiles.pair(g)));
-    const int limit1 = key_limit(s, a.slots.divide(tiles.pair(g + 8)));
+    const int query0 = static_cast<int>(tiles.pair(g) / slots);
+    const int query1 = static_cast<int>(tiles.pair(g + 8) / slots);
     uint32_t q[kPlanes][16];
-    queries.load(tiles.number(), g, q);
+#pragma unroll
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      load_operand(q[plane], a.q + (item.head * s.queries + query0) * kWidth + 64 * plane,
+                   a.q + (item.head * s.queries + query1) * kWidth + 64 * plane);
+    }
     float out[kPlanes][32];
     zero(out);
     float maximum0 = -CUDART_INF_F, maximum1 = -CUDART_INF_F, sum0 = 0.f, sum1 = 0.f;
@@ -152,7 +99,7 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks<kWidth>)
       const int left = item.keys - tile * kTileRows;
       const int* position = tiles.positions();
       if (left < kTileRows || position[kTileRows - 1] > item.oldest) {
-        mask_tile(score, position, column, left, limit0, limit1);
+        mask_tile(score, position, column, left, key_limit(s, query0), key_limit(s, query1));
       }
       const float factor0 = softmax_row(score, 0, score_scale, maximum0, sum0);
       const float factor1 = softmax_row(score, 2, score_scale, maximum1, sum1);
@@ -297,9 +244,8 @@ cudaError_t forward(const ClusterSizes& s, const ClusterIndex& index,
                     const ClusterAttentionInputs& in, void* out, float* lse, void* workspace,
                     cudaStream_t stream) {
   using Tiles = AttendTiles<kWidth>;
-  constexpr int kAttendBytes = Tiles::kDynamicBytes + ItemQueries<kWidth>::kBytes;
   cudaError_t status = cudaFuncSetAttribute(
-      attend_kernel<kWidth>, cudaFuncAttributeMaxDynamicSharedMemorySize, kAttendBytes);
+      attend_kernel<kWidth>, cudaFuncAttributeMaxDynamicSharedMemorySize, Tiles::kDynamicBytes);
   if (status != cudaSuccess) return status;
   const int join_bytes = WindowTiles<kWidth>::kSharedBytes + SlotRows<kWidth>::bytes(s);
   status = cudaFuncSetAttribute(join_kernel<kWidth>, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -314,10 +260,10 @@ cudaError_t forward(const ClusterSizes& s, const ClusterIndex& index,
   for (int64_t first = 0; first < heads; first += at_once) {
     const auto count = static_cast<unsigned>(at_once < heads - first ? at_once : heads - first);
     attend_kernel<kWidth>
-        <<<attend_blocks(s, count, kAttendBlocks<kWidth>), kThreads, kAttendBytes, stream>>>(
-            {s, index, clustered_layout(s, const_cast<void*>(in.clustered)),
-             static_cast<const __nv_bfloat16*>(in.q), divisor(s.slots), in.key_bias != nullptr,
-             first, first + count, partial, partial_lse});
+        <<<attend_blocks(s, count, kAttendBlocks<kWidth>), kThreads, Tiles::kDynamicBytes,
+           stream>>>({s, index, clustered_layout(s, const_cast<void*>(in.clustered)),
+                      static_cast<const __nv_bfloat16*>(in.q), in.key_bias != nullptr, first,
+                      first + count, partial, partial_lse});
     join_kernel<kWidth><<<dim3(static_cast<unsigned>((s.queries + 63) / 64), count), kThreads,
                           join_bytes, stream>>>(
         {s, index, in, first, partial, partial_lse, static_cast<__nv_bfloat16*>(out), lse});

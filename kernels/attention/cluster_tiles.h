@@ -19,7 +19,7 @@ class ClusterTiles {
   static constexpr int kPositionBytes = kTileRows * 4;
   struct Shared {
     AttendItem items[4];
-    unsigned pairs[3][kTileRows];
+    unsigned pairs[2][kTileRows];
     uint64_t full[kStages];
   };
   static constexpr int kDynamicBytes = 1024 + kStages * (kStageBytes + 2 * kPositionBytes);
@@ -40,12 +40,12 @@ class ClusterTiles {
       for (int i = 0; i < kStages; ++i) barrier_init(&shared_.full[i], 1);
       barrier_init_fence();
     }
-    for (int i = 0; i < 3; ++i) fetch_item(i);
+    fetch_item(0);
+    fetch_item(1);
     copy_commit();
     copy_wait<0>();
     __syncthreads();
     fetch_pairs(0);
-    fetch_pairs(1);
     copy_commit();
     copy_wait<0>();
     __syncthreads();
@@ -54,16 +54,11 @@ class ClusterTiles {
   __device__ bool has_item() const { return item().num_tiles > 0; }
   __device__ const AttendItem& item() const { return shared_.items[number_ & 3]; }
   // Pair of row r; rows past the end of the item repeat its last.
-  __device__ unsigned pair(int r) const { return shared_.pairs[number_ % 3][r]; }
-  // The item after the present one, whose num_tiles is 0 where there is none, and its pairs.
-  __device__ const AttendItem& next_item() const { return shared_.items[(number_ + 1) & 3]; }
-  __device__ unsigned next_pair(int r) const { return shared_.pairs[(number_ + 1) % 3][r]; }
-  __device__ int number() const { return number_; }  // of items before the present one
+  __device__ unsigned pair(int r) const { return shared_.pairs[number_ & 1][r]; }
 
-  // What this thread has copied until then is there for all when end_item() returns.
   __device__ void begin_item() {
-    fetch_pairs(2);
-    fetch_item(3);
+    fetch_pairs(1);
+    fetch_item(2);
     copy_commit();
     produce();
   }
@@ -110,7 +105,7 @@ class ClusterTiles {
     const unsigned* list = index_.list + item.head * s_.pairs() + item.begin;
     const int row = min(static_cast<int>(threadIdx.x), item.count - 1);
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(
-                     shared_address(&shared_.pairs[(number_ + ahead) % 3][threadIdx.x])),
+                     shared_address(&shared_.pairs[(number_ + ahead) & 1][threadIdx.x])),
                  "l"(list + row)
                  : "memory");
   }

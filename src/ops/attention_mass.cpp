@@ -55,9 +55,25 @@ Result attention_mass_autocast(const at::Tensor& q, const at::Tensor& k, const a
                    key_position, bias, assignment, routes, scale, clusters, window, sinks);
 }
 
+// Before the dispatcher, which says nothing of use about a mix.
+void check_devices(const AttentionMassInputs& in) {
+  const auto check = [&](const char* name, const MaybeTensor& x) {
+    TORCH_CHECK(!x.has_value() || x->device() == in.q.device(), "attention_mass: q is on ",
+                in.q.device(), ", ", name, " on ", x->device(), "; put them on one device");
+  };
+  check("k", in.k);
+  check("lse", in.lse);
+  check("query_position", in.query_position);
+  check("key_position", in.key_position);
+  check("key_bias", in.key_bias);
+  check("assignment", in.assignment);
+  check("routes", in.routes);
+}
+
 }  // namespace
 
 AttentionMass attention_mass(const AttentionMassInputs& in, const AttentionMassOptions& options) {
+  check_devices(in);
   auto [mass, squared] =
       op().call(in.q, in.k, in.lse, in.query_position, in.key_position, in.key_bias, in.assignment,
                 in.routes, options.scale, options.clusters, options.window, options.sinks);
@@ -80,11 +96,7 @@ void check_attention_mass(const AttentionMassInputs& in, const AttentionMassOpti
                           at::IntArrayRef sizes) {
     TORCH_CHECK(x.scalar_type() == type && x.sizes() == sizes, "attention_mass: ", name,
                 " must be ", type, " ", sizes, ", got ", x.scalar_type(), " ", x.sizes());
-    TORCH_CHECK(x.device() == q.device(), "attention_mass: q is on ", q.device(), ", ", name,
-                " on ", x.device(), "; put them on one device");
   };
-  TORCH_CHECK(k.device() == q.device(), "attention_mass: q is on ", q.device(), ", k on ",
-              k.device(), "; put them on one device");
   expect("lse", in.lse, fp, q.sizes().slice(0, 3));
   expect("query_position", in.query_position, at::kLong, {q.size(0), q.size(2)});
   expect("key_position", in.key_position, at::kLong, {k.size(0), k.size(2)});

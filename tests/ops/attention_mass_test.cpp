@@ -26,13 +26,15 @@ TEST(AttentionMass, MatchesOracleIsRepeatableAndHasNoGradient) {
 AttentionMassInputs causal_inputs(int64_t heads, int64_t kv_heads, int64_t tokens,
                                   at::Device device) {
   AttentionMassInputs in;
-  in.q = at::randn({1, heads, tokens, 16}).to(device);
-  in.k = at::randn({1, kv_heads, tokens, 16}).to(device);
-  const at::Tensor later =
-      at::ones({tokens, tokens}, at::TensorOptions(device).dtype(at::kBool)).triu(1);
+  in.q = at::randn({1, heads, tokens, 16});
+  in.k = at::randn({1, kv_heads, tokens, 16});
+  const at::Tensor later = at::ones({tokens, tokens}, at::kBool).triu(1);
   in.lse = at::matmul(in.q, in.k.repeat_interleave(heads / kv_heads, 1).transpose(-1, -2))
                .masked_fill(later, -INFINITY)
-               .logsumexp(-1);
+               .logsumexp(-1)
+               .to(device);
+  in.q = in.q.to(device);
+  in.k = in.k.to(device);
   in.query_position = at::arange(tokens, at::TensorOptions(device).dtype(at::kLong)).unsqueeze(0);
   in.key_position = in.query_position;
   return in;
