@@ -153,7 +153,8 @@ void compare(const std::vector<Method>& methods, const std::string& metric,
 void run_case(const AttentionSuiteOptions& o, const AttentionCase& size, const std::string& routing,
               at::Device device, std::vector<ResultRecord>& all) {
   const AttentionData data = make_attention_data(o, size, routing, device);
-  CaseRecords records(concat(routing, ", n ", size.tokens, ", m ", size.clusters),
+  CaseRecords records(concat(routing, ", n ", size.tokens, ", m ", size.clusters,
+                             size.type.empty() ? "" : ", " + size.type),
                       {{"batch", double(o.batch)},
                        {"heads", double(o.heads)},
                        {"kv_heads", double(o.kv_heads)},
@@ -196,7 +197,7 @@ void run_case(const AttentionSuiteOptions& o, const AttentionCase& size, const s
   all.insert(all.end(), records.records.begin(), records.records.end());
 }
 
-void check(const AttentionSuiteOptions& o) {
+void check(const AttentionSuiteOptions& o, at::Device device) {
   if (o.kv_heads < 1 || o.heads % o.kv_heads != 0)
     throw ConfigError(concat("--kv-heads: expected a divisor of --heads ", o.heads, ", got ",
                              o.kv_heads, "; change one of them"));
@@ -205,13 +206,18 @@ void check(const AttentionSuiteOptions& o) {
       throw ConfigError(concat("--cases ", size.tokens, ":", size.clusters,
                                ": expected at least --slots ", o.slots,
                                " clusters; change one of them"));
+  for (const auto& size : o.cases)
+    if (size.type != "" && size.type != "bf16" && (size.type != "fp32" || device.is_cuda()))
+      throw ConfigError(concat("--cases ", size.tokens, ":", size.clusters, ":", size.type,
+                               ": expected ", device.is_cuda() ? "bf16" : "fp32 or bf16", " on ",
+                               device.str(), "; change it"));
 }
 
 }  // namespace
 
 std::vector<ResultRecord> run_attention_suite(const AttentionSuiteOptions& options,
                                               at::Device device) {
-  check(options);
+  check(options, device);
   std::vector<ResultRecord> records;
   for (const auto& routing : options.routings)
     for (const auto& size : options.cases) run_case(options, size, routing, device, records);
