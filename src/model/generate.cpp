@@ -156,9 +156,4 @@ void generate_budgets(LanguageModel& model, const Batch& batch,
   }
 }
 
-void follow_branch(const MethodState& state, MethodState& branch) {
-  branch.conv_tails = state.conv_tails;
-  branch.stats = state.stats;
-}
-
 }  // namespace dsrsq
