@@ -27,7 +27,7 @@ void EvalConfig::visit_fields(ConfigVisitor& v) {
   v.field(
       "counted_questions", counted_questions,
       "Questions, rounded up to whole batches, whose attended keys are counted (density, sparse "
-      "queries, latent mass, FLOP): a second pass, with explicit masks; 0: all.",
+      "queries, latent mass, FLOP), where that needs explicit masks in a second pass; 0: all.",
       at_least(0));
   v.field(
       "precision", precision,
