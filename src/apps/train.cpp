@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "dsrsq/core/logging.h"
+#include "dsrsq/methods/dsrsq_kernel.h"
 #include "dsrsq/model/pretrained.h"
 #include "dsrsq/registry.h"
 #include "dsrsq/train/run_folder.h"
@@ -54,6 +55,20 @@ void resume(dsrsq::Trainer& trainer, const dsrsq::Checkpoint& from) {
   }
 }
 
+// What serves attention over clusters in the training steps.
+void log_sqa_kernel(const dsrsq::RunConfig& config, at::Device device) {
+  using namespace dsrsq;
+  const auto& sqa = config.dsrsq.sqa;
+  auto type = config.train.precision == "bf16" ? at::kBFloat16 : at::kFloat;
+  auto obstacle = native_obstacle(sqa, config.model, device, type);
+  if (sqa.kernel == "native" && !obstacle.empty())
+    throw ConfigError(
+        concat("sqa.kernel: expected auto or masked_dense, got native, which cannot "
+               "serve ",
+               obstacle, "; change sqa.kernel or that"));
+  log_info(describe_sqa_kernel(config.dsrsq, config.model, device, type));
+}
+
 void run(Options& options, const std::vector<std::string>& command) {
   using namespace dsrsq;
   set_log_level(parse_log_level(options.log_level));
@@ -76,8 +91,7 @@ void run(Options& options, const std::vector<std::string>& command) {
   auto model = make_model(config, tokenizer);
   bool pretrained = config.model.init != "random";
   model->to(device);
-  if (config.dsrsq.sqa.enabled && config.method == "dsrsq")
-    log_info("sqa.kernel: ", config.dsrsq.sqa.kernel, " -> masked_dense");
+  if (config.dsrsq.sqa.enabled && config.method == "dsrsq") log_sqa_kernel(config, device);
   if (options.dry_run) {
     if (pretrained) load_pretrained(model->backbone(), PretrainedFolder(config.model.init));
     Trainer trainer(config, model, tokenizer, folder);

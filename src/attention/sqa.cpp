@@ -8,6 +8,7 @@
 #include "dsrsq/core/error.h"
 #include "dsrsq/ops/autocast.h"
 #include "dsrsq/ops/cluster_assign.h"
+#include "dsrsq/ops/cluster_route.h"
 #include "dsrsq/ops/noise.h"
 
 namespace dsrsq {
@@ -43,10 +44,11 @@ void SqaConfig::visit_fields(ConfigVisitor& v) {
       one_of({"codebook", "segment", "kmeans"}));
   v.field(
       "kernel", kernel,
-      "Implementation of the attention over clusters; changes rounding only. auto: the fastest "
-      "that "
-      "is built, and logs it. masked_dense: plain tensor operations under a mask; to compare with.",
-      one_of({"auto", "masked_dense"}, {"native", "aten"}));
+      "Implementation of the attention over clusters; changes rounding only. native: the fused "
+      "operators, for centroids: codebook, on CUDA in bf16 with heads of width 64 or 128. "
+      "masked_dense: dense attention under a mask. auto: native where it serves and is faster, and "
+      "logs where that is.",
+      one_of({"auto", "native", "masked_dense"}, {"aten"}));
   v.field("dense_below", dense_below, "Query positions below this attend densely.", at_least(0));
   v.field("decay", decay, "Decay of the codebook's moving averages, a step.", between(0, 1));
   v.field("balance_step", balance_step, "Step of the balance bias towards equal load.",
@@ -78,6 +80,12 @@ at::Tensor SqaImpl::load(int64_t layer) const { return count_[layer]; }
 
 namespace {
 at::Tensor unit(const at::Tensor& x) { return x / x.norm(2, -1, true).clamp_min(1e-12); }
+
+// q [B, H, T, d] -> [B, H_kv, T, d] fp32: the mean query of the heads that share keys.
+at::Tensor group_mean(const at::Tensor& q, int64_t kv_heads) {
+  auto x = q.detach().to(at::kFloat);
+  return x.reshape({x.size(0), kv_heads, x.size(1) / kv_heads, x.size(2), x.size(3)}).mean(2);
+}
 }  // namespace
 
 // Spherical k-means from distinct random keys of this batch: five rounds are enough to spread the
@@ -123,16 +131,25 @@ void SqaImpl::start_from(int64_t layer, const at::Tensor& k, const at::Tensor& v
   started_[layer].fill_(1);
 }
 
+void SqaImpl::require_started(int64_t layer) {
+  if (known_version_ != int64_t(started_._version())) {
+    auto started = started_.to(at::kCPU);
+    known_started_.assign(started.data_ptr<int64_t>(),
+                          started.data_ptr<int64_t>() + started.numel());
+    known_version_ = int64_t(started_._version());
+  }
+  if (!known_started_[size_t(layer)])
+    throw ConfigError(
+        "sqa: the codebook of this model has never been fed, so nothing can be assigned to "
+        "clusters; train a stage with sqa: true first");
+}
+
 at::Tensor SqaImpl::assign(int64_t layer, const at::Tensor& k, const at::Tensor& valid,
                            bool accumulate) {
   at::NoGradGuard no_grad;
   ops::Fp32Guard fp32(k.device());
-  if (started_[layer].item<int64_t>() == 0)
-    throw ConfigError(
-        "sqa: the codebook of this model has never been fed, so nothing can be assigned to "
-        "clusters; train a stage with sqa: true first");
-  auto keys = k.detach().to(at::kFloat).contiguous();
-  auto found = ops::cluster_assign(keys, unit(direction_sum_[layer]), bias_[layer], valid);
+  require_started(layer);
+  auto found = ops::cluster_assign(k.detach(), unit(direction_sum_[layer]), bias_[layer], valid);
   if (accumulate) {
     if (!step_count_.defined()) {
       step_direction_sum_ = at::zeros_like(direction_sum_);
@@ -150,22 +167,28 @@ at::Tensor SqaImpl::route(int64_t layer, const at::Tensor& q, int64_t k_override
   at::NoGradGuard no_grad;
   ops::Fp32Guard fp32(q.device());
   auto k = std::min(k_override > 0 ? k_override : config_.clusters_per_query, config_.clusters);
-  auto means = raw_sum_[layer] / count_[layer].clamp_min(1e-6).unsqueeze(-1);  // [H_kv, m, d]
-  auto score = scores(q, means.unsqueeze(0));
-  auto top = std::get<1>(score.topk(k, -1));
-  return at::zeros(score.sizes(), score.options().dtype(at::kBool)).scatter_(-1, top, true);
+  auto means = (raw_sum_[layer] / count_[layer].clamp_min(1e-6).unsqueeze(-1)).unsqueeze(0);
+  auto group = q.size(1) / means.size(1);
+  if (group == 1 || config_.route == "head") return ops::cluster_route(q.detach(), means, k);
+  auto of_group = group_mean(q, means.size(1));
+  return ops::cluster_route(of_group, means, k).repeat_interleave(group, 1);
+}
+
+at::Tensor SqaImpl::routed_mask(const at::Tensor& routes) const {
+  auto sizes = routes.sizes().vec();
+  sizes.back() = config_.clusters;
+  return at::zeros(sizes, routes.options().dtype(at::kBool))
+      .scatter_(-1, routes.to(at::kLong), true);
 }
 
 // q [B, H, T, d], mean [B or 1, H_kv, m, d] -> [B, H, T, m] fp32.
 at::Tensor SqaImpl::scores(const at::Tensor& q, const at::Tensor& mean) const {
-  auto x = q.detach().to(at::kFloat);
-  auto group = x.size(1) / mean.size(1);
-  if (group > 1 && config_.route == "group") {
-    x = x.reshape({x.size(0), mean.size(1), group, x.size(2), x.size(3)}).mean(2);
-    return at::matmul(x, mean.transpose(-1, -2)).repeat_interleave(group, 1);
-  }
+  auto group = q.size(1) / mean.size(1);
+  if (group > 1 && config_.route == "group")
+    return at::matmul(group_mean(q, mean.size(1)), mean.transpose(-1, -2))
+        .repeat_interleave(group, 1);
   auto by_head = group > 1 ? mean.repeat_interleave(group, 1) : mean;
-  return at::matmul(x, by_head.transpose(-1, -2));
+  return at::matmul(q.detach().to(at::kFloat), by_head.transpose(-1, -2));
 }
 
 namespace {
@@ -208,8 +231,7 @@ at::Tensor SqaImpl::route_randomly(const at::Tensor& positions, const at::Tensor
   auto k = std::min(k_override > 0 ? k_override : config_.clusters_per_query, config_.clusters);
   auto score =
       random_scores(positions, sample_ids, layer, config_.clusters, uint64_t(config_.clusters));
-  auto top = std::get<1>(score.topk(k, -1));
-  return at::zeros(score.sizes(), score.options().dtype(at::kBool)).scatter_(-1, top, true);
+  return std::get<1>(score.topk(k, -1)).to(at::kInt);
 }
 
 // [B, H, T, clusters] fp64 by Philox; `stride`: numbers set aside for a query head.

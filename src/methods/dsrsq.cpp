@@ -26,6 +26,10 @@ void DsrsqConfig::validate(const TransformerConfig& model, const ConfigLocations
     throw ConfigError(concat(where("sqa.clusters_per_query"),
                              "expected at most sqa.clusters = ", sqa.clusters, ", got ",
                              sqa.clusters_per_query, "; lower it or raise sqa.clusters"));
+  if (sqa.enabled && sqa.kernel == "native" && sqa.centroids != "codebook")
+    throw ConfigError(concat(where("sqa.kernel"),
+                             "expected auto or masked_dense with sqa.centroids: ", sqa.centroids,
+                             ", got native, which serves codebook alone"));
   auto joint = model.key_value_heads * model.head_width();
   if (rckv.enabled && rckv.latent_width >= joint)
     throw ConfigError(concat(where("rckv.latent_width"),

@@ -8,6 +8,8 @@
 #include "dsrsq/attention/read_mass.h"
 #include "dsrsq/attention/sequence_clusters.h"
 #include "dsrsq/methods/dsrsq.h"
+#include "dsrsq/methods/dsrsq_kernel.h"
+#include "dsrsq/ops/head_layout.h"
 
 namespace dsrsq {
 
@@ -27,7 +29,15 @@ at::Tensor live_clusters(const LayerState& layer) {
   return held.scatter_(2, layer.cluster + 1, true).narrow(2, 1, clusters);
 }
 
+// Also when a block is computed again for its gradient, which is to be of what was computed first:
+// the rows were recorded then and are not given again.
+bool records_rows(const AttentionInput& input, const PassOptions& options) {
+  return input.record_rows.defined() ||
+         (options.replaying && options.retrieval.target != "evidence");
+}
+
 AttentionInput narrow_input(const AttentionInput& input, int64_t begin, int64_t length) {
+  if (length == input.q.size(2)) return input;
   auto tokens = [&](const at::Tensor& x, int64_t dim) {
     return x.defined() ? x.narrow(dim, begin, length) : x;
   };
@@ -48,8 +58,9 @@ AttentionInput narrow_input(const AttentionInput& input, int64_t begin, int64_t 
 
 }  // namespace
 
-at::Tensor DsrsqMethod::attend(const AttentionInput& input, MethodState& state) {
+at::Tensor DsrsqMethod::attend(const AttentionInput& given, MethodState& state) {
   const auto& options = state.options;
+  auto input = given;
   if (options.calibrating) {
     if (!rckv_.is_empty() && rckv_->calibrating())
       rckv_->collect(input.layer, input.k, input.v, input.valid);
@@ -57,6 +68,12 @@ at::Tensor DsrsqMethod::attend(const AttentionInput& input, MethodState& state) 
   }
   if (!sqa_on(options) && !rckv_on(options)) return Method::attend(input, state);
 
+  // The CUDA kernels of clusters work head by head: one copy here instead of one before each.
+  bool by_head =
+      input.q.is_cuda() && sqa_on(options) && config_.sqa.kernel != "masked_dense" &&
+      native_obstacle(config_.sqa, model_, input.q.device(), attention_type(input.q)).empty();
+  if (by_head)
+    for (auto* x : {&input.q, &input.k, &input.v}) *x = ops::laid_out_by_head(*x);
   if (rckv_on(options) && options.training) {
     auto error = rckv_->compression_error(input.layer, input.k, input.v, input.valid);
     auto& term = state.losses["compression"];
@@ -77,7 +94,8 @@ at::Tensor DsrsqMethod::attend(const AttentionInput& input, MethodState& state) 
     if (s + 1 < segments.size()) close_segment(segment, state);
     begin += length;
   }
-  return outputs.size() == 1 ? outputs[0] : at::cat(outputs, 2);
+  auto out = outputs.size() == 1 ? outputs[0] : at::cat(outputs, 2);
+  return by_head ? ops::laid_out_by_token(out) : out;
 }
 
 // ---- clusters ----
@@ -110,12 +128,10 @@ at::Tensor DsrsqMethod::assign_to_prefix(const AttentionInput& input, MethodStat
   return at::cat({found.member, later}, 2);
 }
 
-// The clusters that the segment's queries attend, bool [B, H, T, clusters]; undefined where there
-// are none to choose from: then nothing is left out.
-at::Tensor DsrsqMethod::route(const AttentionInput& segment, const MethodState& state) const {
+// Those of the codebook that the segment's queries attend, int32 [B, H, T, k].
+at::Tensor DsrsqMethod::route_codebook(const AttentionInput& segment,
+                                       const MethodState& state) const {
   const auto& options = state.options;
-  if (!sqa_on(options)) return {};
-  if (!sqa_->has_codebook()) return route_own_clusters(segment, state);
   if (options.probe != Probe::kRandomRouting)
     return sqa_->route(segment.layer, segment.q, options.clusters_per_query);
   auto samples = at::tensor(state.sample_ids, at::kLong);
@@ -123,7 +139,8 @@ at::Tensor DsrsqMethod::route(const AttentionInput& segment, const MethodState& 
 }
 
 // Of each closed segment's m clusters a query may choose k; the best of all of them together, so
-// that a segment that matters gets more.
+// that a segment that matters gets more. bool [B, H, T, clusters]; undefined where there are none
+// to choose from: then nothing is left out.
 at::Tensor DsrsqMethod::route_own_clusters(const AttentionInput& segment,
                                            const MethodState& state) const {
   const auto& layer = state.layers[size_t(segment.layer)];
@@ -188,35 +205,75 @@ void DsrsqMethod::cluster_closed(LayerState& layer, const MethodState& state) co
 
 // ---- one segment ----
 
-at::Tensor DsrsqMethod::exact_mask(const AttentionInput& segment, const at::Tensor& routed,
-                                   const LayerState& layer, const at::Tensor& causal) const {
-  if (!routed.defined()) return causal;
-  return sparse_mask(segment.order, layer.order, layer.valid, routed, layer.cluster,
-                     config_.sqa.window, model_.sinks, config_.sqa.dense_below);
+bool DsrsqMethod::attends_natively(const AttentionInput& segment, const at::Tensor& routes,
+                                   const MethodState& state) const {
+  const auto& options = state.options;
+  const auto& sqa = config_.sqa;
+  if (!routes.defined() || sqa.kernel == "masked_dense") return false;
+  // What needs the probabilities themselves, or their mask.
+  if (keeps_mass(options) || records_rows(segment, options) || options.collect_stats ||
+      options.probe == Probe::kDenseRead)
+    return false;
+  if (sqa.dense_below > 0 && (rckv_on(options) || segment.padded)) return false;
+  // One query's mask is small, the operator's index of all keys is not.
+  if (sqa.kernel == "auto" && segment.q.size(2) == 1) return false;
+  auto used = sqa;
+  used.clusters_per_query = routes.size(3);
+  return native_obstacle(used, model_, segment.q.device(), attention_type(segment.q)).empty();
 }
 
 at::Tensor DsrsqMethod::attend_segment(const AttentionInput& segment, const at::Tensor& cluster,
                                        MethodState& state) {
   auto& layer = state.layers[size_t(segment.layer)];
   const auto& options = state.options;
-  bool keep_mass = rckv_on(options) && config_.rckv.weight == "attention_rate";
-  auto routed = route(segment, state);
+  bool from_codebook = sqa_on(options) && sqa_->has_codebook();
+  auto routes = from_codebook ? route_codebook(segment, state) : at::Tensor();
+  bool native = attends_natively(segment, routes, state);
+  at::Tensor routed;
+  if (from_codebook && !native)
+    routed = sqa_->routed_mask(routes);
+  else if (sqa_on(options) && !from_codebook)
+    routed = route_own_clusters(segment, state);
   auto q = segment.rotated(segment.q);
   layer.append(segment.rotated(segment.k), segment.v, segment.positions, segment.order,
-               segment.valid, cluster, keep_mass, segment.key_bias);
+               segment.valid, cluster, keeps_mass(options), segment.key_bias, segment.padded);
+  std::optional<PartialAttention> latents;
+  if (!layer.latents.empty() && options.probe != Probe::kLatentsMasked)
+    latents = read_latents(segment, q, layer.latents);
+  if (!native) return attend_masked(segment, q, routed, latents, state);
+  return read_clusters({q, routes, segment.valid, config_.sqa.clusters, config_.sqa.window,
+                        model_.sinks, config_.sqa.dense_below},
+                       layer, latents);
+}
 
+// Dense attention under a mask.
+at::Tensor DsrsqMethod::attend_masked(const AttentionInput& segment, const at::Tensor& q,
+                                      const at::Tensor& routed,
+                                      const std::optional<PartialAttention>& latents,
+                                      MethodState& state) const {
+  auto& layer = state.layers[size_t(segment.layer)];
+  const auto& options = state.options;
   auto causal = (layer.order.unsqueeze(1).unsqueeze(2) <= segment.order.unsqueeze(1).unsqueeze(-1))
                     .logical_and(layer.valid.unsqueeze(1).unsqueeze(2));  // [B, 1, T, keys]
-  auto mask =
-      options.probe == Probe::kDenseRead ? causal : exact_mask(segment, routed, layer, causal);
+  auto mask = causal;
+  if (routed.defined() && options.probe != Probe::kDenseRead)
+    mask = sparse_mask(segment.order, layer.order, layer.valid, routed, layer.cluster,
+                       config_.sqa.window, model_.sinks, config_.sqa.dense_below);
+  if (!latents && !keeps_mass(options) && !records_rows(segment, options) &&
+      !layer.bias.defined()) {
+    if (options.collect_stats) count(segment, mask, causal, state.stats);
+    // Padding may see no key at all, which not every backend of torch's answers with a number.
+    if (segment.padded)
+      mask = mask.logical_or(segment.valid.logical_not().view({-1, 1, q.size(2), 1}));
+    return read_entries(q, layer.keys, layer.values, mask);
+  }
   std::vector<PartialAttention> parts{
       masked_attention(q, layer.keys, layer.values, mask, over_queries(layer.bias))};
-  bool read = !layer.latents.empty() && options.probe != Probe::kLatentsMasked;
-  if (read) parts.push_back(read_latents(segment, q, layer.latents));
+  if (latents) parts.push_back(*latents);
   auto joined = join_attention(parts);
 
   at::NoGradGuard no_grad;
-  if (keep_mass) {
+  if (keeps_mass(options)) {
     auto weight = segment.valid.unsqueeze(1).unsqueeze(-1);  // padding asks nothing
     auto probability = (parts[0].logits.detach() - joined.lse.detach().unsqueeze(-1)).exp();
     layer.mass = layer.mass + (probability.square() * weight).sum({1, 2}).to(at::kFloat);
@@ -226,7 +283,8 @@ at::Tensor DsrsqMethod::attend_segment(const AttentionInput& segment, const at::
   if (segment.record_rows.defined()) record_rows(segment, parts, joined.lse, state);
   if (options.collect_stats) {
     count(segment, mask, causal, state.stats);
-    if (read) count_latents(segment, layer.latents, (parts[1].lse - joined.lse).exp(), state.stats);
+    if (latents)
+      count_latents(segment, layer.latents, (parts[1].lse - joined.lse).exp(), state.stats);
   }
   return joined.out;
 }

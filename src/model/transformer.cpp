@@ -1,5 +1,6 @@
 #include "dsrsq/model/transformer.h"
 
+#include <ATen/autocast_mode.h>
 #include <torch/torch.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include "dsrsq/core/error.h"
 #include "dsrsq/model/activation_checkpoint.h"
 #include "dsrsq/ops/causal_conv.h"
+#include "dsrsq/ops/linear_cross_entropy.h"
 #include "dsrsq/ops/noise.h"
 
 namespace dsrsq {
@@ -85,9 +87,15 @@ at::Tensor TransformerImpl::table_mean() const {
 at::Tensor TransformerImpl::logits(const at::Tensor& hidden) const {
   return at::linear(hidden, output_).to(at::kFloat);
 }
+at::Tensor TransformerImpl::cross_entropy(const at::Tensor& hidden,
+                                          const at::Tensor& targets) const {
+  return ops::linear_cross_entropy(hidden, output_, targets);
+}
 
 namespace {
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
+  if (x.is_cuda() && x.scalar_type() == at::kFloat)  // torch's kernel: one pass, not seven
+    return std::get<0>(at::_fused_rms_norm(x, {x.size(-1)}, weight, epsilon));
   auto wide = x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
   return (wide * (wide.square().mean(-1, true) + epsilon).rsqrt()).to(x.scalar_type()) * weight;
 }
@@ -131,6 +139,15 @@ at::Tensor TransformerImpl::mlp(const at::Tensor& x, const Block& block) const {
   return at::linear(inner, block.down, block.down_bias);
 }
 
+namespace {
+// Under autocast each product casts its input for itself; several read the same one.
+at::Tensor cast_for_products(const at::Tensor& x) {
+  auto device = x.device().type();
+  return at::autocast::is_autocast_enabled(device) ? x.to(at::autocast::get_autocast_dtype(device))
+                                                   : x;
+}
+}  // namespace
+
 // One block: `attention` brings the layer and what all blocks share.
 at::Tensor TransformerImpl::read_block(const ReaderInput& input, AttentionInput attention,
                                        const at::Tensor& x, Method& method,
@@ -142,6 +159,7 @@ at::Tensor TransformerImpl::read_block(const ReaderInput& input, AttentionInput 
   const auto& block = blocks_[size_t(attention.layer)];
   auto normed = normalise(x, block.attention_norm, block.attention_norm_bias);
   if (block.conv.defined()) normed = convolve(normed, block, attention.layer, input, state);
+  normed = cast_for_products(normed);
   attention.hidden = normed;
   attention.residual = x;
   attention.q = split(at::linear(normed, block.query, block.query_bias), config_.heads);
@@ -159,7 +177,7 @@ at::Tensor TransformerImpl::read_block(const ReaderInput& input, AttentionInput 
                           block.output, block.output_bias);
   if (auto extra = method.extra_sublayer(attention, y, state); extra.defined()) y = y + extra;
   method.update_cache(attention, state);
-  auto inner = normalise(y, block.mlp_norm, block.mlp_norm_bias);
+  auto inner = cast_for_products(normalise(y, block.mlp_norm, block.mlp_norm_bias));
   return y + mlp(inner, block);
 }
 

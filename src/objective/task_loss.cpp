@@ -8,9 +8,7 @@ LossTerm task_loss(const Transformer& backbone, const at::Tensor& tail_hidden, c
   auto labels = batch.labels.reshape({-1});
   auto places = (labels >= 0).nonzero().squeeze(1);
   auto hidden = tail_hidden.reshape({-1, tail_hidden.size(-1)}).index_select(0, places);
-  auto logits = backbone->logits(hidden);
-  auto sum = at::cross_entropy_loss(logits, labels.index_select(0, places), {}, at::Reduction::Sum);
-  return {sum, double(places.numel())};
+  return {backbone->cross_entropy(hidden, labels.index_select(0, places)), double(places.numel())};
 }
 
 LossTerm language_loss(const Transformer& backbone, const at::Tensor& context_hidden,
@@ -42,8 +40,7 @@ LossTerm language_loss(const Transformer& backbone, const at::Tensor& context_hi
   }
   if (hidden.empty()) return {at::zeros({}, tail_hidden.options().dtype(at::kFloat)), 0};
   auto all = at::cat(targets);
-  auto sum = at::cross_entropy_loss(backbone->logits(at::cat(hidden)), all, {}, at::Reduction::Sum);
-  return {sum, double(all.numel())};
+  return {backbone->cross_entropy(at::cat(hidden), all), double(all.numel())};
 }
 
 }  // namespace dsrsq

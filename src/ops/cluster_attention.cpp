@@ -3,6 +3,7 @@
 #include <ATen/autocast_mode.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/logaddexp.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -18,7 +19,8 @@ namespace {
 using MaybeTensor = std::optional<at::Tensor>;
 using Result = std::tuple<at::Tensor, at::Tensor>;
 using Signature = Result(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                         const at::Tensor&, const MaybeTensor&, int64_t, int64_t, int64_t, double);
+                         const at::Tensor&, const MaybeTensor&, int64_t, int64_t, int64_t, double,
+                         const MaybeTensor&, const MaybeTensor&);
 
 const c10::TypedOperatorHandle<Signature>& op() {
   static const auto handle = c10::Dispatcher::singleton()
@@ -34,19 +36,33 @@ const ClusterAttentionBackend& backend_of(const at::Tensor& q) {
   return backend;
 }
 
+// One part's share of a softmax over two, [B, H, N_q, 1]; 0 where neither part has a key.
+at::Tensor share_of(const at::Tensor& part_lse, const at::Tensor& lse) {
+  return (part_lse - lse).exp().nan_to_num(0).unsqueeze(-1);
+}
+
+// The softmax over these clusters' keys and the other part's, which are different keys.
+void join(ClusterAttentionKept& kept, const at::Tensor& other_out, const at::Tensor& other_lse) {
+  const at::Tensor lse = at::logaddexp(kept.lse, other_lse.to(kept.lse.scalar_type()));
+  const at::Tensor out = kept.out * share_of(kept.lse, lse) + other_out * share_of(other_lse, lse);
+  kept.out = out.to(kept.out.scalar_type());
+  kept.lse = lse;
+}
+
 class ClusterAttentionFunction : public torch::autograd::Function<ClusterAttentionFunction> {
  public:
-  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context,
-                                                const at::Tensor& q, const at::Tensor& k,
-                                                const at::Tensor& v, const at::Tensor& assignment,
-                                                const at::Tensor& routes,
-                                                const MaybeTensor& key_bias, int64_t clusters,
-                                                int64_t window, int64_t sinks, double scale) {
+  static torch::autograd::variable_list forward(
+      torch::autograd::AutogradContext* context, const at::Tensor& q, const at::Tensor& k,
+      const at::Tensor& v, const at::Tensor& assignment, const at::Tensor& routes,
+      const MaybeTensor& key_bias, int64_t clusters, int64_t window, int64_t sinks, double scale,
+      const MaybeTensor& other_out, const MaybeTensor& other_lse) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    const ClusterAttentionKept kept = backend_of(q).forward(
+    ClusterAttentionKept kept = backend_of(q).forward(
         {q, k, v, assignment, routes, key_bias, {clusters, window, sinks, scale}});
+    if (other_out.has_value()) join(kept, *other_out, *other_lse);
     context->save_for_backward({q, k, v, assignment, routes, key_bias.value_or(at::Tensor()),
-                                kept.out, kept.lse, kept.index});
+                                kept.out, kept.lse, kept.index, other_out.value_or(at::Tensor()),
+                                other_lse.value_or(at::Tensor())});
     context->saved_data["clusters"] = clusters;
     context->saved_data["window"] = window;
     context->saved_data["sinks"] = sinks;
@@ -63,19 +79,29 @@ class ClusterAttentionFunction : public torch::autograd::Function<ClusterAttenti
     const ClusterAttentionOptions options{data.at("clusters").toInt(), data.at("window").toInt(),
                                           data.at("sinks").toInt(), data.at("scale").toDouble()};
     at::AutoDispatchBelowADInplaceOrView guard;
+    // With the joined output and log-sum-exp a probability is one of the whole softmax, and these
+    // are its gradients, whoever the other keys belong to (D13).
     const ClusterAttentionGradients g = backend_of(saved[0]).backward(
         {saved[0], saved[1], saved[2], saved[3], saved[4], key_bias, options},
         {saved[6], saved[7], saved[8]}, gradients[0]);
-    return {g.dq, g.dk, g.dv, {}, {}, g.d_key_bias, {}, {}, {}, {}};
+    at::Tensor d_other_out, d_other_lse;
+    if (const auto& other_out = saved[9], &other_lse = saved[10]; other_out.defined()) {
+      const at::Tensor share = share_of(other_lse, saved[7]);
+      const at::Tensor part = gradients[0] * share;
+      d_other_out = part.to(other_out.scalar_type());
+      d_other_lse = (part * (other_out - saved[6])).sum(-1).to(other_lse.scalar_type());
+    }
+    return {g.dq, g.dk, g.dv, {}, {}, g.d_key_bias, {}, {}, {}, {}, d_other_out, d_other_lse};
   }
 };
 
 Result cluster_attention_autograd(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                   const at::Tensor& assignment, const at::Tensor& routes,
                                   const MaybeTensor& key_bias, int64_t clusters, int64_t window,
-                                  int64_t sinks, double scale) {
-  const auto result = ClusterAttentionFunction::apply(q, k, v, assignment, routes, key_bias,
-                                                      clusters, window, sinks, scale);
+                                  int64_t sinks, double scale, const MaybeTensor& other_out,
+                                  const MaybeTensor& other_lse) {
+  const auto result = ClusterAttentionFunction::apply(
+      q, k, v, assignment, routes, key_bias, clusters, window, sinks, scale, other_out, other_lse);
   return {result[0], result[1]};
 }
 
@@ -83,9 +109,11 @@ Result cluster_attention_autograd(const at::Tensor& q, const at::Tensor& k, cons
 Result cluster_attention_plain(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                const at::Tensor& assignment, const at::Tensor& routes,
                                const MaybeTensor& key_bias, int64_t clusters, int64_t window,
-                               int64_t sinks, double scale) {
-  const ClusterAttentionKept kept = backend_of(q).forward(
+                               int64_t sinks, double scale, const MaybeTensor& other_out,
+                               const MaybeTensor& other_lse) {
+  ClusterAttentionKept kept = backend_of(q).forward(
       {q, k, v, assignment, routes, key_bias, {clusters, window, sinks, scale}});
+  if (other_out.has_value()) join(kept, *other_out, *other_lse);
   return {kept.out, kept.lse};
 }
 
@@ -94,7 +122,8 @@ template <c10::DispatchKey key, c10::DeviceType device>
 Result cluster_attention_autocast(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                   const at::Tensor& assignment, const at::Tensor& routes,
                                   const MaybeTensor& key_bias, int64_t clusters, int64_t window,
-                                  int64_t sinks, double scale) {
+                                  int64_t sinks, double scale, const MaybeTensor& other_out,
+                                  const MaybeTensor& other_lse) {
   const c10::impl::ExcludeDispatchKeyGuard guard(key);
   const auto cast = [](at::ScalarType type, const at::Tensor& x) {
     return at::autocast::cached_cast(type, x, device);
@@ -102,7 +131,7 @@ Result cluster_attention_autocast(const at::Tensor& q, const at::Tensor& k, cons
   const MaybeTensor bias =
       key_bias.has_value() ? MaybeTensor(cast(at::kFloat, *key_bias)) : std::nullopt;
   return op().call(cast(at::kBFloat16, q), cast(at::kBFloat16, k), cast(at::kBFloat16, v),
-                   assignment, routes, bias, clusters, window, sinks, scale);
+                   assignment, routes, bias, clusters, window, sinks, scale, other_out, other_lse);
 }
 
 }  // namespace
@@ -117,11 +146,21 @@ ClusterAttentionBackend& cluster_attention_backend(at::DeviceType device) {
 ClusterAttention cluster_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    const at::Tensor& assignment, const at::Tensor& routes,
                                    const std::optional<at::Tensor>& key_bias,
-                                   const ClusterAttentionOptions& options) {
+                                   const ClusterAttentionOptions& options,
+                                   const std::optional<ClusterAttention>& other) {
   check_cluster_attention(q, k, v, assignment, routes, key_bias, options.clusters, options.window,
                           options.sinks);
+  TORCH_CHECK(!other.has_value() ||
+                  (other->out.sizes() == q.sizes() && other->lse.sizes() == q.sizes().slice(0, 3) &&
+                   other->out.device() == q.device() && other->lse.device() == q.device()),
+              "cluster_attention: other must be out ", q.sizes(), " and lse ",
+              q.sizes().slice(0, 3), " on ", q.device(), ", got ",
+              other.has_value() ? other->out.sizes() : q.sizes(), " and ",
+              other.has_value() ? other->lse.sizes() : q.sizes());
   auto [out, lse] = op().call(q, k, v, assignment, routes, key_bias, options.clusters,
-                              options.window, options.sinks, options.scale);
+                              options.window, options.sinks, options.scale,
+                              other.has_value() ? MaybeTensor(other->out) : std::nullopt,
+                              other.has_value() ? MaybeTensor(other->lse) : std::nullopt);
   return {out, lse};
 }
 

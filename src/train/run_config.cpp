@@ -123,6 +123,14 @@ void RunConfig::validate(const ConfigLocations& locations) const {
       throw ConfigError(concat(locations.of(key), ": ", key, ": expected at most sqa.clusters = ",
                                dsrsq.sqa.clusters, ", got ", stages[i].clusters_per_query));
   }
+  const auto& parts = dsrsq;
+  if (method == "dsrsq" && parts.sqa.enabled && parts.sqa.kernel == "native" &&
+      parts.rckv.enabled && parts.rckv.weight == "attention_rate" &&
+      std::all_of(stages.begin(), stages.end(), [](const StageConfig& s) { return s.rckv; }))
+    throw ConfigError(concat(locations.of("sqa.kernel"),
+                             ": sqa.kernel: expected auto or masked_dense with rckv.weight: "
+                             "attention_rate in every stage, got native, which keeps no "
+                             "probabilities; change it or rckv.weight"));
   validate_policy(locations);
   if (train.frozen_layers > model.layers)
     throw ConfigError(concat(locations.of("train.frozen_layers"),

@@ -10,20 +10,9 @@
 #include "dsrsq/core/logging.h"
 #include "dsrsq/core/progress.h"
 #include "dsrsq/core/timer.h"
-#include "dsrsq/objective/hybrid.h"
-#include "dsrsq/objective/task_loss.h"
-#include "dsrsq/ops/autocast.h"
 #include "dsrsq/train/reader_reward.h"
 
 namespace dsrsq {
-
-std::string parameter_group(const std::string& name) {
-  if (name.rfind("method.dsr.encoder.", 0) == 0) return "encoder";
-  if (name.rfind("method.dsr.", 0) == 0) return "retriever";
-  // The buffer's gate and age bias are ordinary weights; only projections wander at the full rate.
-  if (name.find("_projection_") != std::string::npos) return "projections";
-  return "backbone";
-}
 
 bool is_frozen(const std::string& name, const std::vector<std::string>& frozen) {
   auto stands = [&](const std::string& group) {
@@ -58,27 +47,6 @@ std::vector<NamedParameter> policy_parameters(LanguageModel& model) {
   return parameters;
 }
 
-std::vector<NamedParameter> named_parameters(const RunConfig& config, LanguageModel& model) {
-  std::vector<NamedParameter> parameters;
-  const auto& rates = config.train.groups;
-  for (const auto& item : model->named_parameters()) {
-    NamedParameter parameter;
-    parameter.name = item.key();
-    parameter.tensor = item.value();
-    auto group = parameter_group(item.key());
-    parameter.rate = group == "retriever"     ? rates.retriever
-                     : group == "projections" ? rates.projections
-                     : group == "encoder"     ? rates.encoder
-                                              : rates.backbone;
-    // Decay pulls matrices of the backbone; norms and convolution taps hold scales, the projections
-    // stay orthonormal.
-    auto is_conv = item.key().size() > 4 && item.key().substr(item.key().size() - 4) == "conv";
-    parameter.decay = item.key().rfind("backbone.", 0) == 0 && item.value().dim() >= 2 && !is_conv;
-    parameters.push_back(std::move(parameter));
-  }
-  return parameters;
-}
-
 LoaderOptions loader_options(const RunConfig& config, const std::string& split, bool training) {
   LoaderOptions options;
   options.split = split;
@@ -99,7 +67,7 @@ Trainer::Trainer(const RunConfig& config, LanguageModel model, const Tokenizer& 
       tokenizer_(tokenizer),
       encoder_(encoder_collator(config)),
       run_folder_(std::move(run_folder)),
-      optimizer_(config.optimizer, named_parameters(config, model_)),
+      hybrid_step_(config, model_),
       checkpoints_(run_folder_),
       device_(model_->device()) {
   if (std::none_of(config.stages.begin(), config.stages.end(),
@@ -138,7 +106,7 @@ void Trainer::resume(const Checkpoint& checkpoint) {
     else
       hybrid[name] = tensor;
   }
-  optimizer_.load_state(hybrid);
+  hybrid_step_.optimizer().load_state(hybrid);
   if (ppo_) ppo_->load_state(policy);
   auto state = CheckpointFolder::read_state(checkpoint);
   step_ = checkpoint.step;
@@ -147,7 +115,7 @@ void Trainer::resume(const Checkpoint& checkpoint) {
   best_step_ = state.value("best_step", int64_t{-1});
   if (best_step_ >= 0) checkpoints_.restore_best(best_step_, best_, kBestMetric);
   core_seconds_before_ = state.value("core_seconds", 0.0);
-  reader_calls_ = state.value("reader_calls", int64_t{0});
+  reader_calls_other_ = state.value("reader_calls", int64_t{0});
   log_info("resumed from ", checkpoint.folder, " at step ", step_);
 }
 
@@ -206,7 +174,7 @@ void Trainer::enter_stage() {
   stage_index_ = position.index;
   log_info("stage ", stage.name, ": steps ", position.first_step, " to ",
            position.first_step + stage.steps);
-  for (auto& parameter : optimizer_.parameters()) {
+  for (auto& parameter : hybrid_step_.optimizer().parameters()) {
     const auto& name = parameter.name;
     parameter.frozen = is_frozen(name, stage.frozen) ||
                        is_below(name, config_.train.frozen_layers) ||
@@ -253,85 +221,6 @@ void Trainer::calibrate(const PassOptions& now) {
   model_->method().finish_calibration();
 }
 
-at::Tensor Trainer::forward(const Batch& batch, MethodState& state) {
-  {
-    RECORD_USER_SCOPE("choose_tokens");
-    model_->choose_tokens(batch, state);
-  }
-  RECORD_USER_SCOPE("read");
-  return model_->read_selected(batch, state);
-}
-
-std::map<std::string, double> Trainer::accumulate(const std::vector<Batch>& batches,
-                                                  const PassOptions& options) {
-  auto weights = loss_weights(config_.loss, step_);
-  if (config_.stages[stage_index_].ppo) weights["compute"] = 0;  // part of the policy's own loss
-  bool all_tokens = config_.loss.task_tokens == "all";
-  if (all_tokens) weights["language"] = weights["task"];
-  std::map<std::string, double> totals;
-  for (const auto& batch : batches) {
-    totals["task"] += double(batch.label_tokens());
-    for (const auto& [name, count] : model_->method().loss_counts(batch, options))
-      totals[name] += count;
-    if (all_tokens) totals["language"] += 1;
-    reader_calls_ += batch.size();
-  }
-  double selected = 0, available = 0, answers = 0, hits = 0;
-  at::Tensor loss_sum;
-  LossTerms kept;
-  for (const auto& batch : batches) {
-    auto state = model_->method().make_state(batch, options);
-    at::Tensor loss;
-    {
-      ops::AutocastGuard autocast(device_, config_.train.precision == "bf16");
-      auto hidden = forward(batch, state);
-      RECORD_USER_SCOPE("losses");
-      auto terms = model_->method().losses(batch, state);
-      terms["task"] = task_loss(model_->backbone(), hidden, batch);
-      if (all_tokens) {
-        // How many tokens it covers is known only now, so it is averaged in its micro-batch.
-        auto term =
-            language_loss(model_->backbone(), state.context_hidden, hidden, state.selected, batch);
-        terms["language"] = LossTerm{term.sum / std::max(1.0, term.count), 1};
-      }
-      loss = hybrid_loss(terms, weights, totals);
-      for (const auto& [name, term] : terms) {
-        auto value = term.sum.detach();
-        kept[name].sum = kept[name].sum.defined() ? kept[name].sum + value : value;
-      }
-    }
-    if (loss.requires_grad()) {  // with frozen parts a batch may hold nothing to learn from
-      RECORD_USER_SCOPE("backward");
-      loss.backward();
-    }
-    RECORD_USER_SCOPE("counts");
-    loss_sum = loss_sum.defined() ? loss_sum + loss.detach() : loss.detach();
-    selected += double(state.selected.mask.sum().item<int64_t>());
-    available += double(batch.context_valid.sum().item<int64_t>());
-    if (state.selected.slots() > 0) {
-      auto wanted = batch.answer_tokens.any(1);
-      answers += double(wanted.sum().item<int64_t>());
-      hits += double(state.selected.marked(wanted).sum().item<int64_t>());
-    }
-  }
-  std::map<std::string, double> values{{"train/loss", loss_sum.item<double>()}};
-  for (const auto& [name, term] : kept)
-    if (totals[name] > 0) values["train/" + name] = term.sum.item<double>() / totals[name];
-  for (const auto& [name, weight] : weights) values["weight/" + name] = weight;
-  values["train/token_share"] = available > 0 ? selected / available : 0;
-  if (answers > 0) values["train/answer_recall"] = hits / answers;
-  auto clusters = options.clusters_per_query > 0 ? options.clusters_per_query
-                                                 : config_.dsrsq.sqa.clusters_per_query;
-  bool sparse = config_.method == "dsrsq" && config_.dsrsq.sqa.enabled && options.sqa;
-  // D15: the part of a fixed budget, and of clusters, is a constant: reported, without gradient.
-  auto share = kept.count("compute") > 0 ? values["train/compute"] : values["train/token_share"];
-  values["train/compute"] =
-      config_.loss.compute_tokens * share +
-      config_.loss.compute_clusters *
-          (sparse ? double(clusters) / double(config_.dsrsq.sqa.clusters) : 1.0);
-  return values;
-}
-
 // Update `update` of the step: several of a step read other data.
 std::map<std::string, double> Trainer::hybrid_update(int64_t update) {
   Timer timer;
@@ -351,22 +240,7 @@ std::map<std::string, double> Trainer::hybrid_update(int64_t update) {
       tokens += double(batches.back().context_valid.sum().item<int64_t>());
     }
   }
-  optimizer_.zero_gradients();
-  auto values = accumulate(batches, options);
-  RECORD_USER_SCOPE("update");
-  auto norm = optimizer_.gradient_norm();
-  auto norm_value = norm.item<double>();
-  if (!std::isfinite(values["train/loss"]) || !std::isfinite(norm_value))
-    throw DivergedError(concat("step ", step_, ": loss ", values["train/loss"],
-                               " and gradient norm ", norm_value,
-                               ": expected finite numbers; nothing was updated, the last "
-                               "checkpoint is as it was. Lower optimizer.learning_rate"));
-  optimizer_.clip_gradients(norm);
-  auto share = learning_rate_share(config_.optimizer, step_, total_steps(config_.stages));
-  optimizer_.step(share);
-  model_->method().after_step(step_);
-  values["train/gradient_norm"] = norm_value;
-  values["train/learning_rate"] = config_.optimizer.learning_rate * share;
+  auto values = hybrid_step_.run(batches, options, step_, stage.ppo);
   values["train/context_tokens_per_second"] = tokens / std::max(1e-9, timer.seconds());
   return values;
 }
@@ -384,7 +258,7 @@ std::map<std::string, double> Trainer::policy_update() {
   auto values = ppo_->step(state.policy_input, reward, step_,
                            loss_weights(config_.loss, step_).at("compute"));
   for (const auto& [name, value] : reward.metrics()) values[name] = value;
-  reader_calls_ += reward.reader_calls();
+  reader_calls_other_ += reward.reader_calls();
   return values;
 }
 
@@ -410,7 +284,7 @@ std::map<std::string, double> Trainer::profiled_step() {
     for (const auto& [name, value] : hybrid_update(update)) values[name] = value;
   ++step_;
   values["train/stage"] = double(stage_index_);
-  values["train/reader_calls"] = double(reader_calls_);
+  values["train/reader_calls"] = double(reader_calls());
   values["train/seconds"] = timer.seconds();
   return values;
 }
@@ -431,7 +305,7 @@ void Trainer::evaluate() {
   auto found = held_out(model_, *validation_, batches, pass);
   std::map<std::string, double> values{{"validation/loss", found.loss},
                                        {"validation/token_share", found.token_share},
-                                       {"validation/reader_calls", double(reader_calls_)}};
+                                       {"validation/reader_calls", double(reader_calls())}};
   if (found.answer_recall >= 0) values["validation/answer_recall"] = found.answer_recall;
   if (found.evidence_recall >= 0) values["validation/evidence_recall"] = found.evidence_recall;
   if (config_.train.evaluate_answers) {
@@ -466,9 +340,9 @@ void Trainer::save() {
                        {"best", best_},
                        {"best_step", best_step_},
                        {"method", config_.method},
-                       {"reader_calls", reader_calls_},
+                       {"reader_calls", reader_calls()},
                        {"core_seconds", core_seconds_before_ + process_core_seconds()}};
-  auto optimizers = optimizer_.state();
+  auto optimizers = hybrid_step_.optimizer().state();
   if (ppo_)
     for (const auto& [name, tensor] : ppo_->state()) optimizers[kPpoPrefix + name] = tensor;
   checkpoints_.save(step_, module_tensors(*model_), optimizers, state,

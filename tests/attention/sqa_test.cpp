@@ -109,7 +109,7 @@ TEST(SparseMask, AllClustersGiveTheCausalMask) {
   auto sqa = started_sqa(all);
   auto k = keys("k", 12), q = normal("q", {2, 4, 12, 6});
   auto order = at::arange(12).unsqueeze(0).expand({2, 12});
-  auto mask = sparse_mask(order, order, all_valid(12), sqa->route(0, q),
+  auto mask = sparse_mask(order, order, all_valid(12), sqa->routed_mask(sqa->route(0, q)),
                           sqa->assign(0, k, all_valid(12), false), 1, 0, 0);
   auto causal = (at::arange(12).unsqueeze(0) <= at::arange(12).unsqueeze(1)).expand_as(mask);
   EXPECT_TENSOR_EQUAL(mask, causal);
@@ -287,7 +287,8 @@ TEST(Sqa, RoutingIsByTheMeanOfTheRawKeys) {
   auto member = sqa->assign(0, k, at::ones({1, 8}, at::kBool), false);
   auto of_short = member[0][0][0].item<int64_t>(), of_long = member[0][0][7].item<int64_t>();
   ASSERT_NE(of_short, of_long);
-  auto routed = sqa->route(0, at::tensor({1.f, 0.f}).view({1, 1, 1, 2}).expand({1, 2, 1, 2}));
+  auto routed = sqa->routed_mask(
+      sqa->route(0, at::tensor({1.f, 0.f}).view({1, 1, 1, 2}).expand({1, 2, 1, 2})));
   for (int64_t head = 0; head < 2; ++head) {
     EXPECT_TRUE(routed[0][head][0][of_long].item<bool>());
     EXPECT_FALSE(routed[0][head][0][of_short].item<bool>());
@@ -299,8 +300,9 @@ TEST(Sqa, RoutesEachQueryHeadByItsKeyValueHead) {
   auto buffers = snapshot(sqa);
   auto q = normal("q", {2, 4, 9, 6});
   for (int64_t override : {0, 3}) {
-    auto routed = sqa->route(1, q, override);
     auto k = override > 0 ? override : 2;
+    auto routes = sqa->route(1, q, override), routed = sqa->routed_mask(routes);
+    EXPECT_EQ(routes.size(3), k);
     for (int64_t b = 0; b < 2; ++b)
       for (int64_t h = 0; h < 4; ++h)
         for (int64_t t = 0; t < 9; ++t) {
@@ -323,7 +325,7 @@ TEST(Sqa, AGroupRoutesByTheMeanOfItsQueries) {
   auto sqa = started_sqa(settings);
   auto buffers = snapshot(sqa);
   auto q = normal("q", {2, 4, 9, 6});
-  auto routed = sqa->route(1, q);
+  auto routed = sqa->routed_mask(sqa->route(1, q));
   for (int64_t b = 0; b < 2; ++b)
     for (int64_t group = 0; group < 2; ++group)
       for (int64_t t = 0; t < 9; ++t) {
@@ -339,7 +341,7 @@ TEST(Sqa, AGroupRoutesByTheMeanOfItsQueries) {
           for (int64_t h : {2 * group, 2 * group + 1})
             EXPECT_EQ(routed[b][h][t][scores[size_t(c)].second].item<bool>(), c < 2);
       }
-  EXPECT_FALSE(at::equal(routed, started_sqa()->route(1, q)));
+  EXPECT_FALSE(at::equal(routed, sqa->routed_mask(started_sqa()->route(1, q))));
   auto order = at::arange(9).unsqueeze(0).expand({2, 9});
   auto random = sqa->route_randomly(order, at::tensor({4, 9}, at::kLong), 0);
   EXPECT_TENSOR_EQUAL(random.select(1, 0), random.select(1, 1));
@@ -403,14 +405,14 @@ TEST(Sqa, RandomRoutingDependsOnSamplePositionLayerAndHead) {
   auto sqa = started_sqa();
   auto positions = at::arange(30).unsqueeze(0).expand({2, 30});
   auto samples = at::tensor({4, 9}, at::kLong);
-  auto routed = sqa->route_randomly(positions, samples, 0);
+  auto routed = sqa->routed_mask(sqa->route_randomly(positions, samples, 0));
   EXPECT_TRUE((routed.sum(-1) == 2).all().item<bool>());
   // The same row whatever stands beside it, and whatever chunk it comes in.
-  auto alone =
-      sqa->route_randomly(positions.narrow(0, 1, 1).narrow(1, 11, 1), samples.narrow(0, 1, 1), 0);
+  auto alone = sqa->routed_mask(
+      sqa->route_randomly(positions.narrow(0, 1, 1).narrow(1, 11, 1), samples.narrow(0, 1, 1), 0));
   EXPECT_TENSOR_EQUAL(alone[0].select(1, 0), routed[1].select(1, 11));
   EXPECT_FALSE(at::equal(routed[0], routed[1]));
-  EXPECT_FALSE(at::equal(routed, sqa->route_randomly(positions, samples, 1)));
+  EXPECT_FALSE(at::equal(routed, sqa->routed_mask(sqa->route_randomly(positions, samples, 1))));
   EXPECT_FALSE(at::equal(routed.select(1, 0), routed.select(1, 1)));
   auto share = routed.to(at::kDouble)
                    .mean({0, 1, 2});  // 240 rows, 2 of 5: three standard deviations are .095

@@ -8,6 +8,7 @@
 #include "dsrsq/bench/attention_suite.h"
 #include "dsrsq/bench/device.h"
 #include "dsrsq/bench/timing.h"
+#include "dsrsq/bench/train_suite.h"
 #include "dsrsq/core/error.h"
 #include "dsrsq/ops/cluster_route.h"
 
@@ -65,7 +66,7 @@ TEST(BenchAttention, BalancedKeysFillAllClustersAndSkewedOnesDoNot) {
   const auto largest = [&](const std::string& routing) {
     const AttentionData d = make_attention_data(o, size, routing, at::kCPU);
     const at::Tensor nearest =
-        (at::matmul(d.k[0][0], d.centroids[0].t()) - d.centroids[0].pow(2).sum(-1) / 2).argmax(-1);
+        (at::matmul(d.k[0][0], d.means[0].t()) - d.means[0].pow(2).sum(-1) / 2).argmax(-1);
     return nearest.bincount({}, 20).max().item<double>() / 200;
   };
   EXPECT_LT(largest("balanced"), 1.5);
@@ -101,6 +102,53 @@ TEST(BenchAttention, SuiteRecordsEveryMetricWithItsBaseline) {
   EXPECT_THROW(run_attention_suite(o, at::kCPU), ConfigError);
   o.slots = 2, o.kv_heads = 3;
   EXPECT_THROW(run_attention_suite(o, at::kCPU), ConfigError);
+}
+
+TEST(BenchTrain, CasesAreParsed) {
+  const TrainCase size = parse_train_case("4x8192:128");
+  EXPECT_EQ(size.batch, 4);
+  EXPECT_EQ(size.tokens, 8192);
+  EXPECT_EQ(size.clusters, 128);
+  for (const char* wrong : {"", "4x8192", "4x8192:", "4x8192:128:1", "0x1:1", "a", "1x-2:8"})
+    EXPECT_THROW(parse_train_case(wrong), ConfigError) << wrong;
+}
+
+// Both models learn: they start at the loss of a uniform guess.
+TEST(BenchTrain, SuiteTrainsDenseAndSparse) {
+  TrainSuiteOptions o;
+  o.cases = {{2, 40, 6}};
+  o.layers = 1, o.width = 16, o.heads = 2, o.mlp_width = 24, o.vocabulary = 50, o.slots = 2;
+  o.window = 8;
+  o.timing.minimum_rounds = o.timing.maximum_rounds = 2;
+  std::set<std::string> found;
+  const auto records = run_train_suite(o, at::kCPU);
+  for (const ResultRecord& r : records) {
+    EXPECT_EQ(r.case_name, "batch 2, n 40");
+    EXPECT_TRUE(std::isfinite(r.value) && r.value > 0) << r.metric;
+    if (r.metric == "loss") EXPECT_NEAR(r.value, std::log(50), .2);
+    if (r.metric == "step") EXPECT_LE(r.p10.value(), r.p90.value());
+    found.insert(r.method + " " + r.metric);
+  }
+  EXPECT_EQ(found, (std::set<std::string>{"dense step", "dense tokens_per_second", "dense loss",
+                                          "sqa step", "sqa tokens_per_second", "sqa loss",
+                                          "sqa step_speedup"}));
+  o.slots = 7;
+  EXPECT_THROW(run_train_suite(o, at::kCPU), ConfigError);
+}
+
+TEST(BenchTrain, SpeedupsAreOfTheSameCase) {
+  ResultRecord own, other, stranger;
+  own.case_name = other.case_name = "batch 1, n 8";
+  own.method = "dense", other.method = "pytorch_eager";
+  own.metric = other.metric = "step";
+  own.value = 2, other.value = 3;
+  stranger = other;
+  stranger.case_name = "batch 2, n 8";
+  const auto ratios = step_speedups({own}, {stranger, other});
+  ASSERT_EQ(ratios.size(), 1u);
+  EXPECT_EQ(ratios[0].metric, "step_speedup");
+  EXPECT_EQ(ratios[0].baseline, "pytorch_eager");
+  EXPECT_DOUBLE_EQ(ratios[0].value, 1.5);
 }
 
 TEST(BenchDevice, CpuIsNamedWithItsThreads) {

@@ -190,6 +190,43 @@ TEST(ClusterAttention, GradientsMatchCentralDifferences) {
       testing::gradcheck(function, {in.q, in.k, in.v, in.key_bias->to(at::kDouble)}, {0, 1, 2, 3}));
 }
 
+// The softmax over the union with other keys, whose part comes as out and log-sum-exp.
+TEST(ClusterAttention, JoinsAnotherPartOfTheSoftmax) {
+  const Inputs in = make_inputs({"", 2, 4, 2, 40, 60, 64, 4, 2, 5, 1, true});
+  const at::Tensor other_k = at::randn({2, 4, 11, 64}), other_v = at::randn({2, 4, 11, 64});
+  const auto part = [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+    const at::Tensor score = at::matmul(q, k.transpose(-1, -2)) * in.options.scale;
+    return ClusterAttention{at::matmul(score.softmax(-1), v), score.logsumexp(-1)};
+  };
+  for (const at::Device device : test_devices()) {
+    const auto type = device.is_cuda() ? at::kBFloat16 : at::kFloat;
+    const Inputs there = in.to(device, type);
+    const auto other = part(there.q, other_k.to(device, type), other_v.to(device, type));
+    const auto actual = cluster_attention(there.q, there.k, there.v, there.assignment, there.routes,
+                                          std::nullopt, there.options, other);
+    const auto own = oracle(in);
+    const auto rest = part(in.q.to(at::kDouble), other_k.to(at::kDouble), other_v.to(at::kDouble));
+    const at::Tensor lse = at::logaddexp(own.lse, rest.lse);
+    const at::Tensor out = own.out * (own.lse - lse).exp().unsqueeze(-1) +
+                           rest.out * (rest.lse - lse).exp().unsqueeze(-1);
+    EXPECT_LE(error(actual.out, out), device.is_cuda() ? 1e-2 : 1e-5);
+    EXPECT_LE(error(actual.lse, lse), device.is_cuda() ? 1e-2 : 1e-5);
+  }
+  // Gradients of all that takes part, the other part's keys and values among them.
+  Inputs small =
+      make_inputs({"", 1, 2, 1, 5, 7, 4, 3, 2, 2, 1, false, true}).to(at::kCPU, at::kDouble);
+  const auto function = [&](const std::vector<at::Tensor>& x) -> std::vector<at::Tensor> {
+    return {cluster_attention(x[0], x[1], x[2], small.assignment, small.routes, x[3], small.options,
+                              part(x[0], x[4], x[5]))
+                .out};
+  };
+  EXPECT_TRUE(testing::gradcheck(
+      function,
+      {small.q, small.k, small.v, small.key_bias->to(at::kDouble),
+       at::randn({1, 2, 3, 4}, at::kDouble), at::randn({1, 2, 3, 4}, at::kDouble)},
+      {0, 1, 2, 3, 4, 5}));
+}
+
 TEST(ClusterAttention, AllClustersIsDenseAttention) {
   for (const at::Device device : test_devices()) {
     const auto type = device.is_cuda() ? at::kBFloat16 : at::kFloat;
@@ -287,6 +324,13 @@ TEST(ClusterAttention, WrongArgumentsAreNamed) {
   expect_error(w, "k <= m = 1");
   w = in, w.key_bias = in.key_bias->to(at::kBFloat16);
   expect_error(w, "key_bias must be");
+  try {
+    cluster_attention(in.q, in.k, in.v, in.assignment, in.routes, in.key_bias, in.options,
+                      ClusterAttention{in.q, in.q});
+    ADD_FAILURE() << "no error where one about other was expected";
+  } catch (const c10::Error& e) {
+    EXPECT_NE(std::string(e.what_without_backtrace()).find("other must be"), std::string::npos);
+  }
   w = in, w.options.window = -1;
   expect_error(w, "window >= 0");
   w = in, w.routes = at::empty(in.routes.sizes(), at::TensorOptions(at::kMeta).dtype(at::kInt));

@@ -103,11 +103,21 @@ TEST(RunConfig, CrossFieldErrorsNameTheKeyTheBoundAndWhereItWasSet) {
 }
 
 TEST(RunConfig, SwitchesOfTheDesignThatAreNotBuiltYetSaySo) {
-  for (const std::string set : {"sqa.kernel=native", "dsr.input=layer_1"})
+  for (const std::string set : {"sqa.kernel=aten", "dsr.input=layer_1"})
     EXPECT_THAT(error_of({set}), HasSubstr("not built yet")) << set;
 }
 
 const std::string kNoError = "no ConfigError was thrown";
+
+TEST(RunConfig, ANativeKernelThatCanNeverServeIsAnError) {
+  EXPECT_THAT(error_of({"sqa.kernel=native", "sqa.centroids=segment"}),
+              AllOf(HasSubstr("sqa.kernel"), HasSubstr("segment"), HasSubstr("masked_dense")));
+  EXPECT_THAT(error_of({"sqa.kernel=native", "rckv.weight=attention_rate"}),
+              AllOf(HasSubstr("sqa.kernel"), HasSubstr("rckv.weight")));
+  EXPECT_EQ(error_of({"sqa.kernel=native", "rckv.weight=recency"}), kNoError);
+  EXPECT_EQ(error_of({"sqa.kernel=native", "stages.0.rckv=false"}), kNoError);
+  EXPECT_EQ(error_of({"sqa.kernel=auto", "sqa.centroids=segment"}), kNoError);
+}
 
 TEST(RunConfig, SwitchesOfTheRetrieverLoad) {
   for (const std::string set :

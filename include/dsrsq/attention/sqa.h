@@ -50,13 +50,15 @@ class SqaImpl : public torch::nn::Module {
   // assign throws ConfigError on a codebook that never was.
   void start_from(int64_t layer, const at::Tensor& k, const at::Tensor& valid, int64_t step);
 
-  // q [B, H, T, d] before RoPE -> bool [B, H, T, m]: the top `clusters_per_query` of q . mean raw
+  // q [B, H, T, d] before RoPE -> int32 [B, H, T, k]: the top `clusters_per_query` of q . mean raw
   // member key. `k_override` > 0 replaces the number of clusters (curriculum).
   at::Tensor route(int64_t layer, const at::Tensor& q, int64_t k_override = 0) const;
   // The "random routing" probe: as many clusters, chosen by Philox of (seed, position, layer,
   // head). positions [B, T].
   at::Tensor route_randomly(const at::Tensor& positions, const at::Tensor& sample_ids,
                             int64_t layer, int64_t k_override = 0) const;
+  // Routes as a mask over the clusters, bool [B, H, T, m].
+  at::Tensor routed_mask(const at::Tensor& routes) const;
 
   // Routing over a sequence's own clusters. mean [B, H_kv, C, d]; available [B, H_kv, C] bool: the
   // clusters that can be chosen; limit [B] int64: how many a query chooses, at most `most`. ->
@@ -84,6 +86,7 @@ class SqaImpl : public torch::nn::Module {
 
  private:
   at::Tensor scores(const at::Tensor& q, const at::Tensor& mean) const;
+  void require_started(int64_t layer);
   at::Tensor random_scores(const at::Tensor& positions, const at::Tensor& sample_ids, int64_t layer,
                            int64_t clusters, uint64_t stride) const;
 
@@ -92,6 +95,10 @@ class SqaImpl : public torch::nn::Module {
   int64_t seed_;
   // Per layer, stacked: [layers, H_kv, m, d] or [layers, H_kv, m].
   at::Tensor direction_sum_, raw_sum_, count_, bias_, started_;
+  // On the host, so that no layer waits for the device: layers of `started_` as it was at this
+  // version of the tensor.
+  std::vector<bool> known_started_;
+  int64_t known_version_ = -1;
   // Of the step that is running.
   at::Tensor step_direction_sum_, step_raw_sum_, step_count_;
 };

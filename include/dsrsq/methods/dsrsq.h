@@ -9,6 +9,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "dsrsq/attention/dense.h"
 #include "dsrsq/attention/sqa.h"
@@ -55,6 +56,10 @@ class DsrsqMethod : public Method {
  private:
   bool sqa_on(const PassOptions& options) const { return !sqa_.is_empty() && options.sqa; }
   bool rckv_on(const PassOptions& options) const { return !rckv_.is_empty() && options.rckv; }
+  // The buffer weighs entries by the attention that they got.
+  bool keeps_mass(const PassOptions& options) const {
+    return rckv_on(options) && config_.rckv.weight == "attention_rate";
+  }
   struct Choice;
   Choice choice_of(const MethodState& state, const SelectedTokens& selected) const;
   at::Tensor log_inclusion(const at::Tensor& phi, const MethodState& state,
@@ -69,12 +74,15 @@ class DsrsqMethod : public Method {
   }
   at::Tensor assign_clusters(const AttentionInput& input, MethodState& state);
   at::Tensor assign_to_prefix(const AttentionInput& input, MethodState& state) const;
-  at::Tensor route(const AttentionInput& segment, const MethodState& state) const;
+  at::Tensor route_codebook(const AttentionInput& segment, const MethodState& state) const;
   at::Tensor route_own_clusters(const AttentionInput& segment, const MethodState& state) const;
   at::Tensor attend_segment(const AttentionInput& segment, const at::Tensor& cluster,
                             MethodState& state);
-  at::Tensor exact_mask(const AttentionInput& segment, const at::Tensor& routed,
-                        const LayerState& layer, const at::Tensor& causal) const;
+  bool attends_natively(const AttentionInput& segment, const at::Tensor& routes,
+                        const MethodState& state) const;
+  at::Tensor attend_masked(const AttentionInput& segment, const at::Tensor& q,
+                           const at::Tensor& routed, const std::optional<PartialAttention>& latents,
+                           MethodState& state) const;
   PartialAttention read_latents(const AttentionInput& segment, const at::Tensor& rotated_q,
                                 const LatentBuffer& latents) const;
   at::Tensor latent_bias(const AttentionInput& segment, const LatentBuffer& latents) const;

@@ -36,6 +36,9 @@ class TransformerImpl : public torch::nn::Module {
   // Reads one chunk after what `state` holds; -> final normed hidden [B, T, D].
   at::Tensor forward(const ReaderInput& input, Method& method, MethodState& state);
   at::Tensor logits(const at::Tensor& hidden) const;  // [..., D] -> [..., V]
+  // hidden [n, D], targets [n] int64 -> the sum of the cross-entropies of their logits, of which
+  // only some are held at once (ops/linear_cross_entropy.h).
+  at::Tensor cross_entropy(const at::Tensor& hidden, const at::Tensor& targets) const;
 
   const TransformerConfig& config() const { return config_; }
   int64_t vocabulary_size() const { return vocabulary_size_; }

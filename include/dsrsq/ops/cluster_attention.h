@@ -27,15 +27,18 @@ struct ClusterAttention {
 //   routes      [B, H, N_q, k]    int32; distinct clusters of each query in any order, -1: unused;
 //                                 k <= m. Values outside [-1, m) are undefined behaviour on CUDA.
 //   key_bias    [B, H_kv, N]      fp32, added to the logits of a key; -infinity hides it; optional
+//   other       out [B, H, N_q, d], lse [B, H, N_q] of the same queries over other keys; the result
+//               is then the softmax over both sets; optional
 //
 // A query at position p sees key j <= p if j < sinks, or p - j < window, or j's cluster is among
-// the query's. Differentiable in q, k, v and key_bias, through `out` alone: lse carries no
-// gradient. On CUDA m <= 1024, k <= 16, sinks <= 128; forward and backward are deterministic (no
-// atomics) and asynchronous. Throws c10::Error naming the argument, what was expected and what was
-// found.
+// the query's. Differentiable in q, k, v, key_bias and other, through `out` alone: the result's lse
+// carries no gradient. On CUDA m <= 1024, k <= 16, sinks <= 128; forward and backward are
+// deterministic (no atomics) and asynchronous. Throws c10::Error naming the argument, what was
+// expected and what was found.
 ClusterAttention cluster_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    const at::Tensor& assignment, const at::Tensor& routes,
                                    const std::optional<at::Tensor>& key_bias,
-                                   const ClusterAttentionOptions& options);
+                                   const ClusterAttentionOptions& options,
+                                   const std::optional<ClusterAttention>& other = std::nullopt);
 
 }  // namespace dsrsq::ops

@@ -8,16 +8,14 @@
 
 #include "dsrsq/batch/loader.h"
 #include "dsrsq/train/checkpoint.h"
+#include "dsrsq/train/hybrid_step.h"
 #include "dsrsq/train/metrics_log.h"
-#include "dsrsq/train/optimizer.h"
 #include "dsrsq/train/ppo.h"
 #include "dsrsq/train/profile.h"
 #include "dsrsq/train/run_config.h"
 
 namespace dsrsq {
 
-// Which group a parameter of a LanguageModel is in: backbone, retriever, projections.
-std::string parameter_group(const std::string& name);
 // Does it stand still where these groups do? What both the retriever and the reader look through
 // (the retriever's convolution) stands still with either of them.
 bool is_frozen(const std::string& name, const std::vector<std::string>& frozen);
@@ -51,15 +49,14 @@ class Trainer {
 
  private:
   std::map<std::string, double> profiled_step();
-  at::Tensor forward(const Batch& batch, MethodState& state);
   void enter_stage();
   void calibrate(const PassOptions& now);
-  std::map<std::string, double> accumulate(const std::vector<Batch>& batches,
-                                           const PassOptions& options);
   PassOptions options_now() const;
   std::map<std::string, double> hybrid_update(int64_t update);
   std::map<std::string, double> policy_update();
   void check_target_share();
+  // Sequences that the reader read in training.
+  int64_t reader_calls() const { return reader_calls_other_ + hybrid_step_.sequences_read(); }
   void evaluate();
   void save();
   const Loader& stage_loader(const StageConfig& stage, bool single_questions = false);
@@ -69,7 +66,7 @@ class Trainer {
   const Tokenizer& tokenizer_;
   std::shared_ptr<const EncoderCollator> encoder_;  // null: no sentence encoder
   std::string run_folder_;
-  AdamW optimizer_;
+  HybridStep hybrid_step_;
   CheckpointFolder checkpoints_;
   std::unique_ptr<MetricsLog> log_;
   std::map<std::string, std::unique_ptr<Loader>> loaders_;  // training data by path
@@ -83,8 +80,8 @@ class Trainer {
   int64_t best_step_ = -1;
   bool has_best_ = false;
   bool projections_taken_ =
-      false;                  // from another run: the first stage does not calibrate them anew
-  int64_t reader_calls_ = 0;  // sequences that the reader read in training
+      false;  // from another run: the first stage does not calibrate them anew
+  int64_t reader_calls_other_ = 0;  // by rewards, and before the run was resumed
   double core_seconds_before_ = 0;  // of the processes that this run resumed from
   at::Device device_;
 };

@@ -1,0 +1,45 @@
+// Which implementation serves attention over clusters (sqa.kernel; D10), and the native one: a
+// layer's entries as ops::cluster_attention reads them. What a query attends is the same in all.
+#pragma once
+
+#include <c10/core/Device.h>
+#include <c10/core/ScalarType.h>
+
+#include <optional>
+#include <string>
+
+#include "dsrsq/attention/dense.h"
+#include "dsrsq/methods/dsrsq.h"
+
+namespace dsrsq {
+
+// Why ops::cluster_attention cannot serve queries of this type there; empty: it can. `type`: what
+// attention is computed in, bf16 under autocast.
+std::string native_obstacle(const SqaConfig& sqa, const TransformerConfig& model, at::Device device,
+                            at::ScalarType type);
+
+// One line for a run's start: what sqa.kernel chooses, why, and which passes it leaves to
+// masked_dense.
+std::string describe_sqa_kernel(const DsrsqConfig& config, const TransformerConfig& model,
+                                at::Device device, at::ScalarType type);
+
+// The type in which attention multiplies q: under autocast bf16 whatever q is.
+at::ScalarType attention_type(const at::Tensor& q);
+
+// Queries that are the newest T of a layer's entries, with the softmax over other keys (`other`)
+// where there are some.
+struct ClusterRead {
+  at::Tensor q;         // [B, H, T, d], rotated
+  at::Tensor routes;    // [B, H, T, k] int32
+  at::Tensor valid;     // [B, T] bool; false: padding
+  int64_t clusters;     // m
+  int64_t window;       // newest tokens that a query always sees
+  int64_t sinks;        // the first entries, never padding
+  int64_t dense_below;  // queries of lower rank see every entry; above 0 only where nothing is
+                        // padded and nothing was evicted
+};
+// -> [B, H, T, d]. Differentiable in q, the entries and `other`.
+at::Tensor read_clusters(const ClusterRead& read, const LayerState& layer,
+                         const std::optional<PartialAttention>& other);
+
+}  // namespace dsrsq

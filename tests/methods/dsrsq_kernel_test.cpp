@@ -1,0 +1,270 @@
+// The native implementation of attention over clusters (sqa.kernel: native) against dense attention
+// under a mask, on whole models: what a query attends is the same, rounding is not.
+#include "dsrsq/methods/dsrsq_kernel.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <functional>
+#include <map>
+
+#include "dsrsq/methods/standard.h"
+#include "dsrsq/ops/autocast.h"
+#include "support/expect_tensor.h"
+#include "support/op_case.h"
+#include "support/tiny.h"
+
+namespace dsrsq {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::normal;
+using testing::read_batch;
+using testing::test_devices;
+using testing::tiny_batch;
+using testing::tiny_dsrsq;
+using testing::tiny_dsrsq_model;
+using testing::tiny_model;
+using testing::Tolerance;
+
+Batch padded_batch() {
+  return tiny_batch({{.context = 45, .tail = 9, .sample = 1},
+                     {.context = 19, .tail = 4, .questions = 2, .sample = 2},
+                     {.context = 45, .tail = 2, .sample = 3}});
+}
+Batch even_batch() {
+  return tiny_batch({{.context = 40, .sample = 1}, {.context = 40, .sample = 2}});
+}
+
+// Everything that a training pass leaves behind.
+struct Pass {
+  at::Tensor hidden;                          // of the tail, 0 where padded
+  std::map<std::string, at::Tensor> tensors;  // gradients of parameters, buffers after the step
+};
+
+Pass train_once(LanguageModel model, const Batch& batch, const PassOptions& options,
+                bool bf16 = false) {
+  Pass pass;
+  for (auto& parameter : model->parameters()) parameter.mutable_grad().reset();
+  auto state = model->method().make_state(batch, options);
+  {
+    ops::AutocastGuard autocast(model->device(), bf16);
+    auto hidden = model->read(batch, state).to(at::kFloat) * batch.tail_valid.unsqueeze(-1);
+    auto loss = (hidden * normal("direction", hidden.sizes()).to(hidden.device())).sum();
+    for (const auto& [name, term] : state.losses) loss = loss + term.sum;
+    loss.backward();
+    pass.hidden = hidden.detach();
+  }
+  model->method().after_step(options.step);
+  for (const auto& one : model->named_parameters())
+    if (one.value().grad().defined()) pass.tensors["d " + one.key()] = one.value().grad().clone();
+  for (const auto& one : model->named_buffers()) pass.tensors[one.key()] = one.value().clone();
+  return pass;
+}
+
+PassOptions training_options() {
+  PassOptions options;
+  options.training = true;
+  options.step = 2;
+  return options;
+}
+
+Pass train_with(DsrsqConfig config, const std::string& kernel, const Batch& batch,
+                const PassOptions& options) {
+  config.sqa.kernel = kernel;
+  return train_once(tiny_dsrsq_model(tiny_model(), config), batch, options);
+}
+
+void expect_same(const Pass& actual, const Pass& expected) {
+  EXPECT_TENSOR_NEAR(actual.hidden, expected.hidden, (Tolerance{1e-5, 2e-5}));
+  ASSERT_EQ(actual.tensors.size(), expected.tensors.size());
+  for (const auto& [name, tensor] : expected.tensors) {
+    SCOPED_TRACE(name);
+    // Rounding is relative to the terms of a sum, not to the sum.
+    auto scale = tensor.to(at::kDouble).abs().max().item<double>();
+    EXPECT_TENSOR_NEAR(actual.tensors.at(name), tensor, (Tolerance{1e-4, 1e-4 * (scale + 1e-3)}));
+  }
+}
+
+struct Variant {
+  std::string name;
+  std::function<void(DsrsqConfig&)> config = [](DsrsqConfig&) {};
+  std::function<void(PassOptions&)> options = [](PassOptions&) {};
+  bool rckv = false, dsr = false;
+  bool padded_too = true;
+};
+
+std::vector<Variant> variants() {
+  auto weight = [](const char* weight, const char* position) {
+    return [=](DsrsqConfig& c) {
+      c.rckv.weight = weight;
+      c.rckv.position = position;
+    };
+  };
+  return {
+      {"plain"},
+      {"group routes", [](DsrsqConfig& c) { c.sqa.route = "group"; }},
+      {"fewer clusters by override", {}, [](PassOptions& o) { o.clusters_per_query = 1; }},
+      {"all clusters by override", {}, [](PassOptions& o) { o.clusters_per_query = 6; }},
+      {"random routes", {}, [](PassOptions& o) { o.probe = Probe::kRandomRouting; }},
+      {"checkpointed", {}, [](PassOptions& o) { o.activation_checkpointing = true; }},
+      {"dense below a position",
+       [](DsrsqConfig& c) { c.sqa.dense_below = 17; },
+       {},
+       false,
+       false,
+       false},
+      {"dense everywhere",
+       [](DsrsqConfig& c) { c.sqa.dense_below = 1000; },
+       {},
+       false,
+       false,
+       false},
+      {"biased keys", [](DsrsqConfig& c) { c.dsr.reader_gradient = "bias"; }, {}, false, true},
+      {"latents by recency", weight("recency", "rope_reconstruct"), {}, true},
+      {"latents by gate and age", weight("gate", "age_bias"), {}, true},
+      {"latents masked", weight("recency", "rope_reconstruct"),
+       [](PassOptions& o) { o.probe = Probe::kLatentsMasked; }, true},
+      {"everything", weight("gate", "rope_reconstruct"), {}, true, true},
+  };
+}
+
+// Forward, gradients of all weights, and the codebook after the step.
+TEST(SqaKernel, NativeTrainsAsMaskedDenseDoes) {
+  for (const auto& variant : variants()) {
+    for (bool padded : {false, true}) {
+      if (padded && !variant.padded_too) continue;
+      SCOPED_TRACE(variant.name + (padded ? ", padded" : ""));
+      auto config = tiny_dsrsq(variant.dsr, true, variant.rckv);
+      if (variant.config) variant.config(config);
+      auto options = training_options();
+      if (variant.options) variant.options(options);
+      auto batch = padded ? padded_batch() : even_batch();
+      expect_same(train_with(config, "native", batch, options),
+                  train_with(config, "masked_dense", batch, options));
+    }
+  }
+}
+
+// That native is what ran: its gradients differ from the other's in the last bits, or the test
+// above compares one path with itself.
+TEST(SqaKernel, NativeIsAnotherPath) {
+  auto config = tiny_dsrsq(false, true, false);
+  auto native = train_with(config, "native", padded_batch(), training_options());
+  auto masked = train_with(config, "masked_dense", padded_batch(), training_options());
+  EXPECT_FALSE(at::equal(native.hidden, masked.hidden));
+  // Where the probabilities themselves are wanted there is one path.
+  PassOptions counting = training_options();
+  counting.collect_stats = true;
+  EXPECT_TENSOR_EQUAL(train_with(config, "native", padded_batch(), counting).hidden,
+                      train_with(config, "masked_dense", padded_batch(), counting).hidden);
+}
+
+TEST(SqaKernel, AllClustersEqualDense) {
+  torch::NoGradGuard no_grad;
+  auto config = tiny_dsrsq(false, true, false);
+  config.sqa.clusters_per_query = config.sqa.clusters;
+  config.sqa.kernel = "native";
+  for (const auto& batch : {even_batch(), padded_batch()}) {
+    auto model = tiny_dsrsq_model(tiny_model(), config);
+    auto dense = testing::tiny_language_model(
+        tiny_model(), std::make_shared<StandardMethod>(StandardConfig{}, tiny_model()));
+    auto valid = batch.tail_valid.unsqueeze(-1);
+    EXPECT_TENSOR_NEAR(read_batch(model, batch) * valid, read_batch(dense, batch) * valid,
+                       (Tolerance{0, 1e-5}));
+  }
+}
+
+// Tokens one by one after a prefill, some sequences ending before others.
+TEST(SqaKernel, NativeDecodesAsMaskedDenseDoes) {
+  torch::NoGradGuard no_grad;
+  for (bool rckv : {false, true}) {
+    auto config = tiny_dsrsq(false, true, rckv);
+    config.rckv.weight = "recency";
+    std::map<std::string, std::vector<at::Tensor>> hidden;
+    for (const std::string kernel : {"native", "auto", "masked_dense"}) {
+      config.sqa.kernel = kernel;
+      auto model = tiny_dsrsq_model(tiny_model(), config);
+      auto batch = padded_batch();
+      auto state = model->method().make_state(batch, {});
+      hidden[kernel].push_back(model->read(batch, state) * batch.tail_valid.unsqueeze(-1));
+      for (int64_t i = 0; i < 4; ++i) {
+        auto valid = at::ones({3}, at::kBool);
+        valid[1] = i < 2;
+        auto ids = testing::token_ids(std::string("next ") + char('0' + i), {3});
+        hidden[kernel].push_back(model->read_next(ids, valid, state) * valid.view({3, 1, 1}));
+      }
+    }
+    for (const char* kernel : {"native", "auto"})
+      for (size_t i = 0; i < hidden[kernel].size(); ++i)
+        EXPECT_TENSOR_NEAR(hidden[kernel][i], hidden["masked_dense"][i], (Tolerance{1e-5, 2e-5}));
+  }
+}
+
+double error(const at::Tensor& actual, const at::Tensor& expected) {
+  auto y = expected.to(at::kDouble);
+  return ((actual.to(at::kCPU, at::kDouble) - y).norm() / y.norm().clamp_min(1e-12)).item<double>();
+}
+
+// In bf16 neither is exact, and a route may flip where two clusters are nearly level: against fp32
+// on the CPU native may err at most twice as much as masked_dense on the same device.
+TEST(SqaKernel, InBf16NativeErrsAsMaskedDenseDoes) {
+  auto shape = tiny_model();
+  shape.width = 128;
+  shape.heads = 2;
+  shape.key_value_heads = 1;
+  shape.initial_deviation = 0.1;
+  for (bool rckv : {false, true})
+    for (bool padded : {false, true}) {
+      auto config = tiny_dsrsq(false, true, rckv);
+      config.rckv.weight = "recency";
+      auto train = [&](const std::string& kernel, at::Device device, bool bf16) {
+        config.sqa.kernel = kernel;
+        auto model = tiny_dsrsq_model(shape, config);
+        model->to(device);
+        return train_once(model, (padded ? padded_batch() : even_batch()).to(device),
+                          training_options(), bf16);
+      };
+      auto exact = train("masked_dense", at::kCPU, false);
+      for (const auto device : test_devices()) {
+        SCOPED_TRACE(device.str() + (rckv ? ", rckv" : "") + (padded ? ", padded" : ""));
+        auto native = train("native", device, true), masked = train("masked_dense", device, true);
+        EXPECT_LE(error(native.hidden, exact.hidden),
+                  2 * error(masked.hidden, exact.hidden) + 1e-3);
+        for (const auto& [name, tensor] : exact.tensors) {
+          if (name.rfind("d backbone.", 0) != 0) continue;
+          EXPECT_LE(error(native.tensors.at(name), tensor),
+                    2 * error(masked.tensors.at(name), tensor) + 5e-3)
+              << name;
+        }
+      }
+    }
+}
+
+// ---- who serves ----
+
+TEST(SqaKernel, TheChoiceNamesItsReason) {
+  auto model = tiny_model();  // heads of width 8
+  DsrsqConfig config = tiny_dsrsq(false, true, true);
+  auto line = [&](const char* kernel, at::Device device, at::ScalarType type) {
+    config.sqa.kernel = kernel;
+    return describe_sqa_kernel(config, model, device, type);
+  };
+  EXPECT_EQ(line("masked_dense", at::kCPU, at::kFloat), "sqa.kernel: masked_dense -> masked_dense");
+  EXPECT_THAT(line("auto", at::kCUDA, at::kFloat), HasSubstr("-> masked_dense (fp32 on cuda)"));
+  EXPECT_THAT(line("auto", at::kCUDA, at::kBFloat16),
+              HasSubstr("-> masked_dense (heads of width 8)"));
+  model.width = 4 * 64;
+  EXPECT_THAT(line("auto", at::kCUDA, at::kBFloat16), HasSubstr("-> native (bf16 on cuda"));
+  EXPECT_THAT(line("native", at::kCUDA, at::kBFloat16), HasSubstr("attention_rate"));
+  config.sqa.clusters_per_query = 17;
+  EXPECT_THAT(line("auto", at::kCUDA, at::kBFloat16), HasSubstr("sqa.clusters_per_query above 16"));
+  EXPECT_THAT(line("native", at::kCPU, at::kFloat), HasSubstr("-> native (fp32 on cpu"));
+  config.sqa.centroids = "segment";
+  EXPECT_THAT(line("auto", at::kCPU, at::kFloat),
+              HasSubstr("masked_dense (sqa.centroids: segment"));
+}
+
+}  // namespace
+}  // namespace dsrsq
