@@ -39,7 +39,8 @@ std::shared_ptr<const Tokenizer> open_tokenizer(const RunConfig& config) {
 }
 template <typename Rag>
 std::shared_ptr<Method> make_rag(const RunConfig& config, std::shared_ptr<Method> reader) {
-  return std::make_shared<Rag>(std::move(reader), config.rag, open_tokenizer(config));
+  return std::make_shared<Rag>(std::move(reader), config.rag, open_tokenizer(config),
+                               RagExamples{config.data.train, config.prompt});
 }
 std::shared_ptr<Method> make_attention_rag(const RunConfig& config,
                                            std::shared_ptr<Method> reader) {

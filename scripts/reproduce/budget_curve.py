@@ -84,15 +84,18 @@ def cause(records, control):
 
 def below_random(rows):
     """Rows that answer worse than random entries or tokens of the same budget, each with what it lost."""
-    lines = []
+    lines, compared = [], 0
     for name, records in rows.items():
         method, at, budget = name.partition("@")
         control = control_of(records, rows, budget) if at and method not in CONTROLS else None
         if control is None:
             continue
+        compared += 1
         other = rows[f"{control}@{budget}"]
         if value(records, "f1") < value(other, "f1"):
             lines.append(f"| {name} | {value(records, 'f1'):.3f} | {control} {value(other, 'f1'):.3f} | {cause(records, other)} |")
+    if not compared:
+        return "No row of random entries or tokens to compare with.\n"
     if not lines:
         return "No row is below random entries (or random tokens, where a method chooses before it reads) of its budget.\n"
     return "\n".join(["| below random | F1 | control of the same budget | cause |", "|:---|---:|---:|:---|"] + lines) + "\n"

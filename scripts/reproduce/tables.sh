@@ -4,7 +4,7 @@
 # cuda: the training of smollm2_nq.sh and all test questions. cpu (the default): few steps and 40 questions, which shows that everything
 # runs and says little about quality. smoke: one step, four questions of 300 tokens. What is finished is kept; the tables share it.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-usage() { sed -n '2,/^source/s/^# //p' "$0"; sed -n '4,6s/^# //p' "${BASH_SOURCE[0]}"; exit 2; }
+usage() { sed -n '2,/^source/s/^# //p' "$0"; sed -n '3,6s/^# //p' "${BASH_SOURCE[0]}"; exit 2; }
 case "${1:--h}" in -h | --help) usage ;; esac
 INPUT="$1"
 PRESET="${2:-cpu}"

@@ -112,6 +112,13 @@ void add_options(CLI::App& app, Options& options) {
                  "where results.json and table.md go; default: <first run>/eval; with --input "
                  "nothing is written without it");
   app.add_option(
+         "--measure", options.measure,
+         "all; answers: without their costs, all budgets of a method in one pass over the prompts, "
+         "several processes of one command share the methods; costs: of these rows, alone on the "
+         "machine. answers and costs leave rows in <output-dir>/rows for all or --collect")
+      ->check(CLI::IsMember({"all", "answers", "costs"}))
+      ->capture_default_str();
+  app.add_option(
          "--resume", options.resume,
          "auto: rows that an interrupted evaluation of the same output, program, weights and "
          "settings finished are taken from it; never: all are evaluated")

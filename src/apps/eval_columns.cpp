@@ -23,6 +23,7 @@ std::vector<Column> result_columns() {
           {"em_latent", "EM, answer in latents only"},
           {"share_latent", "share in latents only"},
           {"tokens_read", "tokens read"},
+          {"tokens_spent", "tokens spent"},
           {"token_efficiency", "token efficiency"},
           {"bytes_held", "bytes held"},
           {"prefill_bytes", "most bytes held in prefill"},
@@ -39,9 +40,9 @@ std::vector<Column> result_columns() {
 }
 
 std::vector<Column> choose_columns(const std::vector<std::string>& names) {
-  const std::set<std::string> hidden{"subspan_em", "rouge_1",       "rouge_2",
-                                     "rouge_lsum", "prefill_bytes", "budget_bytes",
-                                     "answer_held"};
+  const std::set<std::string> hidden{"subspan_em",  "rouge_1",       "rouge_2",
+                                     "rouge_lsum",  "prefill_bytes", "budget_bytes",
+                                     "answer_held", "tokens_spent"};
   const auto all = result_columns();
   std::vector<Column> columns;
   for (const auto& column : all)

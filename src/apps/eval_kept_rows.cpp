@@ -12,45 +12,11 @@
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/files.h"
 #include "dsrsq/core/logging.h"
+#include "dsrsq/eval/predictions.h"
 
 namespace dsrsq {
 
-namespace {
-
 using nlohmann::json;
-
-json question_json(const QuestionResult& q) {
-  return {{"id", q.id},
-          {"question", q.question},
-          {"prediction", q.prediction},
-          {"answers", q.answers},
-          {"evidence_recall", q.evidence_recall},
-          {"answer_recall", q.answer_recall},
-          {"answer_held", q.answer_held},
-          {"place", int(q.place)},
-          {"retained", q.retained},
-          {"selected_tokens", q.selected_tokens},
-          {"context_tokens", q.context_tokens}};
-}
-
-QuestionResult parse_question(const json& item) {
-  QuestionResult q;
-  item.at("id").get_to(q.id);
-  item.at("question").get_to(q.question);
-  item.at("prediction").get_to(q.prediction);
-  item.at("answers").get_to(q.answers);
-  score_answer(q);
-  item.at("evidence_recall").get_to(q.evidence_recall);
-  item.at("answer_recall").get_to(q.answer_recall);
-  item.at("answer_held").get_to(q.answer_held);
-  q.place = AnswerPlace(item.at("place").get<int>());
-  item.at("retained").get_to(q.retained);
-  item.at("selected_tokens").get_to(q.selected_tokens);
-  item.at("context_tokens").get_to(q.context_tokens);
-  return q;
-}
-
-}  // namespace
 
 std::string KeptRows::path(const std::string& name) const {
   std::string file;
@@ -101,7 +67,8 @@ KeptRow KeptRows::read(const std::string& path, std::string& key) {
   kept.costs = parse_results(file.at("costs"), path);
   file.at("case").get_to(kept.row.case_name);
   file.at("row").get_to(kept.row.row);
-  for (const auto& item : file.at("questions")) kept.row.questions.push_back(parse_question(item));
+  for (const auto& item : file.at("questions"))
+    kept.row.questions.push_back(parse_question_json(item));
   file.at("notes").get_to(kept.notes);
   file.at("device").get_to(kept.device);
   file.at("seed").get_to(kept.seed);
@@ -121,7 +88,7 @@ void KeptRows::keep(const std::string& name, const std::string& key, const KeptR
   file["seed"] = row.seed;
   file["questions"] = json::array();
   for (const auto& question : row.row.questions)
-    file["questions"].push_back(question_json(question));
+    file["questions"].push_back(json(question_json(question)));
   write_file_atomic(path(name), file.dump(-1, ' ', false, json::error_handler_t::replace) + "\n");
 }
 

@@ -21,7 +21,8 @@ struct KeptRow {
   bool answered() const { return !records.empty(); }
 };
 
-// A row that this process works at: no other gets it until this is gone, the process's end included.
+// A row that this process works at: no other gets it until this is gone, the process's end
+// included.
 class RowClaim {
  public:
   explicit RowClaim(const std::string& file);  // empty: granted without a file

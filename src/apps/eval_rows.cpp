@@ -287,7 +287,8 @@ class Rows {
     auto results =
         evaluate_answers(reading.model, test_loader(run), *run.tokenizer, run.config.eval, options,
                          flop_settings(run, reading.method), reading.row);
-    log_info("row ", reading.row, ": ", open.size(), " budgets answered in ", timer.seconds(), " s");
+    log_info("row ", reading.row, ": ", open.size(), " budgets answered in ", timer.seconds(),
+             " s");
     for (size_t i = 0; i < open.size(); ++i) keep_answers(reading, *open[i], results[i]);
   }
 

@@ -3,13 +3,13 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <numeric>
-#include <set>
 #include <utility>
 
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/progress.h"
 #include "dsrsq/core/timer.h"
+#include "dsrsq/eval/answer_places.h"
+#include "dsrsq/methods/prompt_tokens.h"
 #include "dsrsq/objective/task_loss.h"
 #include "dsrsq/ops/autocast.h"
 #include "dsrsq/text/resampling.h"
@@ -27,108 +27,16 @@ void EvalConfig::visit_fields(ConfigVisitor& v) {
   v.field(
       "counted_questions", counted_questions,
       "Questions, rounded up to whole batches, whose attended keys are counted (density, sparse "
-      "queries, latent mass, FLOP): a second pass, with explicit masks; 0: all.",
+      "queries, latent mass, FLOP), where that needs explicit masks in a second pass; 0: all.",
       at_least(0));
-  v.field("precision", precision,
-          "Of evaluation: fp32, or bf16 autocast with fp32 weights, whose keys and values take half "
-          "the bytes.",
-          one_of({"fp32", "bf16"}));
+  v.field(
+      "precision", precision,
+      "Of evaluation: fp32, or bf16 autocast with fp32 weights, whose keys and values take half "
+      "the bytes.",
+      one_of({"fp32", "bf16"}));
 }
 
 namespace {
-
-std::set<int64_t> valid_orders(const at::Tensor& order, const at::Tensor& valid, int64_t b) {
-  std::set<int64_t> orders;
-  if (!order.defined()) return orders;
-  auto ranks = order[b].to(at::kCPU).contiguous(), present = valid[b].to(at::kCPU).contiguous();
-  for (int64_t i = 0; i < ranks.numel(); ++i)
-    if (present.data_ptr<bool>()[i]) orders.insert(ranks.data_ptr<int64_t>()[i]);
-  return orders;
-}
-
-// Entries of answer tokens that the layers hold, of a batch.
-struct AnswerEntries {
-  // int64 [B, sets] on the CPU: of the answer's tokens, how many a layer holds, or a head where
-  // heads hold their own.
-  at::Tensor held;
-  at::Tensor chosen;  // int64 [B]: answer tokens that the reader read
-  at::Tensor marked;  // int64 [B]: answer tokens of the context
-};
-
-// bool [B, ranks]: where answer tokens stand in the reader's sequence; the last rank is nobody's.
-at::Tensor answer_ranks(const SelectedTokens& selected, const at::Tensor& at_slots, int64_t sinks) {
-  auto nobody = sinks + selected.slots();
-  auto rank = (selected.mask.cumsum(1) - 1 + sinks).masked_fill(at_slots.logical_not(), nobody);
-  auto wanted = at::zeros({rank.size(0), nobody + 1}, at_slots.options());
-  wanted.scatter_(1, rank, at_slots);
-  wanted.select(1, nobody).fill_(false);
-  return wanted;
-}
-
-AnswerEntries answer_entries(const Batch& batch, const MethodState& state, int64_t sinks) {
-  auto marks = batch.answer_tokens.select(1, 0);
-  auto at_slots = state.selected.slots() > 0 ? state.selected.marked(marks)
-                                             : at::zeros({batch.size(), 0}, marks.options());
-  auto wanted = answer_ranks(state.selected, at_slots, sinks);
-  auto nobody = wanted.size(1) - 1;
-  std::vector<at::Tensor> held;
-  auto count = [&](const at::Tensor& order, const at::Tensor& valid) {  // [B, h, K]
-    auto own = order.to(at::kLong);
-    auto rank = own.masked_fill(own < 0, nobody).clamp_max(nobody);
-    auto found = wanted.unsqueeze(1).expand({-1, order.size(1), -1}).gather(2, rank);
-    held.push_back((valid.defined() ? found.logical_and(valid) : found).sum(-1));
-  };
-  for (const auto& layer : state.layers) {
-    for (const auto& group : layer.head_groups) count(group.order, group.valid);
-    if (!layer.head_groups.empty()) continue;
-    if (layer.order.defined())
-      count(layer.order.unsqueeze(1), layer.valid.unsqueeze(1));
-    else
-      held.push_back(at::zeros({batch.size(), 1}, batch.context.options()));
-  }
-  return {at::cat(held, 1).to(at::kCPU).contiguous(), at_slots.sum(1).to(at::kCPU),
-          marks.sum(1).to(at::kCPU)};
-}
-
-// Whether some layer's latents hold every one of the answer's tokens.
-bool in_latents(const Batch& batch, const MethodState& state, int64_t b, int64_t sinks) {
-  auto marks = batch.answer_tokens.select(1, 0);
-  auto ranks = answer_ranks(state.selected, state.selected.marked(marks), sinks)[b]
-                   .to(at::kCPU)
-                   .nonzero()
-                   .squeeze(1);
-  for (const auto& layer : state.layers) {
-    auto latents = valid_orders(layer.latents.order, layer.latents.valid, b);
-    bool all = true;
-    for (int64_t i = 0; i < ranks.numel(); ++i)
-      all &= latents.count(ranks.data_ptr<int64_t>()[i]) > 0;
-    if (all) return true;
-  }
-  return false;
-}
-
-// Where the answer's tokens stand: an exact key where every layer (and head, where heads hold their
-// own) holds all of them, gone where none holds any.
-void locate_answer(const Batch& batch, const MethodState& state, const AnswerEntries& entries,
-                   int64_t b, int64_t sinks, QuestionResult& question) {
-  auto marked = entries.marked.data_ptr<int64_t>()[b];
-  auto chosen = entries.chosen.data_ptr<int64_t>()[b];
-  if (marked == 0) return;
-  auto sets = entries.held.size(1);
-  const auto* held = entries.held.data_ptr<int64_t>() + b * sets;
-  auto total = std::accumulate(held, held + sets, int64_t{0});
-  question.answer_held = double(total) / double(marked * sets);
-  if (chosen < marked) {
-    question.place = AnswerPlace::kNotChosen;
-    return;
-  }
-  question.place = total == marked * sets ? AnswerPlace::kExact
-                   : total == 0           ? AnswerPlace::kLatent
-                                          : AnswerPlace::kMixed;
-  bool compressed = std::any_of(state.layers.begin(), state.layers.end(),
-                                [](const auto& layer) { return !layer.latents.empty(); });
-  question.retained = compressed && in_latents(batch, state, b, sinks);
-}
 
 // [B] shares of `wanted` [B, N] that are chosen; -1: none is wanted.
 std::vector<double> shares_chosen(const at::Tensor& wanted, const at::Tensor& chosen) {
@@ -151,7 +59,7 @@ void score_batch(const Batch& batch, const Generated& generated, const Tokenizer
   auto evidence = shares_chosen(batch.evidence.select(1, 0), chosen),
        answer = shares_chosen(batch.answer_tokens.select(1, 0), chosen);
   auto selected = chosen.sum(1).to(at::kCPU), context = batch.context_valid.sum(1).to(at::kCPU);
-  auto entries = answer_entries(batch, generated.state, sinks);
+  auto first = result.questions.size();
   for (int64_t b = 0; b < batch.size(); ++b) {
     const auto& record = batch.records[size_t(b)][0];
     QuestionResult question;
@@ -164,9 +72,9 @@ void score_batch(const Batch& batch, const Generated& generated, const Tokenizer
     question.answer_recall = answer[size_t(b)];
     question.selected_tokens = double(selected.data_ptr<int64_t>()[b]);
     question.context_tokens = double(context.data_ptr<int64_t>()[b]);
-    locate_answer(batch, generated.state, entries, b, sinks, question);
     result.questions.push_back(std::move(question));
   }
+  locate_answers(batch, generated.state, sinks, result.questions.data() + first);
 }
 
 double value(const at::Tensor& x) { return x.defined() ? x.item().toDouble() : 0.0; }
@@ -256,6 +164,8 @@ class AnswerPass {
         row.decoded += double(made.decoded_tokens);
         auto tokens = made.state.selected.mask.sum() + batch.tail_valid.sum();
         row.reader_tokens += double(tokens.item<int64_t>() + sinks * batch.size());
+        if (auto* chooses = dynamic_cast<PromptTokens*>(&model_->method()))
+          for (auto spent : chooses->tokens_to_choose()) row.choice_tokens += double(spent);
         score_batch(batch, made, tokenizer_, sinks, row.result);
         if (counting) row.sums.add(made.state.stats, batch.size());
       });
@@ -296,7 +206,7 @@ class AnswerPass {
   struct Row {
     EvaluationResult result;
     StatSums sums;
-    double reader_tokens = 0, decoded = 0;
+    double reader_tokens = 0, decoded = 0, choice_tokens = 0;
   };
 
   int64_t counted() const {
@@ -319,6 +229,7 @@ class AnswerPass {
     SequenceWork work;
     work.context_tokens = flops.retriever_width > 0 ? context / questions : 0;
     work.reader_tokens = (row.reader_tokens + row.decoded) / questions;
+    result.tokens_spent = work.reader_tokens + row.choice_tokens / questions;
     auto counted = double(sums.sequences);
     work.attended_pairs = sums.attended / double(shape.query_heads) / counted;
     work.latent_pairs = sums.latent_pairs / double(shape.query_heads) / counted;
@@ -465,6 +376,7 @@ std::vector<ResultRecord> quality_records(const EvaluationResult& result,
   auto selected = mean_of(collect(result, [](const auto& q) { return q.selected_tokens; }));
   made.add("flops", result.flops, "FLOP");
   made.add("tokens_read", selected, "tokens");
+  made.add("tokens_spent", result.tokens_spent, "tokens");
   made.add("token_efficiency", context > 0 ? selected / context : 0, "share");
   made.add("sparse_share", result.sparse_share, "share");
   made.add("density", result.density, "share");

@@ -8,8 +8,7 @@
 #include <set>
 #include <utility>
 
-#include "dsrsq/methods/standard.h"
-#include "dsrsq/model/transformer.h"
+#include "dsrsq/methods/prompt_reader.h"
 
 namespace dsrsq {
 
@@ -100,57 +99,8 @@ AttentionRagMethod::AttentionRagMethod(std::shared_ptr<Method> reader,
       opening_(prompt.answer.substr(0, prompt.answer.find("{answer}"))),
       tokenizer_(std::move(tokenizer)) {}
 
-namespace {
-
-// Dense attention; the anchor's row is recorded by the default stage.
-struct AnchorReader : Method {
-  using Method::Method;
-  std::string method_name() const override { return "attention_rag_reader"; }
-  at::Tensor attend(const AttentionInput& input, MethodState& state) override {
-    auto& layer = state.layers[size_t(input.layer)];
-    return layer.entries() == 0 ? attend_first_chunk(input, layer, nullptr)
-                                : Method::attend(input, state);
-  }
-};
-
-// The chunks' prompts side by side, padded behind their ends.
-struct Prompts {
-  at::Tensor ids, valid;         // [C, T]
-  std::vector<int64_t> lengths;  // [C]
-};
-
-Prompts stack_prompts(const std::vector<std::vector<int64_t>>& rows, at::Device device) {
-  size_t longest = 1;
-  for (const auto& row : rows) longest = std::max(longest, row.size());
-  Prompts prompts;
-  prompts.ids = at::zeros({int64_t(rows.size()), int64_t(longest)}, at::kLong);
-  prompts.valid = at::zeros(prompts.ids.sizes(), at::kBool);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    auto length = int64_t(rows[i].size());
-    std::copy(rows[i].begin(), rows[i].end(), prompts.ids[int64_t(i)].data_ptr<int64_t>());
-    prompts.valid[int64_t(i)].narrow(0, 0, length).fill_(true);
-    prompts.lengths.push_back(length);
-  }
-  prompts.ids = prompts.ids.to(device);
-  prompts.valid = prompts.valid.to(device);
-  return prompts;
-}
-
-ReaderInput reader_input(const LanguageModelView& model, const at::Tensor& ids,
-                         const at::Tensor& valid, const at::Tensor& order) {
-  ReaderInput reader;
-  reader.inputs = model.embed(ids);
-  reader.valid = valid;
-  reader.padded = ids.size(0) > 1 && ids.size(1) > 1;
-  reader.order = reader.positions = order;
-  reader.segments = {ids.size(1)};
-  return reader;
-}
-
-}  // namespace
-
 std::vector<AttentionRagMethod::Reading> AttentionRagMethod::read_chunks(
-    const std::vector<Text>& texts, const LanguageModelView& model, at::Device device) const {
+    const std::vector<Text>& texts, const LanguageModelView& model, at::Device device) {
   const auto instruction = tokenizer_->encode(own_.instruction);
   struct Chunk {
     size_t text, begin, tokens;
@@ -158,6 +108,7 @@ std::vector<AttentionRagMethod::Reading> AttentionRagMethod::read_chunks(
   std::vector<Chunk> chunks;
   std::vector<std::vector<int64_t>> rows;
   std::vector<Reading> readings(texts.size());
+  spent_.assign(texts.size(), 0);
   for (size_t t = 0; t < texts.size(); ++t) {
     const auto& [context, question, prefix] = texts[t];
     const auto hint = tokenizer_->encode(prefix.empty() ? "" : opening_ + prefix);
@@ -172,27 +123,18 @@ std::vector<AttentionRagMethod::Reading> AttentionRagMethod::read_chunks(
       chunks.push_back({t, begin, end - begin});
     }
   }
-  constexpr size_t kChunks = 64;  // read at a time
   auto front = int64_t(model.front_ids.size());
-  for (size_t first = 0; first < rows.size(); first += kChunks) {
-    std::vector<std::vector<int64_t>> part(
-        rows.begin() + long(first), rows.begin() + long(std::min(first + kChunks, rows.size())));
-    auto prompts = stack_prompts(part, device);
-    AnchorReader method(shape_);
-    MethodState state;
-    state.layers.resize(size_t(shape_.layers));
-    auto order = (prompts.valid.cumsum(1) - 1).clamp_min(0);
-    auto hidden =
-        model.forward(reader_input(model, prompts.ids, prompts.valid, order), method, state);
-    auto length = at::tensor(prompts.lengths, at::kLong).to(device).unsqueeze(1);
-    auto anchor = model.logits(gather_entries(hidden, length - 1, 1)).argmax(-1);  // [C, 1]
-    auto next = reader_input(model, anchor, at::ones_like(anchor, at::kBool), length);
-    next.record_rows = at::zeros_like(anchor);
-    model.forward(next, method, state);
-    auto mass = state.read_mass.select(1, 0).to(at::kCPU, at::kDouble).contiguous();  // [C, ranks]
+  for (auto [first, end] : prompt_parts(rows)) {
+    PromptReader reader(shape_, model, device);
+    auto anchor =
+        reader.read({rows.begin() + long(first), rows.begin() + long(end)}).argmax(-1, true);
+    reader.next(anchor, /*record=*/true);
+    auto mass =
+        reader.read_mass().select(1, 0).to(at::kCPU, at::kDouble).contiguous();  // [C, ranks]
     auto said = anchor.to(at::kCPU).contiguous();
-    for (size_t i = 0; i < part.size(); ++i) {
+    for (size_t i = 0; i < end - first; ++i) {
       const auto& [text, begin, tokens] = chunks[first + i];
+      spent_[text] += int64_t(rows[first + i].size()) + 1;
       auto& reading = readings[text];
       const auto* own = mass.data_ptr<double>() + int64_t(i) * mass.size(1) + front;
       std::copy(own, own + tokens, reading.attention.begin() + long(begin));

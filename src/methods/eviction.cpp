@@ -11,6 +11,7 @@
 #include "dsrsq/attention/dense.h"
 #include "dsrsq/core/error.h"
 #include "dsrsq/methods/standard.h"
+#include "dsrsq/model/attention_stats.h"
 
 namespace dsrsq {
 
@@ -108,17 +109,6 @@ at::Tensor attended_entries(const AttentionInput& input, const HeadEntries& grou
                   group.order.size(2), input.order.options());
 }
 
-void count_group(const AttentionInput& input, const HeadEntries& group, const at::Tensor& mask,
-                 int64_t query_heads, AttentionStats& stats) {
-  auto padding = input.valid.logical_not().unsqueeze(1);  // [B, 1, T]
-  auto attended = attended_entries(input, group, mask).masked_fill(padding, 0);
-  auto seen = (input.order + 1).unsqueeze(1).masked_fill(padding, 0).expand_as(attended);
-  stats.add(stats.rows, input.valid.sum() * attended.size(1) * query_heads);
-  stats.add(stats.sparse_rows, (attended * 2 < seen).sum() * query_heads);
-  stats.add(stats.attended_pairs, attended.sum() * query_heads);
-  stats.add(stats.visible_pairs, seen.sum() * query_heads);
-}
-
 // q [B, h x G, T, d] over the group's entries.
 at::Tensor read_group(const at::Tensor& q, const HeadEntries& group, const at::Tensor& mask) {
   auto queries = q.size(1) / group.keys.size(1);
@@ -144,7 +134,8 @@ at::Tensor attend_head_groups(const AttentionInput& input, LayerState& layer,
   for (auto& group : layer.head_groups) {
     group.append(k, input.v, input.order, input.padded ? input.valid : at::Tensor());
     auto mask = visible(input, group);
-    if (stats != nullptr) count_group(input, group, mask, queries, *stats);
+    if (stats != nullptr)
+      count_attended(input, attended_entries(input, group, mask), queries, *stats);
     auto own = group.own_heads(by_head);
     auto read = read_group(own.reshape({batch, own.size(1) * queries, rows, width}), group, mask);
     if (!group.heads.defined()) return read;

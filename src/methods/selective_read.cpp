@@ -8,6 +8,7 @@
 
 #include "dsrsq/attention/dense.h"
 #include "dsrsq/methods/standard.h"
+#include "dsrsq/model/attention_stats.h"
 
 namespace dsrsq {
 
@@ -88,16 +89,6 @@ Chosen most_important(const at::Tensor& importance, const std::vector<int64_t>& 
   return chosen;
 }
 
-void count_reads(const AttentionInput& input, const at::Tensor& attended, AttentionStats& stats) {
-  auto padding = input.valid.logical_not().unsqueeze(1);
-  auto own = attended.masked_fill(padding, 0);
-  auto seen = (input.order + 1).unsqueeze(1).masked_fill(padding, 0).expand_as(own);
-  stats.add(stats.rows, input.valid.sum() * own.size(1));
-  stats.add(stats.sparse_rows, (own * 2 < seen).sum());
-  stats.add(stats.attended_pairs, own.sum());
-  stats.add(stats.visible_pairs, seen.sum());
-}
-
 // One query a sequence: keys and values that are not attended are not read.
 at::Tensor read_gathered(const AttentionInput& input, const at::Tensor& q, const LayerState& layer,
                          int64_t sinks, int64_t slots, const Chosen& chosen,
@@ -120,9 +111,9 @@ at::Tensor read_gathered(const AttentionInput& input, const at::Tensor& q, const
     mask.narrow(3, sinks, chosen.live.size(3)).logical_and_(chosen.live);
   }
   if (stats != nullptr)
-    count_reads(
+    count_attended(
         input,
-        mask.defined() ? mask.sum(-1) : at::full({batch, heads, 1}, entries, index.options()),
+        mask.defined() ? mask.sum(-1) : at::full({batch, heads, 1}, entries, index.options()), 1,
         *stats);
   return read_entries(q, gathered(layer.keys), gathered(layer.values), mask);
 }
@@ -145,7 +136,7 @@ at::Tensor SelectiveReadMethod::read_chosen(const AttentionInput& input, const a
                   .expand({-1, q.size(1), -1, -1})
                   .clone();
   mask.narrow(3, sinks_, memory.slots).logical_and_(in_context);
-  if (stats != nullptr) count_reads(input, mask.sum(-1), *stats);
+  if (stats != nullptr) count_attended(input, mask.sum(-1), 1, *stats);
   return read_entries(q, layer.keys, layer.values, mask);
 }
 

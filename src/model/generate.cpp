@@ -49,8 +49,7 @@ void decode(LanguageModel& model, const Batch& batch, const at::Tensor& tail_hid
   Timer timer;
   auto last = (batch.tail_valid.sum(1) - 1).view({-1, 1});
   auto first = gather_entries(tail_hidden, last, 1).squeeze(1);
-  auto next =
-      next_tokens(model->backbone()->logits(first), settings, batch.sample_ids, 0);  // [B]
+  auto next = next_tokens(model->backbone()->logits(first), settings, batch.sample_ids, 0);  // [B]
   auto host = next.to(at::kCPU);
   result.prefill_seconds += timer.seconds();
 
@@ -154,11 +153,6 @@ void generate_budgets(LanguageModel& model, const Batch& batch,
     decode(model, batch, own, settings, result);
     use(i, result);
   }
-}
-
-void follow_branch(const MethodState& state, MethodState& branch) {
-  branch.conv_tails = state.conv_tails;
-  branch.stats = state.stats;
 }
 
 }  // namespace dsrsq

@@ -311,8 +311,8 @@ TEST_F(Evaluation, ARowABudgetAndRowsThatAreThereAreNotReadAgain) {
   EXPECT_THAT(eval(command).err, ::testing::Not(HasSubstr("taken from")));
 }
 
-// Answers by two processes side by side, then costs by one, then the table without a model: the same
-// answers as all at once.
+// Answers by two processes side by side, then costs by one, then the table without a model: the
+// same answers as all at once.
 TEST_F(Evaluation, AnswersAndCostsAtDifferentTimesMakeTheSameRows) {
   auto folder = project().folder() + "/parts", whole = project().folder() + "/whole";
   const std::vector<std::string> methods{"--methods", "snapkv,quest,random,question_only",
@@ -336,8 +336,8 @@ TEST_F(Evaluation, AnswersAndCostsAtDifferentTimesMakeTheSameRows) {
   ASSERT_EQ(eval(answers).code, 0);
   EXPECT_FALSE(fs::exists(folder + "/results.json"));
   EXPECT_EQ(eval(part("costs")).code, 0);
-  auto collected = run_program({"dsrsq-eval", "--collect", folder + "/rows", "--baseline", "full@25%",
-                                "--output-dir", folder},
+  auto collected = run_program({"dsrsq-eval", "--collect", folder + "/rows", "--baseline",
+                                "full@25%", "--output-dir", folder},
                                project().folder() + "/output-collect");
   ASSERT_EQ(collected.code, 0) << collected.err;
   auto together = methods;

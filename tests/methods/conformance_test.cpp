@@ -150,8 +150,7 @@ TEST_P(Conformance, SeveralBudgetsAtOnceAreEachAsAlone) {
     EXPECT_TRUE(together.state.selected.index.equal(alone.state.selected.index)) << i;
     for (auto sum : {&AttentionStats::rows, &AttentionStats::attended_pairs,
                      &AttentionStats::visible_pairs, &AttentionStats::sparse_rows}) {
-      EXPECT_EQ((together.state.stats.*sum).item<double>(),
-                (alone.state.stats.*sum).item<double>())
+      EXPECT_EQ((together.state.stats.*sum).item<double>(), (alone.state.stats.*sum).item<double>())
           << i;
     }
     EXPECT_TENSOR_NEAR(together.state.next_order, alone.state.next_order, (Tolerance{0, 0}));

@@ -50,7 +50,8 @@ struct QuestionResult {
 void score_answer(QuestionResult& question);
 
 // Metrics that are a mean over questions: em, f1, subspan_em, rouge_1, rouge_2, rouge_l,
-// rouge_lsum, evidence_recall, answer_recall, answer_held. A question whose value is negative has none.
+// rouge_lsum, evidence_recall, answer_recall, answer_held. A question whose value is negative has
+// none.
 struct AnswerMetric {
   std::string_view name;
   double QuestionResult::*value;

@@ -36,6 +36,7 @@ struct EvaluationResult {
                             // budget was
   double shared_bytes = 0;
   double flops = 0;         // analytic, a question
+  double tokens_spent = 0;  // that went through the blocks, a question: to choose, read and answer
   double sparse_share = 0;  // share of query rows under half of their visible exact keys
   double density = 1;       // attended / visible pairs
   double latent_mass = 0;   // mean over query rows that could read a latent
@@ -54,14 +55,16 @@ std::vector<EvaluationResult> evaluate_answers(LanguageModel& model, const Loade
 void evaluate_costs(LanguageModel& model, const Loader& loader, const Tokenizer& tokenizer,
                     const EvalConfig& config, const PassOptions& options, EvaluationResult& result);
 
-// Both in one pass: the answers, by greedy decoding. `probe`: see Probe. Progress is shown under `label`.
+// Both in one pass: the answers, by greedy decoding. `probe`: see Probe. Progress is shown under
+// `label`.
 EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Tokenizer& tokenizer,
                           const EvalConfig& config, const PassOptions& options,
                           const FlopSettings& flops, const std::string& label);
 
 // The records of one row: those of answer_records, then em_exact, em_latent, share_latent,
-// retained_latent, flops, tokens_read, token_efficiency, sparse_share, density, latent_mass. A
-// metric without data (no evidence, no latents, no question in that place) has no record.
+// retained_latent, flops, tokens_read, tokens_spent, token_efficiency, sparse_share, density,
+// latent_mass. A metric without data (no evidence, no latents, no question in that place) has no
+// record.
 std::vector<ResultRecord> quality_records(const EvaluationResult& result,
                                           const std::string& case_name, const std::string& row);
 // throughput, latency_p50, latency_p95, peak_memory, bytes_held, prefill_bytes, budget_bytes,

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "dsrsq/methods/prompt_tokens.h"
 #include "dsrsq/methods/selectors.h"
 #include "dsrsq/model/shared_prompt.h"
 #include "dsrsq/text/tokenizer.h"
@@ -34,7 +35,7 @@ std::vector<int64_t> sentences(const std::string& text, const std::vector<Tokeni
 // is dropped, unless all are. A sentence is worth its most attended token. With a budget the best
 // sentences stay until it is full, the last one cut; without one, those that hold one of the
 // `tokens` most attended tokens of their chunk. They are read in document order.
-class AttentionRagMethod : public SelectorMethod, public SharedPrompt {
+class AttentionRagMethod : public SelectorMethod, public SharedPrompt, public PromptTokens {
  public:
   // `prompt`: how an answer stands behind a question; `tokenizer`: the backbone's.
   AttentionRagMethod(std::shared_ptr<Method> reader, const AttentionRagConfig& config,
@@ -48,6 +49,9 @@ class AttentionRagMethod : public SelectorMethod, public SharedPrompt {
                     MethodState& state) override;
   std::vector<MethodState> take_branches(MethodState& state) override;
   Parting parting() const override { return Parting::kSelection; }
+
+  // Of the chunks and their anchors.
+  const std::vector<int64_t>& tokens_to_choose() const override { return spent_; }
 
   struct Text {
     std::vector<int32_t> context, question;
@@ -63,7 +67,7 @@ class AttentionRagMethod : public SelectorMethod, public SharedPrompt {
  protected:
   // Chunks of all texts side by side.
   std::vector<Reading> read_chunks(const std::vector<Text>& texts, const LanguageModelView& model,
-                                   at::Device device) const;
+                                   at::Device device);
   at::Tensor score(const Batch& batch, const MethodState& state) const override { return {}; }
 
  private:
@@ -74,6 +78,7 @@ class AttentionRagMethod : public SelectorMethod, public SharedPrompt {
   AttentionRagConfig own_;
   std::string opening_;  // of an answer: what stands before its text
   std::shared_ptr<const Tokenizer> tokenizer_;
+  std::vector<int64_t> spent_;         // [B] of the last batch
   std::vector<MethodState> branches_;  // from add_branches to take_branches
 };
 
