@@ -70,6 +70,7 @@ void locate_answer(const Batch& batch, const MethodState& state, int64_t b, int6
   // gone where none does.
   std::vector<std::set<int64_t>> exact;
   for (const auto& layer : state.layers) {
+    if (layer.values.defined() && !layer.keys.defined()) continue;  // of another layer's keys
     if (layer.head_groups.empty()) exact.push_back(valid_orders(layer.order, layer.valid, b));
     for (const auto& group : layer.head_groups)
       for (int64_t h = 0; h < group.keys.size(1); ++h)
@@ -241,7 +242,8 @@ EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Toke
   work.routed_pairs = work.reader_tokens * double(shape.layers * flops.clusters) *
                       (1 + double(shape.key_value_heads) / double(shape.query_heads));
   work.predicted_tokens = 1 + decoded / questions;
-  result.flops = forward_flops(model->backbone()->config(), flops, work);
+  result.flops = forward_flops(model->backbone()->config(), flops, work) +
+                 work.reader_tokens * model->method().token_flops();
   measure_singly(model, loader, config, options, generation, result);
   return result;
 }
