@@ -21,7 +21,8 @@ constexpr int64_t kKeysPerTask = 512;  // of the sum over parts
 // Gradients of keys in cluster order, of each part.
 struct KeyGradients {
   KeyGradients(const ClusterCpuSizes& s, bool biased)
-      : parts(std::clamp<int64_t>(kTasks / std::max<int64_t>(s.kv(), 1), 1, std::max<int64_t>(s.blocks(), 1))),
+      : parts(std::clamp<int64_t>(kTasks / std::max<int64_t>(s.kv(), 1), 1,
+                                  std::max<int64_t>(s.blocks(), 1))),
         places(s.places),
         padded(s.padded) {
     const auto fp32 = at::TensorOptions(at::kFloat);

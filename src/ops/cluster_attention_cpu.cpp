@@ -1,20 +1,21 @@
 // Attention over clusters on a CPU. One parallel region a pass, no torch operator inside it; the
 // arithmetic is cpu_tiles.h's, in fp32 whatever the type of q.
 //
-// Keys first. Each head's are sorted by cluster, stably, so that what a query sees of a cluster is a
-// prefix; keys go into panels of 16, transposed, as products want them. Sinks stay out of the
+// Keys first. Each head's are sorted by cluster, stably, so that what a query sees of a cluster is
+// a prefix; keys go into panels of 16, transposed, as products want them. Sinks stay out of the
 // clusters, and a query sees of a cluster what lies before its window: so every key counts once.
 //
 // Then queries, by block: their sums stay in the L2 cache while the block meets its sinks, its
-// window and one cluster after another. Of a cluster, the block's queries that were routed to it are
-// taken where they lie, 60 at a time, against its visible keys, 160 at a time: a product, an online
-// softmax in the first-level cache, a product added to the queries' sums. Nothing is written that
-// another task reads, and a query's result does not depend on its block.
+// window and one cluster after another. Of a cluster, the block's queries that were routed to it
+// are taken where they lie, 60 at a time, against its visible keys, 160 at a time: a product, an
+// online softmax in the first-level cache, a product added to the queries' sums. Nothing is written
+// that another task reads, and a query's result does not depend on its block.
 //
-// What limits it: at m = 128 and k = 8, a query of 8,192 sees on average 32 keys of a cluster and 128
-// of its window. Tiles are computed in full, 16 keys wide, which is a quarter more; keys come from
-// the L3 cache once a block; and assignment and routing, m products a key and a query, are a fifth
-// of the whole. bf16 saves memory alone: tiles are fp32, where torch's dense attention has AMX.
+// What limits it: at m = 128 and k = 8, a query of 8,192 sees on average 32 keys of a cluster and
+// 128 of its window. Tiles are computed in full, 16 keys wide, which is a quarter more; keys come
+// from the L3 cache once a block; and assignment and routing, m products a key and a query, are a
+// fifth of the whole. bf16 saves memory alone: tiles are fp32, where torch's dense attention has
+// AMX.
 #include "cluster_attention_cpu.h"
 
 #include <ATen/Parallel.h>
