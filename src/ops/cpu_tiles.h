@@ -73,7 +73,6 @@ struct TileBest {
 };
 
 struct CpuTiles {
-  const char* name;
   void (*multiply)(const TileProduct&);
   void (*softmax)(const TileSoftmax&);
   void (*softmax_backward)(const TileSoftmaxBackward&);

@@ -1,6 +1,7 @@
 // The code of cpu_tiles.h for one instruction set: included by each cpu_tiles_*.cpp, which defines
-// DSRSQ_TILES_NAME and is compiled with that set's flags. Nothing here may have external linkage or
-// call a function of a header that does: the linker would keep one of the three copies for all.
+// DSRSQ_TILES, its table's name, and is compiled with that set's flags. Nothing here may have
+// external linkage or call a function of a header that does: the linker would keep one of the three
+// copies for all.
 #include <cstdint>
 #include <utility>
 
@@ -310,6 +311,6 @@ void best(const TileBest& t) {
 }  // namespace
 
 extern const CpuTiles DSRSQ_TILES;
-const CpuTiles DSRSQ_TILES = {DSRSQ_TILES_NAME, multiply, softmax, softmax_backward, best};
+const CpuTiles DSRSQ_TILES = {multiply, softmax, softmax_backward, best};
 
 }  // namespace dsrsq::ops

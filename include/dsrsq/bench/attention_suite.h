@@ -17,7 +17,7 @@ namespace dsrsq::bench {
 struct AttentionCase {
   int64_t tokens = 16384;  // N
   int64_t clusters = 128;  // m
-  std::string type;        // fp32, bf16; empty: bf16 on CUDA, else fp32
+  std::string type = "";   // fp32, bf16; empty: bf16 on CUDA, else fp32
 };
 
 struct AttentionSuiteOptions {
