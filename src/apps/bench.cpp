@@ -59,7 +59,10 @@ void add_options(CLI::App& app, Options& o) {
       ->capture_default_str();
   app.add_option("--device", o.device, "cpu, cuda, cuda:N")->capture_default_str();
   app.add_option("--output", o.output, "results.json to write")->required();
-  app.add_option("--cases", o.cases, "TOKENS:CLUSTERS,...")->delimiter(',')->capture_default_str();
+  app.add_option("--cases", o.cases,
+                 "TOKENS:CLUSTERS,...; also TOKENS:CLUSTERS:TYPE, fp32 (a CPU alone) or bf16")
+      ->delimiter(',')
+      ->capture_default_str();
   app.add_option("--routing", a.routings, "balanced, skewed")
       ->delimiter(',')
       ->capture_default_str();
@@ -99,14 +102,15 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--log-level", o.log_level, "debug, info, warning, error")->capture_default_str();
 }
 
-// "16384:128"
+// "16384:128", "8192:32:bf16"
 bench::AttentionCase parse_case(const std::string& text) {
-  const auto colon = text.find(':');
+  const auto colon = text.find(':'), second_colon = text.find(':', colon + 1);
+  const auto end = std::min(second_colon, text.size());
   size_t first = 0, second = 0;
   try {
-    bench::AttentionCase size{std::stoll(text, &first),
-                              std::stoll(text.substr(colon + 1), &second)};
-    if (first == colon && colon + 1 + second == text.size() && size.tokens > 0 && size.clusters > 0)
+    bench::AttentionCase size{std::stoll(text, &first), std::stoll(text.substr(colon + 1), &second),
+                              end < text.size() ? text.substr(end + 1) : ""};
+    if (first == colon && colon + 1 + second == end && size.tokens > 0 && size.clusters > 0)
       return size;
   } catch (const std::logic_error&) {
   }

@@ -374,7 +374,7 @@ std::vector<std::string> method_names(const std::vector<std::string>& asked) {
   for (const auto& name : asked) {
     if (name != "all") names.push_back(name);
     for (const auto& entry : method_table())
-      if (name == "all" && !entry.trainable) names.push_back(entry.name);
+      if (name == "all" && !entry.needs_own_weights()) names.push_back(entry.name);
   }
   return names;
 }
@@ -405,7 +405,7 @@ void check_names(const EvalRequest& request) {
         throw ConfigError(concat(advice, ": two rows are called '", name, "'"));
   };
   for (const auto& name : method_names(request.methods)) {
-    if (find_method(name).trainable)
+    if (find_method(name).needs_own_weights())
       throw ConfigError(concat("--methods: '", name,
                                "' has weights of its own; give its run by another --checkpoint"));
     insert(name, name, "--methods and --budget: expected each name and budget once");
@@ -449,10 +449,7 @@ EvalOutcome evaluate_rows(const EvalRequest& request) {
     auto config = run.config;
     if (request.seed >= 0) config.train.seed = request.seed;
     for (const auto& name : method_names(request.methods)) {
-      auto method = find_method(name).make(config, run.model->shared_method());
-      LanguageModel model(run.model->backbone(), method, run.model->begin_id(),
-                          run.model->prefix());
-      rows.add({&run, model, name, name});
+      rows.add({&run, with_method(run.model, name, config), name, name});
     }
     for (const auto& [name, probe] : probes)
       rows.add({&run, run.model, run.row + ":" + name, run.config.method, probe});
@@ -467,11 +464,11 @@ std::vector<const MethodEntry*> audited_methods(const std::vector<std::string>& 
   std::vector<const MethodEntry*> methods;
   bool all = std::find(names.begin(), names.end(), "all") != names.end();
   for (const auto& entry : method_table())
-    if (all && (!entry.trainable || entry.name == own)) methods.push_back(&entry);
+    if (all && (!entry.needs_own_weights() || entry.name == own)) methods.push_back(&entry);
   for (const auto& name : names) {
     if (name == "all") continue;
     const auto& entry = find_method(name);
-    if (entry.trainable && name != own)
+    if (entry.needs_own_weights() && name != own)
       throw ConfigError(concat("--audit: '", name, "' has weights of its own; the run is of ", own,
                                "; give its run by --checkpoint"));
     methods.push_back(&entry);
@@ -492,9 +489,8 @@ AuditOutcome audit_rows(const EvalRequest& request) {
   AuditOutcome outcome;
   for (const auto* entry : methods) {
     auto model = run.model;
-    if (!entry->trainable)
-      model = LanguageModel(run.model->backbone(), entry->make(config, run.model->shared_method()),
-                            run.model->begin_id(), run.model->prefix());
+    if (!entry->trainable || entry->name != config.method)
+      model = with_method(run.model, entry->name, config);
     AuditOptions options;
     options.budget = entry->budget;
     options.oracle = entry->oracle;

@@ -169,7 +169,7 @@ void compare(const std::vector<Method>& methods, const std::string& metric,
   }
 }
 
-void check(const AttentionSuiteOptions& o) {
+void check(const AttentionSuiteOptions& o, at::Device device) {
   if (o.kv_heads < 1 || o.heads % o.kv_heads != 0)
     throw ConfigError(concat("--kv-heads: expected a divisor of --heads ", o.heads, ", got ",
                              o.kv_heads, "; change one of them"));
@@ -178,6 +178,11 @@ void check(const AttentionSuiteOptions& o) {
       throw ConfigError(concat("--cases ", size.tokens, ":", size.clusters,
                                ": expected at least --slots ", o.slots,
                                " clusters; change one of them"));
+  for (const auto& size : o.cases)
+    if (size.type != "" && size.type != "bf16" && (size.type != "fp32" || device.is_cuda()))
+      throw ConfigError(concat("--cases ", size.tokens, ":", size.clusters, ":", size.type,
+                               ": expected ", device.is_cuda() ? "bf16" : "fp32 or bf16", " on ",
+                               device.str(), "; change it"));
 }
 
 }  // namespace
@@ -186,7 +191,8 @@ std::vector<ResultRecord> measure_attention(const AttentionSuiteOptions& o,
                                             const AttentionCase& size, const std::string& name,
                                             const AttentionData& data) {
   const at::Device device = data.q.device();
-  CaseRecords records(concat(name, ", n ", size.tokens, ", m ", size.clusters),
+  CaseRecords records(concat(name, ", n ", size.tokens, ", m ", size.clusters,
+                             size.type.empty() ? "" : ", " + size.type),
                       {{"batch", double(o.batch)},
                        {"heads", double(o.heads)},
                        {"kv_heads", double(o.kv_heads)},
@@ -238,7 +244,7 @@ std::vector<ResultRecord> measure_attention(const AttentionSuiteOptions& o,
 
 std::vector<ResultRecord> run_attention_suite(const AttentionSuiteOptions& options,
                                               at::Device device) {
-  check(options);
+  check(options, device);
   std::vector<ResultRecord> records;
   for (const auto& routing : options.routings) {
     for (const auto& size : options.cases) {

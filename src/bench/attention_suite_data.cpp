@@ -25,7 +25,8 @@ AttentionData make_attention_data(const AttentionSuiteOptions& o, const Attentio
                                   const std::string& routing, at::Device device) {
   torch::manual_seed(o.seed);
   const auto fp32 = at::TensorOptions(device).dtype(at::kFloat);
-  const auto type = device.is_cuda() ? at::kBFloat16 : at::kFloat;
+  const bool bf16 = size.type.empty() ? device.is_cuda() : size.type == "bf16";
+  const auto type = bf16 ? at::kBFloat16 : at::kFloat;
   const int64_t n = size.tokens, m = size.clusters, d = o.width;
   const at::Tensor weights = centre_weights(routing, m, fp32);
   AttentionData data;

@@ -263,7 +263,7 @@ void time_layer(const TrainedSuiteOptions& o, const LayerVectors& x, const Sqa& 
   for (const int64_t slots : o.slots) {
     timed.slots = slots;
     const auto records =
-        measure_attention(timed, {o.tokens, o.clusters}, concat("trained, layer ", x.layer), data);
+        measure_attention(timed, {o.tokens, o.clusters, ""}, concat("trained, layer ", x.layer), data);
     all.insert(all.end(), records.begin(), records.end());
   }
 }

@@ -52,6 +52,7 @@ AnswerEntries answer_entries(const Batch& batch, const MethodState& state, int64
     held.push_back((valid.defined() ? found.logical_and(valid) : found).sum(-1));
   };
   for (const auto& layer : state.layers) {
+    if (layer.values.defined() && !layer.keys.defined()) continue;  // of another layer's keys
     for (const auto& group : layer.head_groups) count(group.order, group.valid);
     if (!layer.head_groups.empty()) continue;
     if (layer.order.defined())

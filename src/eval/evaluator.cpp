@@ -237,7 +237,8 @@ class AnswerPass {
     work.routed_pairs = work.reader_tokens * double(shape.layers * flops.clusters) *
                         (1 + double(shape.key_value_heads) / double(shape.query_heads));
     work.predicted_tokens = 1 + row.decoded / questions;
-    result.flops = forward_flops(model_->backbone()->config(), flops, work);
+    result.flops = forward_flops(model_->backbone()->config(), flops, work) +
+                   work.reader_tokens * model_->method().token_flops();
   }
 
   LanguageModel& model_;

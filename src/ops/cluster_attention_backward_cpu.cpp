@@ -1,6 +1,6 @@
 // Query-major like the forward pass, weights computed anew from the kept log-sum-exp. Queries write
-// their own gradients; those of keys are summed over the queries of a part, and then over parts, each
-// in a fixed order. Parts are as many as the shape says, whatever the number of threads.
+// their own gradients; those of keys are summed over the queries of a part, and then over parts,
+// each in a fixed order. Parts are as many as the shape says, whatever the number of threads.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
@@ -21,7 +21,8 @@ constexpr int64_t kKeysPerTask = 512;  // of the sum over parts
 // Gradients of keys in cluster order, of each part.
 struct KeyGradients {
   KeyGradients(const ClusterCpuSizes& s, bool biased)
-      : parts(std::clamp<int64_t>(kTasks / std::max<int64_t>(s.kv(), 1), 1, s.blocks())),
+      : parts(std::clamp<int64_t>(kTasks / std::max<int64_t>(s.kv(), 1), 1,
+                                  std::max<int64_t>(s.blocks(), 1))),
         places(s.places),
         padded(s.padded) {
     const auto fp32 = at::TensorOptions(at::kFloat);
@@ -63,8 +64,7 @@ class BackwardBlock {
         dk_(g.sums.k_of(g.in.kv_of(head), part)),
         dv_(g.sums.v_of(g.in.kv_of(head), part)),
         d_bias_(g.sums.bias_of(g.in.kv_of(head), part)) {
-    const auto block = [&] { return scratch.take<float>(rows_ * s_.padded); };
-    q_ = block(), dq_ = block(), d_out_ = block();
+    dq_ = scratch.take<float>(rows_ * s_.padded);
     lse_ = scratch.take<float>(rows_);
     delta_ = scratch.take<float>(rows_);
     weights_ = scratch.take<float>(kTileRows * kTileColumns);
@@ -95,15 +95,15 @@ class BackwardBlock {
  private:
   void read() {
     const int64_t query = head_ * s_.queries + first_, padded = s_.padded;
-    const Rows q = g_.in.rows(g_.in.a.q), out = g_.in.rows(g_.out), d_out = g_.in.rows(g_.d_out);
+    const auto read = [&](const at::Tensor& x) {
+      return g_.in.rows(x).read_block(query, rows_, scratch_.take<float>(rows_ * padded));
+    };
+    q_ = read(g_.in.a.q), d_out_ = read(g_.d_out);
+    const float* out = read(g_.out);
     const float* lse = g_.lse.const_data_ptr<float>() + query;
-    float* row = scratch_.take<float>(padded);
     for (int64_t r = 0; r < rows_; ++r) {
-      q.read(query + r, q_ + r * padded);
-      d_out.read(query + r, d_out_ + r * padded);
-      out.read(query + r, row);
       float sum = 0;
-      for (int64_t i = 0; i < s_.width; ++i) sum += row[i] * d_out_[r * padded + i];
+      for (int64_t i = 0; i < s_.width; ++i) sum += out[r * padded + i] * d_out_[r * padded + i];
       delta_[r] = sum;
       const bool none = lse[r] == -std::numeric_limits<float>::infinity();
       lse_[r] = none ? -lse[r] : float(lse[r] / kLn2);
@@ -174,7 +174,7 @@ class BackwardBlock {
       for (int64_t i = 0; i < t.keys; ++i)
         d_bias_[t.places ? t.places[i] : t.place + i] += tile_bias_[i];
     cpu_tiles().multiply({.rows = t.rows,
-                          .inner = t.columns,
+                          .inner = t.keys,
                           .panels = panels(padded),
                           .a = d_logits_,
                           .a_row = kTileColumns,
@@ -184,6 +184,7 @@ class BackwardBlock {
                           .b_inner = padded,
                           .c = dq_,
                           .c_row = padded,
+                          .b_index = t.packed.row_index,
                           .c_index = t.row,
                           .keep = ones_});
   }
@@ -193,7 +194,8 @@ class BackwardBlock {
   int64_t head_, first_, rows_;
   Scratch& scratch_;
   float *dk_, *dv_, *d_bias_;
-  float *q_, *dq_, *d_out_, *lse_, *delta_, *weights_, *d_logits_;
+  const float *q_, *d_out_;
+  float *dq_, *lse_, *delta_, *weights_, *d_logits_;
   float *tile_q_, *tile_d_out_, *tile_lse_, *tile_delta_, *tile_bias_, *ones_;
 };
 

@@ -13,6 +13,11 @@ namespace {
 constexpr int64_t kBlock = 1024;  // queries: their rows, sums and lists stay in the L2 cache
 constexpr double kLog2E = 1.4426950408889634;
 
+using Four = float __attribute__((vector_size(16)));
+using UnalignedFour = float __attribute__((vector_size(16), aligned(4), may_alias));
+Four load(const float* p) { return *reinterpret_cast<const UnalignedFour*>(p); }
+void store(float* p, Four x) { *reinterpret_cast<UnalignedFour*>(p) = x; }
+
 int64_t up(int64_t x) { return panels(x) * kPanel; }
 
 }  // namespace
@@ -36,9 +41,45 @@ void write_row(const float* from, void* data, bool bf16, int64_t row, int64_t wi
   }
 }
 
-void transpose_panel(const float* rows, int64_t padded, float* panel) {
-  for (int64_t i = 0; i < padded; ++i)
-    for (int64_t r = 0; r < kPanel; ++r) panel[i * kPanel + r] = rows[r * padded + i];
+void Rows::prefetch(int64_t row) const {
+  const int64_t bytes = width * (bf16 ? 2 : 4);
+  const char* from = static_cast<const char*>(data) + row * bytes;
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
+}
+
+const float* Rows::read_block(int64_t first, int64_t count, float* buffer) const {
+  if (const float* place = in_place(first)) return place;
+  for (int64_t i = 0; i < count; ++i) read(first + i, buffer + i * padded);
+  return buffer;
+}
+
+void transpose_panel(const float* const* rows, int64_t padded, float* panel) {
+  int64_t i = 0;
+  for (; i + 4 <= padded; i += 4) {
+    for (int64_t r = 0; r < kPanel; r += 4) {
+      const Four a = load(rows[r] + i), b = load(rows[r + 1] + i);
+      const Four c = load(rows[r + 2] + i), d = load(rows[r + 3] + i);
+      const Four ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+      const Four cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+      const Four ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+      const Four cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+      float* to = panel + i * kPanel + r;
+      store(to, __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5));
+      store(to + kPanel, __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7));
+      store(to + 2 * kPanel, __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5));
+      store(to + 3 * kPanel, __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7));
+    }
+  }
+  for (; i < padded; ++i)
+    for (int64_t r = 0; r < kPanel; ++r) panel[i * kPanel + r] = rows[r][i];
+}
+
+void transpose_panels(const float* rows, int64_t count, int64_t padded, float* panels) {
+  for (int64_t first = 0; first < count; first += kPanel) {
+    const float* row[kPanel];
+    for (int64_t i = 0; i < kPanel; ++i) row[i] = rows + std::min(first + i, count - 1) * padded;
+    transpose_panel(row, padded, panels + first * padded);
+  }
 }
 
 ClusterCpuSizes::ClusterCpuSizes(const ClusterAttentionArguments& a)
@@ -79,8 +120,9 @@ void ClusterOrder::sort(int64_t kv, const int32_t* assignment) {
   };
   std::fill_n(counts, clusters + 1, 0);
   for (int64_t j = 0; j < keys; ++j) {
-    TORCH_CHECK(assignment[j] < clusters, "cluster_attention: assignment must be below m = ",
-                clusters, ", got ", assignment[j]);
+    TORCH_CHECK(assignment[j] < clusters,
+                "cluster_attention: assignment must be below m = ", clusters, ", got ",
+                assignment[j]);
     ++counts[bucket(j)];
   }
   starts[0] = 0;
@@ -95,21 +137,27 @@ void ClusterOrder::sort(int64_t kv, const int32_t* assignment) {
 }
 
 void pack_keys(const KeySource& source, int64_t count, const int32_t* positions,
-               const PackedKeys& to, Scratch& scratch) {
+               const KeyArrays<float>& to, Scratch& scratch) {
   const int64_t padded = source.k.padded;
   float* spare = scratch.take<float>(kPanel * padded);
-  const auto pack = [&](const Rows& from, int64_t first, float* rows, float* panels) {
-    if (rows == nullptr && panels == nullptr) return;
-    float* target = rows != nullptr ? rows + first * padded : spare;
+  const auto pack = [&](const Rows& from, int64_t first, float* copies, float* panels) {
+    if (copies == nullptr && panels == nullptr) return;
+    const float* rows[kPanel];
     for (int64_t i = 0; i < kPanel; ++i) {
+      if (const int64_t next = first + kPanel + i; next < count && positions[next] >= 0)
+        from.prefetch(source.first_row + positions[next]);
       const int32_t j = positions[first + i];
+      float* copy = copies != nullptr ? copies + (first + i) * padded : spare + i * padded;
+      rows[i] = j < 0 ? nullptr : from.in_place(source.first_row + j);
+      if (rows[i] != nullptr && copies == nullptr) continue;
+      rows[i] = copy;
       if (j < 0) {
-        std::fill_n(target + i * padded, padded, 0.f);
+        std::fill_n(copy, padded, 0.f);
       } else {
-        from.read(source.first_row + j, target + i * padded);
+        from.read(source.first_row + j, copy);
       }
     }
-    if (panels != nullptr) transpose_panel(target, padded, panels + first * padded);
+    if (panels != nullptr) transpose_panel(rows, padded, panels + first * padded);
   };
   for (int64_t first = 0; first < count; first += kPanel) {
     pack(source.k, first, to.k_rows, to.k_panels);
@@ -117,7 +165,7 @@ void pack_keys(const KeySource& source, int64_t count, const int32_t* positions,
     for (int64_t i = first; i < first + kPanel; ++i) {
       const int32_t j = positions[i];
       const bool hidden = j < 0 || source.assignment[j] < 0;
-      to.bias[i] = hidden                    ? -std::numeric_limits<float>::infinity()
+      to.bias[i] = hidden                   ? -std::numeric_limits<float>::infinity()
                    : source.bias == nullptr ? 0.f
                                             : float(source.bias[j] * kLog2E);
     }

@@ -13,17 +13,27 @@
 
 namespace dsrsq::ops {
 
-// Rows of a [.., width] tensor of fp32 or bf16, as fp32 rows of `padded` numbers, zero beyond width.
+// Rows of a [.., width] tensor of fp32 or bf16, as fp32 rows of `padded` numbers, zero beyond
+// width.
 struct Rows {
   const void* data;
   bool bf16;
   int64_t width, padded;
   void read(int64_t row, float* to) const;
+  // The row where it lies, if it is what `read` would give; else null.
+  const float* in_place(int64_t row) const {
+    return bf16 || width != padded ? nullptr : static_cast<const float*>(data) + row * width;
+  }
+  void prefetch(int64_t row) const;
+  // Rows one after another: in place, or copied to `buffer`.
+  const float* read_block(int64_t first, int64_t count, float* buffer) const;
 };
 void write_row(const float* from, void* data, bool bf16, int64_t row, int64_t width);
 
-// [16][padded] -> panel [padded][16].
-void transpose_panel(const float* rows, int64_t padded, float* panel);
+// 16 rows of `padded` numbers -> panel [padded][16].
+void transpose_panel(const float* const* rows, int64_t padded, float* panel);
+// `count` rows side by side -> panels; beyond the last row its copies.
+void transpose_panels(const float* rows, int64_t count, int64_t padded, float* panels);
 
 struct ClusterCpuSizes {
   explicit ClusterCpuSizes(const ClusterAttentionArguments& a);
@@ -38,8 +48,8 @@ struct ClusterCpuSizes {
   int64_t kv() const { return batch * kv_heads; }
 };
 
-// The keys of each key-value head sorted by cluster, stable: positions ascend in a cluster, so what a
-// query sees of it is a prefix. Each cluster begins at a multiple of 16 places. Sinks are in no
+// The keys of each key-value head sorted by cluster, stable: positions ascend in a cluster, so what
+// a query sees of it is a prefix. Each cluster begins at a multiple of 16 places. Sinks are in no
 // cluster, so that they count once; they and the keys that nobody sees come last.
 struct ClusterOrder {
   explicit ClusterOrder(const ClusterCpuSizes& sizes);
@@ -57,15 +67,17 @@ struct ClusterOrder {
   std::vector<int32_t> place;     // [kv, keys]
 };
 
-// Keys and values of one range of places or positions: what the products need of them. Wanted are
-// those that are not null.
-struct PackedKeys {
-  float* k_panels;  // [count / 16][padded][16]
-  float* k_rows;    // [count][padded]
-  float* v_panels;
-  float* v_rows;
-  float* bias;  // [count], to base 2; -infinity for a key that nobody sees
+// Keys and values of one range of places or positions, as the products need them; null: not wanted.
+template <typename Float>
+struct KeyArrays {
+  Float* k_panels;  // [count / 16][padded][16]
+  Float* k_rows;    // [count][padded]
+  Float* v_panels;
+  Float* v_rows;
+  Float* bias;                         // [count], to base 2; -infinity for a key that nobody sees
+  const int32_t* row_index = nullptr;  // of k_rows and v_rows; null: side by side
 };
+using PackedKeys = KeyArrays<const float>;
 
 struct KeySource {
   Rows k, v;
@@ -76,7 +88,7 @@ struct KeySource {
 
 // Keys positions[0 .. count), count a multiple of 16; where a position is -1, zeros.
 void pack_keys(const KeySource& source, int64_t count, const int32_t* positions,
-               const PackedKeys& to, Scratch& scratch);
+               const KeyArrays<float>& to, Scratch& scratch);
 
 // The rows of a block of queries by cluster, ascending.
 struct BlockRoutes {

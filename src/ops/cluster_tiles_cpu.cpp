@@ -8,14 +8,19 @@ namespace dsrsq::ops {
 namespace {
 
 // Queries that share a tile of their windows: with more of them it grows by keys that few see.
-constexpr int64_t kNearRows = 32;
+constexpr int64_t kNearRows = 16;
 constexpr int64_t kPlacesPerTask = 1024;  // that one task packs
 
-PackedKeys offset(const PackedKeys& keys, int64_t columns, int64_t padded) {
-  const auto by = [](float* p, int64_t count) { return p == nullptr ? nullptr : p + count; };
-  return {by(keys.k_panels, columns * padded), by(keys.k_rows, columns * padded),
-          by(keys.v_panels, columns * padded), by(keys.v_rows, columns * padded),
-          by(keys.bias, columns)};
+template <typename Float>
+KeyArrays<Float> offset(const KeyArrays<Float>& keys, int64_t columns, int64_t padded) {
+  const auto by = [](auto* p, int64_t count) { return p == nullptr ? nullptr : p + count; };
+  const int64_t rows = keys.row_index == nullptr ? columns * padded : 0;
+  return {by(keys.k_panels, columns * padded),
+          by(keys.k_rows, rows),
+          by(keys.v_panels, columns * padded),
+          by(keys.v_rows, rows),
+          by(keys.bias, columns),
+          by(keys.row_index, columns)};
 }
 
 // One block of queries, and room for what describes its tiles.
@@ -82,7 +87,7 @@ class Block {
 
  private:
   struct Near {
-    int64_t first, count, end;  // positions
+    int64_t first, end;  // positions
     PackedKeys packed;
   };
 
@@ -92,13 +97,20 @@ class Block {
   Near pack_near(int64_t first, int64_t end) {
     const int64_t count = panels(end - first) * kPanel, numbers = count * s_.padded;
     int32_t* positions = scratch_.take<int32_t>(count);
-    for (int64_t i = 0; i < count; ++i)
-      positions[i] = first + i < end ? int32_t(first + i) : -1;
+    for (int64_t i = 0; i < count; ++i) positions[i] = first + i < end ? int32_t(first + i) : -1;
     const auto wanted = [&](bool want) { return want ? scratch_.take<float>(numbers) : nullptr; };
-    const PackedKeys packed{wanted(true), wanted(backward_), wanted(backward_), wanted(!backward_),
-                            scratch_.take<float>(count)};
-    pack_keys(in_.keys_of(kv_), count, positions, packed, scratch_);
-    return {first, count, end, packed};
+    const KeySource source = in_.keys_of(kv_);
+    // Rows side by side in the tensor need no copy.
+    const float* k = source.k.in_place(source.first_row + first);
+    const float* v = source.v.in_place(source.first_row + first);
+    const KeyArrays<float> packed{wanted(true), wanted(backward_ && k == nullptr),
+                                  wanted(backward_), wanted(!backward_ && v == nullptr),
+                                  scratch_.take<float>(count)};
+    pack_keys(source, count, positions, packed, scratch_);
+    return {first,
+            end,
+            {packed.k_panels, k != nullptr ? k : packed.k_rows, packed.v_panels,
+             v != nullptr ? v : packed.v_rows, packed.bias}};
   }
 
   // range(r): positions [from, to) that row r sees, which do not shrink from one row to the next.
@@ -130,8 +142,13 @@ class Block {
       while (visible[0] <= first) ++row, ++visible, --rows;
       for (int64_t r = 0; r < rows; ++r)
         to_[r] = int32_t(std::min(int64_t(visible[r]) - first, keys));
-      visit_({rows, row, from_, to_, panels(keys) * kPanel, keys, keys_.at(kv_, place + first),
-              nullptr, place + first});
+      const PackedKeys packed = keys_.at(kv_, place + first);
+      if (packed.row_index != nullptr) {  // scattered rows: on their way while logits are computed
+        const KeySource source = in_.keys_of(kv_);
+        for (int64_t i = 0; i < keys; ++i)
+          (backward_ ? source.k : source.v).prefetch(source.first_row + packed.row_index[i]);
+      }
+      visit_({rows, row, from_, to_, panels(keys) * kPanel, keys, packed, nullptr, place + first});
     }
   }
 
@@ -179,16 +196,18 @@ int64_t ClusterCpuInputs::kv_of(int64_t head) const {
 }
 
 ClusteredKeys::ClusteredKeys(const ClusterCpuInputs& inputs, bool backward)
-    : inputs_(inputs), order_(inputs.sizes) {
+    : inputs_(inputs),
+      order_(inputs.sizes),
+      in_place_(inputs.rows(inputs.a.k).in_place(0) != nullptr) {
   const ClusterCpuSizes& s = inputs.sizes;
   const auto numbers = [&](bool wanted, int64_t width) {
     return wanted ? at::empty({s.kv(), s.places, width}, inputs.a.q.options().dtype(at::kFloat))
                   : at::Tensor();
   };
   k_panels_ = numbers(true, s.padded);
-  k_rows_ = numbers(backward, s.padded);
+  k_rows_ = numbers(backward && !in_place_, s.padded);
   v_panels_ = numbers(backward, s.padded);
-  v_rows_ = numbers(!backward, s.padded);
+  v_rows_ = numbers(!backward && !in_place_, s.padded);
   bias_ = numbers(true, 1);
 }
 
@@ -201,19 +220,29 @@ std::vector<Stage> ClusteredKeys::stages() {
     const int64_t end = order_.first_of(kv)[order_.clusters];  // the rest is in no cluster
     const int64_t count = std::min(kPlacesPerTask, end - first);
     if (count > 0)
-      pack_keys(inputs_.keys_of(kv), count, order_.position_of(kv) + first, at(kv, first), scratch);
+      pack_keys(inputs_.keys_of(kv), count, order_.position_of(kv) + first, buffers(kv, first),
+                scratch);
   };
   return {{s.kv(), sort}, {s.kv() * parts, pack}};
 }
 
-PackedKeys ClusteredKeys::at(int64_t kv, int64_t place) const {
+KeyArrays<float> ClusteredKeys::buffers(int64_t kv, int64_t place) const {
   const auto data = [](const at::Tensor& x) {
     return x.defined() ? x.mutable_data_ptr<float>() : nullptr;
   };
   const ClusterCpuSizes& s = inputs_.sizes;
-  const PackedKeys all{data(k_panels_), data(k_rows_), data(v_panels_), data(v_rows_),
-                       data(bias_)};
-  return offset(all, kv * s.places + place, s.padded);
+  return offset<float>(
+      {data(k_panels_), data(k_rows_), data(v_panels_), data(v_rows_), data(bias_)},
+      kv * s.places + place, s.padded);
+}
+
+PackedKeys ClusteredKeys::at(int64_t kv, int64_t place) const {
+  const KeyArrays<float> keys = buffers(kv, place);
+  if (!in_place_) return {keys.k_panels, keys.k_rows, keys.v_panels, keys.v_rows, keys.bias};
+  const KeySource source = inputs_.keys_of(kv);
+  return {keys.k_panels, source.k.in_place(source.first_row),
+          keys.v_panels, source.v.in_place(source.first_row),
+          keys.bias,     order_.position_of(kv) + place};
 }
 
 void visit_tiles(const ClusterCpuInputs& inputs, const ClusteredKeys& keys, int64_t head,

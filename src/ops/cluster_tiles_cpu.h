@@ -37,20 +37,23 @@ class ClusteredKeys {
   PackedKeys at(int64_t kv, int64_t place) const;
 
  private:
+  KeyArrays<float> buffers(int64_t kv, int64_t place) const;
+
   const ClusterCpuInputs& inputs_;
   ClusterOrder order_;
+  bool in_place_;  // rows of keys and values are read where they are
   at::Tensor k_panels_, k_rows_, v_panels_, v_rows_, bias_;
 };
 
 // Queries `rows` of a block against `columns` keys side by side.
 struct KeyTile {
   int64_t rows;
-  const int32_t* row;         // [rows], of the block, ascending
-  const int32_t *from, *to;   // [rows]: columns that the row sees
-  int64_t columns;            // a multiple of 16
-  int64_t keys;               // columns that are keys at all
-  PackedKeys packed;          // of the first column
-  const int32_t* places;      // [keys] in cluster order; null: ascending from `place`
+  const int32_t* row;        // [rows], of the block, ascending
+  const int32_t *from, *to;  // [rows]: columns that the row sees
+  int64_t columns;           // a multiple of 16
+  int64_t keys;              // columns that are keys at all
+  PackedKeys packed;         // of the first column
+  const int32_t* places;     // [keys] in cluster order; null: ascending from `place`
   int64_t place;
 };
 

@@ -20,15 +20,16 @@ struct Progress {
   std::atomic<bool> failed{false};
 };
 
-// No deadlock, however few threads there are: tasks are taken in order, so those of the stage before
-// are all taken, and their threads wait for nothing but earlier stages.
+// No deadlock, however few threads there are: tasks are taken in order, so those of the stage
+// before are all taken, and their threads wait for nothing but earlier stages.
 void wait_for(const Stage& stage, const std::atomic<int64_t>& done, const Progress& progress) {
   while (done.load(std::memory_order_acquire) < stage.tasks && !progress.failed)
     std::this_thread::yield();
 }
 
 void work(const std::vector<Stage>& stages, Progress& progress) {
-  Scratch scratch;
+  // Kept from one call to the next: fresh pages cost more than many a task.
+  static thread_local Scratch scratch;
   size_t stage = 0;
   int64_t before = 0;  // tasks of the stages before
   while (true) {

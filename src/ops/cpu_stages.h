@@ -8,7 +8,7 @@
 
 namespace dsrsq::ops {
 
-// A thread's working memory, handed out anew to each task and kept from one to the next.
+// A thread's working memory, handed out anew to each task and kept for the next ones.
 class Scratch {
  public:
   // Aligned to a cache line, not initialised.

@@ -1,6 +1,6 @@
-// Dense arithmetic on small fp32 tiles that lie in the cache, for the fused operators on a CPU: each
-// call is one thread's, allocates nothing and starts no parallel region. The code is compiled once
-// for each instruction set (cpu_tiles_*.cpp); cpu_tiles() is the best that this machine runs.
+// Dense arithmetic on small fp32 tiles that lie in the cache, for the fused operators on a CPU:
+// each call is one thread's, allocates nothing and starts no parallel region. The code is compiled
+// once for each instruction set (cpu_tiles_*.cpp); cpu_tiles() is the best that this machine runs.
 //
 // A panel holds 16 columns: B as the right factor of a product is [panels][inner][16], so that the
 // columns of one step lie in one cache line. A row-major [inner][columns] is panels as well, whose
@@ -15,8 +15,8 @@ constexpr int64_t kPanel = 16;  // columns
 
 constexpr int64_t panels(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
 
-// C = keep * C + A B, each entry by one chain of additions over `inner` in ascending order, whatever
-// the other sizes: an entry does not depend on the tile that it is computed in.
+// C = keep * C + A B, each entry by one chain of additions over `inner` in ascending order,
+// whatever the other sizes: an entry does not depend on the tile that it is computed in.
 struct TileProduct {
   int64_t rows, inner, panels;
   const float* a;  // entry (r, i) at (a_index ? a_index[r] : r) * a_row + i * a_inner
@@ -26,8 +26,9 @@ struct TileProduct {
   float* c;  // entry (r, c) at (c_index ? c_index[r] : r) * c_row + c
   int64_t c_row;
   const int32_t* a_index = nullptr;
+  const int32_t* b_index = nullptr;  // null, or row i of B lies at b_index[i] * b_inner
   const int32_t* c_index = nullptr;  // distinct
-  const float* keep = nullptr;  // a factor a row; none: 0, and C is not read
+  const float* keep = nullptr;       // a factor a row; none: 0, and C is not read
 };
 
 // Logits to weights of an online softmax, in powers of two: row by row

@@ -27,11 +27,11 @@ using UnalignedIntegers = int32_t __attribute__((vector_size(kLanes * 4), aligne
 
 inline Vector load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
 inline void store(float* p, Vector x) { *reinterpret_cast<Unaligned*>(p) = x; }
-inline Vector broadcast(float x) { return Vector{} + x; }
+inline Vector broadcast(float x) { return x - Vector{}; }
 constexpr float kInfinity = __builtin_inff();
 
 // One block of the product, its sums in registers. `first`: of the block's vectors.
-template <int rows, int vectors>
+template <int rows, int vectors, bool indexed>
 inline void multiply_block(const TileProduct& t, int64_t row, int64_t first) {
   const float* a[rows];
   float* c[rows];
@@ -53,7 +53,8 @@ inline void multiply_block(const TileProduct& t, int64_t row, int64_t first) {
   const int64_t a_inner = t.a_inner, b_inner = t.b_inner;
   for (int64_t i = 0; i < t.inner; ++i) {
     Vector column[vectors];
-    for (int v = 0; v < vectors; ++v) column[v] = load(b[v] + i * b_inner);
+    const int64_t at = (indexed ? t.b_index[i] : i) * b_inner;
+    for (int v = 0; v < vectors; ++v) column[v] = load(b[v] + at);
     for (int r = 0; r < rows; ++r) {
       const Vector x = broadcast(a[r][i * a_inner]);
       for (int v = 0; v < vectors; ++v) sum[r][v] += x * column[v];
@@ -63,29 +64,52 @@ inline void multiply_block(const TileProduct& t, int64_t row, int64_t first) {
     for (int v = 0; v < vectors; ++v) store(c[r] + v * kLanes, sum[r][v]);
 }
 
-template <int vectors>
+template <int vectors, bool indexed>
 void multiply_rows(const TileProduct& t, int64_t first) {
   int64_t row = 0;
-  for (; row + kRows <= t.rows; row += kRows) multiply_block<kRows, vectors>(t, row, first);
+  for (; row + kRows <= t.rows; row += kRows)
+    multiply_block<kRows, vectors, indexed>(t, row, first);
   switch (t.rows - row) {
-    case 1: return multiply_block<1, vectors>(t, row, first);
-    case 2: return multiply_block<2, vectors>(t, row, first);
-    case 3: return multiply_block<3, vectors>(t, row, first);
-    case 4: return multiply_block<4, vectors>(t, row, first);
-    case 5: return multiply_block<5, vectors>(t, row, first);
+    case 1:
+      return multiply_block<1, vectors, indexed>(t, row, first);
+    case 2:
+      return multiply_block<2, vectors, indexed>(t, row, first);
+    case 3:
+      return multiply_block<3, vectors, indexed>(t, row, first);
+    case 4:
+      return multiply_block<4, vectors, indexed>(t, row, first);
+    case 5:
+      return multiply_block<5, vectors, indexed>(t, row, first);
+  }
+}
+
+template <bool indexed>
+void multiply_vectors(const TileProduct& t) {
+  const int64_t vectors = t.panels * kParts;
+  int64_t first = 0;
+  if constexpr (kVectors == 4) {
+    // Five are three and two: the sums of a single vector are too few to hide each other's latency.
+    for (; vectors - first >= 4 && vectors - first != 5; first += 4)
+      multiply_rows<4, indexed>(t, first);
+    if (vectors - first == 5) multiply_rows<3, indexed>(t, first), first += 3;
+    switch (vectors - first) {
+      case 1:
+        return multiply_rows<1, indexed>(t, first);
+      case 2:
+        return multiply_rows<2, indexed>(t, first);
+      case 3:
+        return multiply_rows<3, indexed>(t, first);
+    }
+  } else {
+    for (; first < vectors; first += kVectors) multiply_rows<kVectors, indexed>(t, first);
   }
 }
 
 void multiply(const TileProduct& t) {
-  const int64_t vectors = t.panels * kParts;
-  int64_t first = 0;
-  for (; first + kVectors <= vectors; first += kVectors) multiply_rows<kVectors>(t, first);
-  if constexpr (kVectors == 4) {
-    switch (vectors - first) {
-      case 1: return multiply_rows<1>(t, first);
-      case 2: return multiply_rows<2>(t, first);
-      case 3: return multiply_rows<3>(t, first);
-    }
+  if (t.b_index != nullptr) {
+    multiply_vectors<true>(t);
+  } else {
+    multiply_vectors<false>(t);
   }
 }
 
@@ -270,11 +294,16 @@ void best(const TileBest& t) {
     return;
   }
   for (int64_t c = 0; c < columns; c += kLanes) {
-    if (t.best == 1) best_in_columns<1>(t, c);
-    else if (t.best == 2) best_in_columns<2>(t, c);
-    else if (t.best <= 4) best_in_columns<4>(t, c);
-    else if (t.best <= 8) best_in_columns<8>(t, c);
-    else best_in_columns<16>(t, c);
+    if (t.best == 1)
+      best_in_columns<1>(t, c);
+    else if (t.best == 2)
+      best_in_columns<2>(t, c);
+    else if (t.best <= 4)
+      best_in_columns<4>(t, c);
+    else if (t.best <= 8)
+      best_in_columns<8>(t, c);
+    else
+      best_in_columns<16>(t, c);
   }
 }
 

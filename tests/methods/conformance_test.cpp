@@ -9,6 +9,7 @@
 #include "dsrsq/core/error.h"
 #include "dsrsq/model/generate.h"
 #include "dsrsq/registry.h"
+#include "methods/kept_entries.h"
 #include "methods/tiny_words.h"
 #include "support/expect_tensor.h"
 #include "support/tiny.h"
@@ -26,6 +27,11 @@ RunConfig config() {
   run.dsrsq = testing::tiny_dsrsq(true, true, true);
   run.standard.window = 40;
   run.standard.reserved = 10;
+  run.gca.chunk = 4;
+  run.gca.chunks_per_query = 2;
+  run.gca.window = 8;
+  run.gca.encoder_layers = 1;
+  run.gca.output_start = "normal";
   run.train.seed = 3;
   run.eviction.window = 4;
   run.kv_compress.block = 4;
@@ -237,6 +243,24 @@ TEST(Registry, AnUnknownMethodNamesTheNearest) {
     EXPECT_NE(std::string(error.what()).find("did you mean 'bm25'?"), std::string::npos)
         << error.what();
   }
+}
+
+// What a prompt puts in front of every context is kept by a method that reads with another's
+// weights, outside its budget.
+TEST(Registry, AMethodKeepsThePrefixOfTheModelThatItReadsWith) {
+  torch::NoGradGuard no_grad;
+  auto run = config();
+  run.method = "standard";
+  run.prompt.prefix = "w1 w2 w3";
+  run.streaming_llm.sinks = 0;
+  auto model = with_method(make_model(run, *testing::tiny_words()), "streaming_llm", run);
+  PassOptions options;
+  options.budget_share = 0.5;
+  MethodState state;
+  read_batch(model, tiny_batch({{.context = 10, .tail = 2, .sample = 1}}), options, &state);
+  // 2 sinks and 3 tokens of the prefix, the last half of the context, the question.
+  EXPECT_EQ(testing::kept_ranks(state, 1, 2)[0][0][0],
+            (std::set<int64_t>{0, 1, 2, 3, 4, 10, 11, 12, 13, 14, 15, 16}));
 }
 
 TEST(Registry, ProbesRunOnTrainedWeights) {

@@ -17,6 +17,7 @@ namespace dsrsq::bench {
 struct AttentionCase {
   int64_t tokens = 16384;  // N
   int64_t clusters = 128;  // m
+  std::string type;        // fp32, bf16; empty: bf16 on CUDA, else fp32
 };
 
 struct AttentionSuiteOptions {
@@ -36,7 +37,7 @@ struct AttentionSuiteOptions {
 // from none. skewed: a centre's share of keys falls as 1 / rank, and queries lean to large
 // clusters.
 struct AttentionData {
-  at::Tensor q, k, v, d_out;  // [B, H, N, d], [B, H_kv, N, d], ...; bf16 on CUDA, else fp32
+  at::Tensor q, k, v, d_out;  // [B, H, N, d], [B, H_kv, N, d], ...; of the case's type
   at::Tensor route_q;         // as q: what is routed (q before RoPE)
   at::Tensor assign_k;        // as k: what is assigned
   at::Tensor directions;      // [H_kv, m, d] fp32: what keys are compared with
