@@ -1,7 +1,7 @@
 # Sourced by table_5_1.sh to table_5_4.sh: the runs and evaluations behind them, on SmolLM2 and real questions with ten passages. The paper's
 # own numbers are of other data and models and are never printed.
 #   table_5_N.sh FILE [cuda|cpu|smoke]     FILE: nq-open-oracle.jsonl.gz of lost-in-the-middle
-# cuda: the training of smollm2_nq.sh and all test questions. cpu (the default): few steps and 40 questions, which shows that everything
+# cuda: the training of smollm2_nq.sh, of gca beside it, and all test questions. cpu (the default): few steps and 40 questions, which shows that everything
 # runs and says little about quality. smoke: one step, four questions of 300 tokens. What is finished is kept; the tables share it.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 usage() { sed -n '2,/^source/s/^# //p' "$0"; sed -n '3,6s/^# //p' "${BASH_SOURCE[0]}"; exit 2; }
@@ -43,8 +43,7 @@ train_row() {
 train_main() {
   train_row dsrsq configs/smollm2_nq.yaml "${STEPS[@]}"
   train_row standard configs/smollm2_nq/dense.yaml "${DENSE_STEPS[@]}"
-  # Chunk retrieval has weights of its own, where the registry knows it.
-  [ ! -f configs/smollm2_nq/gca.yaml ] || train_row gca configs/smollm2_nq/gca.yaml "${DENSE_STEPS[@]}"
+  train_row gca configs/methods/gca.yaml "${TWO_STAGES[@]}"
   finish_runs
 }
 
@@ -54,7 +53,7 @@ evaluate_main() {
   local folder="$1" columns="$2" checkpoints=() row
   shift 2
   for row in standard dsrsq gca; do
-    [ ! -d "$TABLES/$row" ] || checkpoints+=(--checkpoint "$row=$(last_checkpoint "$TABLES/$row")")
+    checkpoints+=(--checkpoint "$row=$(last_checkpoint "$TABLES/$row")")
   done
   "$BIN/dsrsq-eval" "${checkpoints[@]}" --methods rag,attention_rag,razor,pyramid,question_only --budget $BUDGET --baseline standard \
     --device "$DEVICE" "${EVALUATION[@]}" "$@" --columns "$columns" --output-dir "$folder"

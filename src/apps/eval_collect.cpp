@@ -57,7 +57,7 @@ std::tuple<size_t, double, std::string> place(const Found& found) {
   auto method = row.substr(0, row.find('@'));
   size_t number = 0;  // a run, named as its user likes
   for (size_t i = 0; i < table.size(); ++i)
-    if (table[i].name == method && !table[i].trainable) number = i + 1;
+    if (table[i].name == method) number = i + 1;
   double budget = 0;
   for (const char* name : {"budget_share", "budget_tokens"}) {
     const auto& shape = found.kept.records.front().shape;

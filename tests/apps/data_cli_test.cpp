@@ -358,7 +358,9 @@ TEST_F(Evaluation, AnswersAndCostsAtDifferentTimesMakeTheSameRows) {
     bool timed = name.find("latency") != std::string::npos ||
                  name.find("throughput") != std::string::npos ||
                  name.find("peak_memory") != std::string::npos;
-    if (!timed) EXPECT_NEAR(apart[name], value, 1e-9 * std::abs(value)) << name;
+    if (!timed) {
+      EXPECT_NEAR(apart[name], value, 1e-9 * std::abs(value)) << name;
+    }
   }
   auto table = read_bytes(folder + "/table.md");
   EXPECT_LT(table.find("| full@25%"), table.find("| random@25%"));

@@ -146,8 +146,9 @@ TEST_F(EvaluatorTest, AnswersOfSeveralBudgetsAndCostsAreThoseOfOneEvaluationEach
       EXPECT_EQ(together[i].latencies.size(), alone.latencies.size());
       EXPECT_GT(together[i].context_tokens_per_second, 0);
     }
-    if (model->method().method_name() != "random")
+    if (model->method().method_name() != "random") {
       EXPECT_LT(together[1].density, together[0].density) << name;
+    }
   }
 }
 

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/files.h"
 #include "support/tiny_run.h"
@@ -93,6 +95,33 @@ TEST_F(Predictions, WhatWasWrittenIsReadAgain) {
   EXPECT_EQ(named[0].row, "x:full");
   EXPECT_EQ(named[1].row, "x:other");
   EXPECT_EQ(read({"x=" + file("one.jsonl", question_lines(row))})[0].row, "x");
+}
+
+// What a row knows of a question beside its answer comes back too, where it is asked for.
+TEST_F(Predictions, AQuestionComesBackWhole) {
+  QuestionResult question;
+  question.id = "7";
+  question.question = "what?";
+  question.prediction = "the house";
+  question.answers = {"house"};
+  question.answer_recall = 0.25;
+  question.answer_held = 0.125;
+  question.place = AnswerPlace::kMixed;
+  question.retained = true;
+  question.selected_tokens = 12;
+  question.context_tokens = 64;
+  score_answer(question);
+  auto back = parse_question_json(nlohmann::json(question_json(question)));
+  EXPECT_EQ(back.id, question.id);
+  EXPECT_EQ(back.prediction, question.prediction);
+  EXPECT_EQ(back.answers, question.answers);
+  EXPECT_EQ(back.exact_match, 1);
+  for (const auto& metric : answer_metrics())
+    EXPECT_EQ(back.*metric.value, question.*metric.value) << metric.name;
+  EXPECT_EQ(back.place, question.place);
+  EXPECT_TRUE(back.retained);
+  EXPECT_EQ(back.selected_tokens, 12);
+  EXPECT_EQ(back.context_tokens, 64);
 }
 
 TEST_F(Predictions, AnswersComeFromReferences) {
