@@ -31,6 +31,12 @@ std::shared_ptr<Method> make_dsrsq(const RunConfig& config, std::shared_ptr<Meth
 std::shared_ptr<Method> make_standard(const RunConfig& config, std::shared_ptr<Method>) {
   return std::make_shared<StandardMethod>(config.standard, config.model);
 }
+std::shared_ptr<Method> make_gca(const RunConfig& config, std::shared_ptr<Method>) {
+  return std::make_shared<GcaMethod>(config.gca, config.model, config.train.seed);
+}
+std::shared_ptr<Method> make_shared_attention(const RunConfig& config, std::shared_ptr<Method>) {
+  return std::make_shared<SharedAttentionMethod>(config.shared_attention, config.model);
+}
 // Of methods that cut passages and sentences, which only text has.
 std::shared_ptr<const Tokenizer> open_tokenizer(const RunConfig& config) {
   if (config.data.tokenizer.empty())
@@ -39,7 +45,8 @@ std::shared_ptr<const Tokenizer> open_tokenizer(const RunConfig& config) {
 }
 template <typename Rag>
 std::shared_ptr<Method> make_rag(const RunConfig& config, std::shared_ptr<Method> reader) {
-  return std::make_shared<Rag>(std::move(reader), config.rag, open_tokenizer(config));
+  return std::make_shared<Rag>(std::move(reader), config.rag, open_tokenizer(config),
+                               RagExamples{config.data.train, config.prompt});
 }
 std::shared_ptr<Method> make_attention_rag(const RunConfig& config,
                                            std::shared_ptr<Method> reader) {
@@ -66,6 +73,10 @@ const std::vector<MethodEntry>& method_table() {
        Budget::kTokens, make_dsrsq},
       {"standard", "dense attention over a window of the context", true, Budget::kNone,
        make_standard},
+      {"gca", "a window, and chunks that the chunk before retrieved, by cross-attention", true,
+       Budget::kNone, make_gca},
+      {"shared_attention", "a span of layers attends with the probabilities of one layer", true,
+       Budget::kNone, make_shared_attention, false, true},
       {"random", "random tokens, same reader and budget", false, Budget::kTokens,
        make_selector<RandomSelector>},
       {"bm25", "passages ranked by BM25, same reader and budget", false, Budget::kTokens,
@@ -140,9 +151,15 @@ LanguageModel make_model(const RunConfig& config, const Tokenizer& tokenizer) {
   auto prefix = encode_template(tokenizer, config.prompt.prefix);
   auto with_prefix = config;
   with_prefix.model.sinks += int64_t(prefix.size());
-  Transformer backbone(with_prefix.model, rows, config.train.seed);
-  return LanguageModel(backbone, find_method(config.method).make(with_prefix, nullptr),
-                       tokenizer.begin_id(), prefix);
+  auto method = find_method(config.method).make(with_prefix, nullptr);
+  Transformer backbone(with_prefix.model, rows, config.train.seed, method.get());
+  return LanguageModel(backbone, method, tokenizer.begin_id(), prefix);
+}
+
+LanguageModel with_method(LanguageModel model, const std::string& name, RunConfig config) {
+  config.model.sinks = model->backbone()->config().sinks;
+  return LanguageModel(model->backbone(), find_method(name).make(config, model->shared_method()),
+                       model->begin_id(), model->prefix());
 }
 
 namespace {

@@ -18,7 +18,9 @@ struct MethodEntry {
   Budget budget = Budget::kNone;
   // `reader`: the trained method, for those that are not trainable themselves.
   std::shared_ptr<Method> (*make)(const RunConfig& config, std::shared_ptr<Method> reader);
-  bool oracle = false;  // sees labels, as no method may: it bounds what one could do
+  bool oracle = false;          // sees labels, as no method may: it bounds what one could do
+  bool of_any_weights = false;  // trainable, but nothing is its own: --methods reads with it, too
+  bool needs_own_weights() const { return trainable && !of_any_weights; }
 };
 
 const std::vector<MethodEntry>& method_table();
@@ -35,6 +37,10 @@ const std::vector<ProbeEntry>& probe_table();
 
 // The model of a run: backbone and its trainable method, weights at their seeded start, on the CPU.
 LanguageModel make_model(const RunConfig& config, const Tokenizer& tokenizer);
+
+// `model` read with the method of that name in place of its own: the same weights, and the same
+// prefix in front of every context, which counts as sinks as in make_model.
+LanguageModel with_method(LanguageModel model, const std::string& name, RunConfig config);
 
 // What is known without weights. `path`: a run's folder or one of its checkpoints (config.yaml), or
 // a Hugging Face folder (config.json), which is read with the method, prompt and data of `config`

@@ -404,6 +404,7 @@ int64_t num_slices(const ClusterAssignSizes& s) {
 struct Workspace {
   int16_t* compact;     // [H_kv, B * T]
   float* inverse_norm;  // [H_kv, B * T]
+  float* score;         // [H_kv, B * T]
   // With more than one slice, [slices, H_kv, m, d] twice and [slices, H_kv, m]; otherwise the
   // outputs themselves.
   float* raw_sum;
@@ -430,6 +431,7 @@ Workspace layout(const ClusterAssignSizes& s, char* base) {
   Workspace w;
   w.compact = reinterpret_cast<int16_t*>(take(rows * sizeof(int16_t)));
   w.inverse_norm = reinterpret_cast<float*>(take(rows * sizeof(float)));
+  w.score = reinterpret_cast<float*>(take(rows * sizeof(float)));
   w.raw_sum = reinterpret_cast<float*>(take(counts * s.width * sizeof(float)));
   w.direction_sum = reinterpret_cast<float*>(take(counts * s.width * sizeof(float)));
   w.count = reinterpret_cast<float*>(take(counts * sizeof(float)));
@@ -496,10 +498,10 @@ cudaError_t launch(const ClusterAssignSizes& s, const ClusterAssignInputs& in,
   const RouteSizes nearest = nearest_sizes(s);
   const bool by_matrix_units = sizeof(Key) == 2 && cluster_nearest_fits(nearest);
   const cudaError_t status =
-      by_matrix_units
-          ? launch_cluster_nearest(nearest, in.keys, in.centroids, in.bias, in.valid,
-                                   {out.assignment, w.compact, w.inverse_norm}, w.nearest, stream)
-          : launch_assign<Key>(s, in, out, w, stream);
+      by_matrix_units ? launch_cluster_nearest(nearest, in.keys, in.centroids, in.bias, in.valid,
+                                               {out.assignment, w.compact, w.inverse_norm, w.score},
+                                               w.nearest, stream)
+                      : launch_assign<Key>(s, in, out, w, stream);
   if (status != cudaSuccess) return status;
   return launch_sums<Key>(s, in, out, w, stream);
 }

@@ -32,7 +32,6 @@ struct Sums {
   float bias0 = 0.f, bias1 = 0.f;
 };
 
-template <bool kBiased>
 class Consumer {
  public:
   __device__ Consumer(const Arguments& a, Shared& shared, const Blocks& blocks, int group)
@@ -41,6 +40,7 @@ class Consumer {
         shared_(shared),
         blocks_(blocks),
         group_(group),
+        biased_(a.b.in.key_bias != nullptr),
         column_(2 * (threadIdx.x & 3)),
         row_(threadIdx.x % kGroup / 32 * 16 + threadIdx.x % 32 / 4) {}
 
@@ -54,16 +54,11 @@ class Consumer {
   }
 
  private:
-  __device__ void arrive(uint64_t* barrier) const {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
-  }
-
   __device__ void run_pass(const Pass& pass) {
     const int* position = shared_.position + group_ * kTileRows;
     const int oldest = position[0], newest = position[kTileRows - 1];
     Keys keys{position[row_], position[row_ + 8], 0.f, 0.f};
-    if (kBiased) {
+    if (biased_) {
       const float* bias =
           a_.keys.bias + pass.kv * s_.rows() + pass.first + group_ * kTileRows + row_;
       keys.bias0 = keys.position0 == kNoKey ? 0.f : bias[0];
@@ -79,8 +74,9 @@ class Consumer {
     for (int tile = 0; tile < pass.tiles; ++tile) {
       barrier_wait(&shared_.full[ring_.stage], ring_.phase);
       const Side& side = shared_.side[ring_.stage];
+      const Limits limits = side.limits;
       float dq[32];
-      if (side.limit[side.count - 1] < oldest) {  // or this warpgroup has no key
+      if (limits.last < oldest) {  // or this warpgroup has no key
         wgmma_wait<0>(p[1]);
         wgmma_wait<0>(ds[1]);
         release(tile);
@@ -104,7 +100,8 @@ class Consumer {
         wgmma_fence();
         products_over_columns(score[1], k, q + kHalf);
         wgmma_wait<2>(score[0]);
-        weigh(score[0], side, 0, newest, keys);
+        // kNoKey is newer than every limit.
+        weigh(score[0], side, 0, limits.count < kQueries || limits.first < newest, keys);
         wgmma_wait<1>(d_weight[0]);
         score_gradients(score[0], d_weight[0], side, 0, p[0], ds[0], sums);
         query_products(dq, tile > 0);
@@ -115,7 +112,7 @@ class Consumer {
         wgmma_fence();
         products_over_columns(d_weight[1], v, d_out + kHalf);
         wgmma_wait<2>(score[1]);
-        weigh(score[1], side, 1, newest, keys);
+        weigh(score[1], side, 1, limits.count < kQueries || limits.middle < newest, keys);
         wgmma_wait<0>(d_weight[1]);
         wgmma_wait<0>(p[0]);
         wgmma_wait<0>(ds[0]);
@@ -138,7 +135,7 @@ class Consumer {
       wgmma_wait<0>(dq);
       store_queries(dq, pass.number);
     }
-    arrive(&shared_.keys_empty);
+    barrier_arrive(&shared_.keys_empty);
     write_keys(pass, sums, keys);
   }
 
@@ -173,23 +170,22 @@ class Consumer {
 
   // The queries of the tile before the pass's tile `tile` may be overwritten.
   __device__ void release(int tile) const {
-    if (tile > 0) arrive(&shared_.empty[stage_before_]);
+    if (tile > 0) barrier_arrive(&shared_.empty[stage_before_]);
   }
 
   // Scores of 64 queries become weights.
-  __device__ __forceinline__ void weigh(float (&score)[32], const Side& side, int half, int newest,
+  __device__ __forceinline__ void weigh(float (&score)[32], const Side& side, int half, bool masked,
                                         const Keys& keys) const {
     const int column = half * kTileRows + column_;
     float scale = s_.scale * kLog2E;
-    if (kBiased) {
+    if (biased_) {
 #pragma unroll
       for (int i = 0; i < 32; ++i) {
         score[i] = fmaf(score[i], scale, i & 2 ? keys.bias1 : keys.bias0);
       }
       scale = 1.f;
     }
-    // kNoKey is newer than every limit.
-    if (side.count < kQueries || side.limit[half * kTileRows] < newest) {
+    if (masked) {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const int2 limit = *reinterpret_cast<const int2*>(&side.limit[8 * i + column]);
@@ -201,10 +197,10 @@ class Consumer {
     }
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const float2 lse = *reinterpret_cast<const float2*>(&side.lse[8 * i + column]);
+      const float4 rows = *reinterpret_cast<const float4*>(&side.rows[8 * i + column]);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        score[4 * i + e] = exp2_fast(fmaf(score[4 * i + e], scale, e & 1 ? -lse.y : -lse.x));
+        score[4 * i + e] = exp2_fast(fmaf(score[4 * i + e], scale, e & 1 ? -rows.z : -rows.x));
       }
     }
   }
@@ -215,14 +211,17 @@ class Consumer {
                                                   uint32_t (&ds)[16], Sums& sums) const {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const float2 delta =
-          *reinterpret_cast<const float2*>(&side.delta[half * kTileRows + 8 * i + column_]);
+      const float4 rows =
+          *reinterpret_cast<const float4*>(&side.rows[half * kTileRows + 8 * i + column_]);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         float& x = d_weight[4 * i + e];
-        x = weight[4 * i + e] * (x - (e & 1 ? delta.y : delta.x));
-        if (kBiased) (e & 2 ? sums.bias1 : sums.bias0) += x;
+        x = weight[4 * i + e] * (x - (e & 1 ? rows.w : rows.y));
       }
+    }
+    if (biased_) {
+#pragma unroll
+      for (int i = 0; i < 32; ++i) (i & 2 ? sums.bias1 : sums.bias0) += d_weight[i];
     }
     operand_from(p, weight);
     operand_from(ds, d_weight);
@@ -242,7 +241,7 @@ class Consumer {
     }
     if (half == 0) return;
     async_proxy_fence();
-    arrive(&shared_.scores_full[number_ & 1]);
+    barrier_arrive(&shared_.scores_full[number_ & 1]);
   }
 
   // Starts the gradients of 64 queries of the tile before this one. Where there is none the
@@ -300,7 +299,7 @@ class Consumer {
         put_row(sums.dk + 16 * part + 2 * half, dk_row + 32 * part, valid);
         put_row(sums.dv + 16 * part + 2 * half, dv_row + 32 * part, valid);
       }
-      if (valid && (threadIdx.x & 3) == 0 && kBiased) {
+      if (valid && (threadIdx.x & 3) == 0 && biased_) {
         d_key_bias[line] = half == 0 ? d_bias0 : d_bias1;
       }
     }
@@ -311,6 +310,7 @@ class Consumer {
   Shared& shared_;
   const Blocks& blocks_;
   int group_;
+  bool biased_;
   int column_;
   int row_;
   Ring ring_;
@@ -320,7 +320,6 @@ class Consumer {
   int products_ = 0;  // tiles so far whose queries have got their gradients
 };
 
-template <bool kBiased>
 __global__ void __launch_bounds__(kThreads, 1)
     small_cluster_gradient_kernel(const __grid_constant__ Arguments a) {
   extern __shared__ char shared_raw[];
@@ -329,12 +328,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
       barrier_init(&shared.full[i], kGroup);
-      barrier_init(&shared.empty[i], kConsumerWarps);
+      barrier_init(&shared.empty[i], kConsumerThreads);
     }
     barrier_init(&shared.keys_full, kGroup);
-    barrier_init(&shared.keys_empty, kConsumerWarps);
-    barrier_init(&shared.scores_full[0], kConsumerWarps);
-    barrier_init(&shared.scores_full[1], kConsumerWarps);
+    barrier_init(&shared.keys_empty, kConsumerThreads);
+    barrier_init(&shared.scores_full[0], kConsumerThreads);
+    barrier_init(&shared.scores_full[1], kConsumerThreads);
     barrier_init_fence();
   }
   __syncthreads();
@@ -344,7 +343,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     Producer(a, shared, blocks).run();
   } else {
     take_registers<kConsumerRegisters>();
-    Consumer<kBiased>(a, shared, blocks, group).run();
+    Consumer(a, shared, blocks, group).run();
   }
 }
 
@@ -353,10 +352,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 cudaError_t launch_small_cluster_gradients(const BackwardArguments& b, int64_t first, int64_t end,
                                            void* partial, int* next, cudaStream_t stream) {
   if (b.s.width != kWidth) return cudaErrorInvalidValue;
-  auto* kernel = b.in.key_bias != nullptr ? small_cluster_gradient_kernel<true>
-                                          : small_cluster_gradient_kernel<false>;
-  cudaError_t status =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kDynamicBytes);
+  cudaError_t status = cudaFuncSetAttribute(
+      small_cluster_gradient_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kDynamicBytes);
   if (status != cudaSuccess) return status;
   status = cudaMemsetAsync(next, 0, sizeof(int), stream);
   if (status != cudaSuccess) return status;
@@ -372,7 +369,7 @@ cudaError_t launch_small_cluster_gradients(const BackwardArguments& b, int64_t f
                     end,
                     static_cast<__nv_bfloat16*>(partial),
                     next};
-  kernel<<<multiprocessors, kThreads, kDynamicBytes, stream>>>(a);
+  small_cluster_gradient_kernel<<<multiprocessors, kThreads, kDynamicBytes, stream>>>(a);
   return cudaGetLastError();
 }
 

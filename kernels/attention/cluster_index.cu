@@ -28,12 +28,13 @@ struct KeySource {
 struct PairSource {
   const int* routes;
   const int* first_position;
+  Divisor slots;
   ClusterSizes s;
   __device__ int64_t size() const { return s.pairs(); }
   __device__ int cluster(int64_t head, int64_t i) const {
     const int c = routes[head * s.pairs() + i];
     if (c < 0) return -1;
-    const int query = static_cast<int>(static_cast<unsigned>(i) / static_cast<unsigned>(s.slots));
+    const int query = slots.divide(static_cast<unsigned>(i));
     return first_position[kv_head(s, head) * s.clusters + c] <= key_limit(s, query) ? c : -1;
   }
 };
@@ -46,7 +47,8 @@ __device__ __forceinline__ int64_t element(int r) {
 }
 
 template <typename Source>
-__global__ void __launch_bounds__(kThreads) count_kernel(Source source, int clusters, int* counts) {
+__global__ void __launch_bounds__(kThreads, 4)
+    count_kernel(Source source, int clusters, int* counts) {
   extern __shared__ int histogram[];
   for (int c = threadIdx.x; c < clusters; c += kThreads) histogram[c] = 0;
   __syncthreads();
@@ -190,7 +192,7 @@ static_assert(1 << kElementBits == kBlockElements);
 // Sorts the block's elements in shared memory first, so that those of a cluster are written side by
 // side.
 template <typename Source>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 3)
     scatter_kernel(Source source, int clusters, const int* places, int64_t stride, unsigned* out) {
   extern __shared__ int warp_place[];  // [kWarps][clusters], then what to add to a sorted place [m]
   __shared__ unsigned sorted[kBlockElements];  // cluster, element of the block
@@ -202,17 +204,21 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = threadIdx.x; i < kWarps * clusters; i += kThreads) warp_place[i] = 0;
   __syncthreads();
   int cluster[kPerThread];
-  unsigned peers[kPerThread];
 #pragma unroll
   for (int r = 0; r < kPerThread; ++r) {
     const int64_t i = element(r);
     cluster[r] = i < source.size() ? source.cluster(head, i) : -1;
   }
+  // Of a round: how many of the warp's elements have this one's cluster, and how many of them come
+  // before it.
+  unsigned peers[kPerThread / 2];  // 16 bits a round
 #pragma unroll
   for (int r = 0; r < kPerThread; ++r) {
-    peers[r] = __match_any_sync(0xffffffffu, cluster[r]);
-    const bool leader = (peers[r] & ((1u << lane) - 1u)) == 0;
-    if (leader && cluster[r] >= 0) mine[cluster[r]] += __popc(peers[r]);
+    const unsigned mask = __match_any_sync(0xffffffffu, cluster[r]);
+    const unsigned rank = __popc(mask & ((1u << lane) - 1u)), count = __popc(mask);
+    if (rank == 0 && cluster[r] >= 0) mine[cluster[r]] += count;
+    const unsigned both = rank << 8 | count;
+    peers[r / 2] = r % 2 == 0 ? both : peers[r / 2] | both << 16;
     __syncwarp();
   }
   __syncthreads();
@@ -238,13 +244,14 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
 #pragma unroll
   for (int r = 0; r < kPerThread; ++r) {
-    const int rank = __popc(peers[r] & ((1u << lane) - 1u));
+    const unsigned both = peers[r / 2] >> 16 * (r % 2) & 0xffffu;
+    const int rank = static_cast<int>(both >> 8), count = static_cast<int>(both & 0xffu);
     const int place = cluster[r] >= 0 ? mine[cluster[r]] : 0;
     __syncwarp();
     if (cluster[r] >= 0) {
       const int of_block = warp * 32 * kPerThread + r * 32 + lane;
       sorted[place + rank] = static_cast<unsigned>(cluster[r] << kElementBits | of_block);
-      if (rank == 0) mine[cluster[r]] = place + __popc(peers[r]);
+      if (rank == 0) mine[cluster[r]] = place + count;
     }
     __syncwarp();
   }
@@ -440,8 +447,8 @@ cudaError_t launch_cluster_index(const ClusterSizes& s, const int* assignment, c
   if (status != cudaSuccess) return status;
   first_position_kernel<<<static_cast<unsigned>((kv * s.clusters + 255) / 256), 256, 0, stream>>>(
       s, index);
-  status = sort(s, PairSource{routes, index.first_position, s}, all, s.pairs(), counts, index.list,
-                s.pairs(),
+  status = sort(s, PairSource{routes, index.first_position, divisor(s.slots), s}, all, s.pairs(),
+                counts, index.list, s.pairs(),
                 ScanOutputs{index.list_begin, clusters + 1, nullptr, index.items, index.num_items,
                             s.max_items(), kQueryTile, 1, index.key_count, index.num_large},
                 stream);

@@ -6,6 +6,8 @@ namespace {
 
 constexpr int kThreads = 256;  // two warpgroups, each with its own 64 vectors
 constexpr int kMaxSharedBytes = 220 * 1024;
+// Assignment takes the centroids in parts of which a multiprocessor holds two at a time.
+constexpr int64_t kNearestPartBytes = 104 * 1024;
 constexpr unsigned kIndexMask = 1023;
 
 // Centroids as operand tiles: [heads][parts][d / 64][tiles of 64][64 rows][64], columns transposed
@@ -67,6 +69,8 @@ struct RouteArguments {
   const bool* valid;
   int* routes;
   NearestOutputs nearest;
+  int first_tile;  // of 64 clusters, of this launch
+  int num_tiles;
 };
 
 // The eight best clusters of two rows so far.
@@ -123,6 +127,11 @@ struct Nearest {
     best[0] = best[1] = -CUDART_INF_F;
     index[0] = index[1] = 0;
   }
+  // What an earlier launch found for a row among the clusters before.
+  __device__ void resume(int half, float score, int cluster) {
+    best[half] = score;
+    index[half] = cluster;
+  }
   __device__ void add(const float (&score)[32], int first, int left, const float* bias,
                       const float (&inverse_norm)[2]) {
     const int column = 2 * (threadIdx.x & 3);
@@ -132,7 +141,7 @@ struct Nearest {
       for (int e = 0; e < 2; ++e) {
         const int col = 8 * i + column + e;
         if (col >= left) continue;
-        const float b = bias[first + col];
+        const float b = bias[col];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const float x = fmaf(score[4 * i + 2 * half + e], inverse_norm[half], b);
@@ -163,7 +172,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   extern __shared__ char shared_raw[];
   __shared__ uint64_t full;
   const RouteSizes& s = a.s;
-  const int clusters = static_cast<int>(s.clusters), num_tiles = (clusters + 63) / 64;
+  const int all_tiles = static_cast<int>(s.clusters + 63) / 64, num_tiles = a.num_tiles;
+  const int first_cluster = a.first_tile * 64;
+  const int clusters = min(static_cast<int>(s.clusters) - first_cluster, num_tiles * 64);
   const int64_t head = blockIdx.y;
   const int64_t b = head / s.heads, kv = (head - b * s.heads) / (s.heads / s.kv_heads);
   const int64_t group = s.centroids_by_batch ? b * s.kv_heads + kv : kv;
@@ -173,12 +184,18 @@ __global__ void __launch_bounds__(kThreads, 2)
   if (threadIdx.x == 0) {
     barrier_init(&full, 1);
     barrier_init_fence();
-    const uint32_t bytes = kParts * kPlanes * plane_bytes;
-    barrier_expect(&full, bytes);
-    bulk_load(tiles, reinterpret_cast<const char*>(a.tiles) + group * bytes, bytes, &full);
+    barrier_expect(&full, kParts * kPlanes * plane_bytes);
+#pragma unroll
+    for (int i = 0; i < kParts * kPlanes; ++i) {
+      const int64_t source = (group * kParts * kPlanes + i) * all_tiles + a.first_tile;
+      bulk_load(tiles + i * plane_bytes,
+                reinterpret_cast<const char*>(a.tiles) + source * kTileBytes, plane_bytes, &full);
+    }
   }
   if (!kRoute) {
-    for (int c = threadIdx.x; c < clusters; c += kThreads) bias[c] = a.bias[group * clusters + c];
+    for (int c = threadIdx.x; c < clusters; c += kThreads) {
+      bias[c] = a.bias[group * s.clusters + first_cluster + c];
+    }
   }
   __syncthreads();
   barrier_wait(&full, 0);
@@ -217,7 +234,14 @@ __global__ void __launch_bounds__(kThreads, 2)
     Best best;
     Nearest nearest;
     if (kRoute) best.start();
-    if (!kRoute) nearest.start();
+    if (!kRoute) {
+      nearest.start();
+      if (first_cluster > 0) {
+        const int64_t place = (kv * s.batch + b) * s.tokens;
+        nearest.resume(0, a.nearest.score[place + row0], a.nearest.compact[place + row0]);
+        nearest.resume(1, a.nearest.score[place + row1], a.nearest.compact[place + row1]);
+      }
+    }
     for (int tile = 0; tile < num_tiles; ++tile) {
       float score[32];
 #pragma unroll
@@ -239,7 +263,9 @@ __global__ void __launch_bounds__(kThreads, 2)
       wgmma_commit();
       wgmma_wait<0>();
       if (kRoute) best.add(score, tile * 64, clusters - tile * 64);
-      if (!kRoute) nearest.add(score, tile * 64, clusters - tile * 64, bias, norm);
+      if (!kRoute) {
+        nearest.add(score, first_cluster + tile * 64, clusters - tile * 64, bias + tile * 64, norm);
+      }
     }
     if (kRoute) best.finish();
     if (!kRoute) nearest.finish();
@@ -262,6 +288,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         a.nearest.assignment[head * s.tokens + row] = cluster;
         a.nearest.compact[place] = static_cast<int16_t>(cluster);
         a.nearest.inverse_norm[place] = norm[half];
+        if (first_cluster + clusters < s.clusters) a.nearest.score[place] = nearest.best[half];
       }
     }
   }
@@ -273,28 +300,41 @@ int64_t centroid_heads(const RouteSizes& s) {
 int64_t tile_bytes(const RouteSizes& s, int parts) {
   return (s.clusters + 63) / 64 * 64 * s.width * 2 * parts;
 }
-int64_t shared_bytes(const RouteSizes& s, int parts) {
-  return 1024 + tile_bytes(s, parts) + s.clusters * 4;
+int64_t shared_bytes(int64_t tiles, int64_t width, int parts) {
+  return 1024 + tiles * 64 * (width * 2 * parts + 4);
+}
+int64_t all_tiles(const RouteSizes& s) { return (s.clusters + 63) / 64; }
+// Of 64 clusters, of a launch of the assignment; the launches are of equal size, or nearly.
+int64_t nearest_tiles(const RouteSizes& s) {
+  const int64_t fit = (kNearestPartBytes - 1024) / (64 * (s.width * 4 + 4));
+  const int64_t launches = (all_tiles(s) + fit - 1) / fit;
+  return (all_tiles(s) + launches - 1) / launches;
 }
 
 template <int kWidth, bool kRoute>
-cudaError_t launch(const RouteSizes& s, const float* centroids, const RouteArguments& a,
+cudaError_t launch(const RouteSizes& s, const float* centroids, RouteArguments a,
                    cudaStream_t stream) {
   constexpr int kParts = kRoute ? 1 : 2;
-  const int shared = static_cast<int>(shared_bytes(s, kParts));
-  const cudaError_t status = cudaFuncSetAttribute(
-      route_kernel<kWidth, kRoute>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
-  if (status != cudaSuccess) return status;
-  const int64_t elements = centroid_heads(s) * ((s.clusters + 63) / 64 * 64) * s.width;
+  const int64_t elements = centroid_heads(s) * all_tiles(s) * 64 * s.width;
   prepare_kernel<<<static_cast<unsigned>((elements + 255) / 256), 256, 0, stream>>>(
       centroid_heads(s), static_cast<int>(s.clusters), kWidth, kParts, centroids,
       const_cast<__nv_bfloat16*>(a.tiles));
+  const int64_t each = kRoute ? all_tiles(s) : nearest_tiles(s);
+  const int shared = static_cast<int>(shared_bytes(each, kWidth, kParts));
+  const cudaError_t status = cudaFuncSetAttribute(
+      route_kernel<kWidth, kRoute>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  if (status != cudaSuccess) return status;
   // Enough blocks to fill the device twice over; each reads its centroids once.
   const int64_t tiles = (s.tokens + 127) / 128, heads = s.batch * s.heads;
   int64_t blocks = (4 * 132 + heads - 1) / heads;
   if (blocks > tiles) blocks = tiles;
-  route_kernel<kWidth, kRoute><<<dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(heads)),
-                                 kThreads, shared, stream>>>(a);
+  for (int64_t first = 0; first < all_tiles(s); first += each) {
+    a.first_tile = static_cast<int>(first);
+    a.num_tiles = static_cast<int>(each < all_tiles(s) - first ? each : all_tiles(s) - first);
+    route_kernel<kWidth, kRoute>
+        <<<dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(heads)), kThreads, shared,
+           stream>>>(a);
+  }
   return cudaGetLastError();
 }
 
@@ -302,12 +342,11 @@ cudaError_t launch(const RouteSizes& s, const float* centroids, const RouteArgum
 
 bool cluster_route_fits(const RouteSizes& s) {
   return s.slots <= kRouteMaxSlots && s.clusters <= kIndexMask + 1 &&
-         shared_bytes(s, 1) <= kMaxSharedBytes && (s.width == 64 || s.width == 128);
+         shared_bytes(all_tiles(s), s.width, 1) <= kMaxSharedBytes &&
+         (s.width == 64 || s.width == 128);
 }
 
-bool cluster_nearest_fits(const RouteSizes& s) {
-  return shared_bytes(s, 2) <= kMaxSharedBytes && (s.width == 64 || s.width == 128);
-}
+bool cluster_nearest_fits(const RouteSizes& s) { return s.width == 64 || s.width == 128; }
 
 int64_t cluster_route_workspace_bytes(const RouteSizes& s) {
   return centroid_heads(s) * tile_bytes(s, 2);
@@ -322,7 +361,9 @@ cudaError_t launch_cluster_route(const RouteSizes& s, const void* queries, const
                          nullptr,
                          nullptr,
                          routes,
-                         {}};
+                         {},
+                         0,
+                         0};
   return s.width == 64 ? launch<64, true>(s, centroids, a, stream)
                        : launch<128, true>(s, centroids, a, stream);
 }
@@ -337,7 +378,9 @@ cudaError_t launch_cluster_nearest(const RouteSizes& s, const void* keys, const 
                          bias,
                          valid,
                          nullptr,
-                         out};
+                         out,
+                         0,
+                         0};
   return s.width == 64 ? launch<64, false>(s, centroids, a, stream)
                        : launch<128, false>(s, centroids, a, stream);
 }

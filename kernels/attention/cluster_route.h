@@ -24,7 +24,7 @@ struct RouteSizes {
   bool centroids_by_batch;  // centroids have a batch dimension
 };
 
-// Whether the centroids of a head fit in shared memory, which both kernels need.
+// Routing needs the centroids of a head in shared memory; assignment takes them in parts.
 bool cluster_route_fits(const RouteSizes& sizes);
 bool cluster_nearest_fits(const RouteSizes& sizes);
 int64_t cluster_route_workspace_bytes(const RouteSizes& sizes);
@@ -39,6 +39,7 @@ struct NearestOutputs {
   int64_t* assignment;  // [B, H_kv, N]
   int16_t* compact;     // the same, [H_kv, B N]
   float* inverse_norm;  // [H_kv, B N], 1 / ||k||; 0 for a zero key
+  float* score;         // [H_kv, B N], scratch: the best so far
 };
 
 // keys bf16 [B, H_kv, N, d], centroids fp32 [H_kv, m, d], bias fp32 [H_kv, m], valid bool [B, N] or

@@ -78,10 +78,12 @@ __device__ __forceinline__ void copy_chunk(uint32_t shared, const void* global, 
                : "memory");
 }
 
+// The same of 4 or 8 bytes.
+template <int kBytes>
 __device__ __forceinline__ void copy_word(void* shared, const void* global, bool valid) {
-  const int bytes = valid ? 4 : 0;
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)),
-               "l"(global), "r"(bytes)
+  const int bytes = valid ? kBytes : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(shared)),
+               "l"(global), "n"(kBytes), "r"(bytes)
                : "memory");
 }
 

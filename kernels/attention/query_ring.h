@@ -140,8 +140,8 @@ class QueryRing {
         }
         if (chunk == 0) {
           const int r = copy * kRowsApart + threadIdx.x / 8;
-          copy_word(&side.lse[r], &side_[query].x, valid);
-          copy_word(&side.delta[r], &side_[query].y, valid);
+          copy_word<4>(&side.lse[r], &side_[query].x, valid);
+          copy_word<4>(&side.delta[r], &side_[query].y, valid);
           side.limit[r] = valid ? query + limit_offset_ : -1;
         }
       }

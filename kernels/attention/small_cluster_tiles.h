@@ -15,7 +15,7 @@ constexpr int kKeys = kConsumers * kTileRows;  // of a pass
 constexpr int kQueries = 128;                  // of a tile
 constexpr int kStages = 3;
 constexpr int kBlockBytes = 128 * kTileRowBytes;  // 128 rows of 64 columns
-constexpr int kConsumerWarps = kConsumers * 4;
+constexpr int kConsumerThreads = kConsumers * kGroup;
 
 struct Arguments {
   BackwardArguments b;
@@ -26,15 +26,18 @@ struct Arguments {
   int* next;               // 0: the next cluster that no block has taken
 };
 
-// What goes with the queries of a tile.
-struct Side {
-  float lse[kQueries];    // log2
-  float delta[kQueries];  // sum over columns of out d_out
-  int limit[kQueries];    // the newest key that the query sees here; -1: no query
-  unsigned pair[kQueries];
+// What goes with the queries of a tile. A limit is the newest key that a query sees here; -1: no
+// query.
+struct alignas(16) Limits {
+  int first, middle, last;  // of queries 0, 64 and count - 1
   int count;
+};
+struct Side {
+  Limits limits;
+  float2 rows[kQueries];  // as BackwardArguments::rows
+  int limit[kQueries];
+  unsigned pair[kQueries];
   int head;  // of this launch
-  int unused[2];
 };
 
 // 128 keys of a cluster; no keys: the end.
@@ -153,8 +156,11 @@ class Producer {
     bool loaded = false;
     for (int64_t member = 0; member < group; ++member) {
       const List list = find(first_head + member, cluster, oldest);
+      unsigned pair = own_pair(list, list.first_tile);
       for (int tile = list.first_tile; tile < list.tiles(); ++tile) {
-        load_queries(first_head + member, list, tile);
+        const unsigned next = own_pair(list, tile + 1);  // on its way meanwhile
+        load_queries(first_head + member, list, tile, pair);
+        pair = next;
         if (!loaded) load_keys(pass);  // behind the first queries, which need not wait for them
         loaded = true;
       }
@@ -173,26 +179,34 @@ class Producer {
     pending_ = newest;
   }
 
-  __device__ void load_queries(int64_t head, const List& list, int tile) {
+  // The pair that this thread loads of a tile.
+  __device__ unsigned own_pair(const List& list, int tile) const {
     const int own = tile * kQueries + thread_;
-    const bool valid = own < list.count;
-    const unsigned pair = valid ? __ldg(list.entries + own) : kNoPair;
+    return own < list.count ? __ldg(list.entries + own) : kNoPair;
+  }
+
+  __device__ void load_queries(int64_t head, const List& list, int tile, unsigned pair) {
+    const bool valid = pair != kNoPair;
     const int query = valid ? a_.slots.divide(pair) : 0;
     barrier_wait(&shared_.empty[ring_.stage], ring_.phase ^ 1);
     Side& side = shared_.side[ring_.stage];
     const float2* row = a_.b.rows + head * s_.queries + query;
-    copy_word(&side.lse[thread_], &row->x, valid);
-    copy_word(&side.delta[thread_], &row->y, valid);
-    side.limit[thread_] = valid ? key_limit(s_, query) : -1;
+    copy_word<8>(&side.rows[thread_], row, valid);
+    const int limit = valid ? key_limit(s_, query) : -1;
+    const int count = min(kQueries, list.count - tile * kQueries);
+    side.limit[thread_] = limit;
     side.pair[thread_] = pair;
     shared_.row[thread_] = valid ? query : -1;
     if (thread_ == 0) {
-      side.count = min(kQueries, list.count - tile * kQueries);
+      side.limits.first = limit;
+      side.limits.count = count;
       side.head = static_cast<int>(head - a_.first_head);
     }
+    if (thread_ == kTileRows) side.limits.middle = limit;
+    if (thread_ == count - 1) side.limits.last = limit;
     meet();
-    copy_rows(blocks_.queries(ring_.stage), a_.b.in.q, head * s_.queries);
-    copy_rows(blocks_.d_out(ring_.stage), a_.b.grad.d_out, head * s_.queries);
+    copy_rows(blocks_.queries(ring_.stage), a_.b.in.q, blocks_.d_out(ring_.stage), a_.b.grad.d_out,
+              head * s_.queries);
     copy_commit();
     copy_wait<1>();
     signal(&shared_.full[ring_.stage]);
@@ -210,8 +224,7 @@ class Producer {
     shared_.row[thread_] = valid ? position : -1;
     if (thread_ == 0) shared_.pass = pass;
     meet();
-    copy_rows(blocks_.keys(), a_.b.in.k, pass.kv * s_.keys);
-    copy_rows(blocks_.values(), a_.b.in.v, pass.kv * s_.keys);
+    copy_rows(blocks_.keys(), a_.b.in.k, blocks_.values(), a_.b.in.v, pass.kv * s_.keys);
     // In cluster order a group of 8 rows of keys and one of values come in turns.
     const char* permuted =
         reinterpret_cast<const char*>(a_.keys.pairs) + head_row * (2 * kTileRowBytes);
@@ -228,14 +241,32 @@ class Producer {
     meet();
   }
 
-  // Rows first + shared_.row[i] of a matrix to row i of a block; zeros where that is negative.
-  __device__ void copy_rows(uint32_t block, const void* matrix, int64_t first) const {
+  // Rows first + shared_.row[i] of two matrices to rows i of two blocks; zeros where that is
+  // negative.
+  __device__ void copy_rows(uint32_t block, const void* matrix, uint32_t other_block,
+                            const void* other, int64_t first) const {
     const int chunk = thread_ % 8;
-    const auto* source = static_cast<const __nv_bfloat16*>(matrix) + first * kWidth + 8 * chunk;
+    const int64_t start = first * kWidth + 8 * chunk;
+    const auto* source = static_cast<const __nv_bfloat16*>(matrix) + start;
+    const auto* other_source = static_cast<const __nv_bfloat16*>(other) + start;
+    // Row i of a thread lies kRowsApart rows behind the one before: the swizzle is the same.
+    static_assert(kRowsApart % 8 == 0);
+    const uint32_t place = swizzled(thread_ / 8, chunk);
+    constexpr int kBatch = 4;  // rows that are looked up together
 #pragma unroll
-    for (int copy = 0; copy < kCopies; ++copy) {
-      const int i = copy * kRowsApart + thread_ / 8, row = shared_.row[i];
-      copy_chunk(block + swizzled(i, chunk), source + int64_t{max(row, 0)} * kWidth, row >= 0);
+    for (int first_copy = 0; first_copy < kCopies; first_copy += kBatch) {
+      int row[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        row[i] = shared_.row[(first_copy + i) * kRowsApart + thread_ / 8];
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int64_t offset = static_cast<int64_t>(max(row[i], 0)) * kWidth;
+        const uint32_t at = place + (first_copy + i) * kRowsApart * kTileRowBytes;
+        copy_chunk(block + at, source + offset, row[i] >= 0);
+        copy_chunk(other_block + at, other_source + offset, row[i] >= 0);
+      }
     }
   }
 

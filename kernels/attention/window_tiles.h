@@ -6,13 +6,15 @@
 
 namespace dsrsq::kernels {
 
-// Tiles [0, head) and [first, last].
+// Tiles [0, head), of which only keys before `head_keys` are wanted, and [first, last].
 struct TileRange {
   int head;
+  int head_keys;
   int first;
   int last;
   __device__ int count() const { return head + max(0, last - first + 1); }
   __device__ int tile(int i) const { return i < head ? i : first + i - head; }
+  __device__ int keys(int i, int all) const { return i < head ? min(head_keys, all) : all; }
 };
 
 // Tiles of keys that hold the sinks or the window of the 64 queries from `first_query`.
@@ -25,6 +27,8 @@ __device__ __forceinline__ TileRange window_keys(const ClusterSizes& s, int firs
   if (s.window == 0) r.last = r.first - 1;
   const int sinks = min(static_cast<int>(s.sinks), newest + 1);
   r.head = (sinks + kTileRows - 1) / kTileRows;
+  // Where the window begins behind them, sinks are all that is seen of their tiles.
+  r.head_keys = r.first >= r.head ? sinks : kNoKey;
   r.first = max(r.first, r.head);
   return r;
 }
@@ -109,7 +113,7 @@ class WindowTiles {
   __device__ void start(const TileRange& range) {
 #pragma unroll
     for (int i = 0; i < kStages; ++i) {
-      if (i < range.count()) load(i, range.tile(i));
+      if (i < range.count()) load(range, i);
       copy_commit();
     }
   }
@@ -122,7 +126,7 @@ class WindowTiles {
   // All of this thread's reads of tile i have ended; loads the one that takes its place.
   __device__ void release(const TileRange& range, int i) {
     __syncthreads();
-    if (i + kStages < range.count()) load(i + kStages, range.tile(i + kStages));
+    if (i + kStages < range.count()) load(range, i + kStages);
     copy_commit();
   }
   __device__ uint32_t keys(int i) const {
@@ -132,14 +136,15 @@ class WindowTiles {
   __device__ const float* bias(int i) const { return biases_ + i % kStages * kTileRows; }
 
  private:
-  __device__ void load(int i, int tile) {
+  __device__ void load(const TileRange& range, int i) {
+    const int tile = range.tile(i), count = range.keys(i, num_keys_);
     const uint32_t target = keys(i);
 #pragma unroll
     for (int copy = 0; copy < kTileRows * 8 * kPlanes / kThreads; ++copy) {
       const int index = copy * kThreads + threadIdx.x;
       const int chunk = index % (8 * kPlanes), row = index / (8 * kPlanes);
       const int key = tile * kTileRows + row;
-      const bool valid = key < num_keys_;
+      const bool valid = key < count;
       const int64_t source = static_cast<int64_t>(valid ? key : 0) * kWidth + chunk * 8;
       const uint32_t place = chunk / 8 * kTileBytes + swizzled(row, chunk % 8);
       copy_chunk(target + place, k_ + source, valid);
@@ -148,7 +153,7 @@ class WindowTiles {
     if (threadIdx.x < kTileRows) {
       const int key = tile * kTileRows + threadIdx.x;
       float bias = -CUDART_INF_F;
-      if (key < num_keys_ && assignment_[key] >= 0) {
+      if (key < count && assignment_[key] >= 0) {
         bias = key_bias_ == nullptr ? 0.f : key_bias_[key] * kLog2E;
       }
       biases_[i % kStages * kTileRows + threadIdx.x] = bias;
@@ -218,15 +223,29 @@ class SlotRows {
     const int64_t first_pair = static_cast<int64_t>(first_query_) * slots_;
     const int* route = routes + head * s_.pairs() + first_pair;
     const int* first = index.first_position + kv * s_.clusters;
-#pragma unroll 4
-    for (int i = threadIdx.x; i < kTileRows * slots_; i += kThreads) {
-      float lse = -CUDART_INF_F;
-      if (i < queries * slots_) {
-        const int c = route[i];
-        const float x = partial_lse == nullptr ? 0.f : partial_lse[first_pair + i] * kLog2E;
-        if (c >= 0 && first[c] <= key_limit(s_, first_query_ + i / slots_)) lse = x;
+    constexpr int kBatch = 4;  // loads in flight
+    for (int base = threadIdx.x; base < kTileRows * slots_; base += kBatch * kThreads) {
+      int c[kBatch], oldest[kBatch];
+      float x[kBatch];
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int i = base + j * kThreads;
+        c[j] = i < queries * slots_ ? __ldg(route + i) : -1;
       }
-      lse_[i] = lse;
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        oldest[j] = c[j] >= 0 ? __ldg(first + c[j]) : kNoKey;
+        x[j] = c[j] >= 0 && partial_lse != nullptr
+                   ? __ldg(partial_lse + first_pair + base + j * kThreads)
+                   : 0.f;
+      }
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int i = base + j * kThreads;
+        if (i >= kTileRows * slots_) break;
+        const bool seen = oldest[j] <= key_limit(s_, first_query_ + i / slots_);
+        lse_[i] = seen ? x[j] * kLog2E : -CUDART_INF_F;
+      }
     }
   }
   __device__ float lse(int r, int slot) const { return lse_[r * slots_ + slot]; }  // log2

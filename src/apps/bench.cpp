@@ -1,9 +1,10 @@
-// dsrsq-bench: operators against dense attention, timed in one process.
+// dsrsq-bench: operators against dense attention, timed in one process, and what they lose.
 #include <torch/torch.h>
 
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "bench_trained.h"
 #include "dsrsq/bench/attention_suite.h"
 #include "dsrsq/bench/device.h"
 #include "dsrsq/bench/train_suite.h"
@@ -21,6 +22,9 @@ struct Options {
   std::string suite = "attention", device = "cuda", output, log_level = "info";
   std::vector<std::string> cases = {"16384:128", "65536:256", "131072:384"};
   bench::AttentionSuiteOptions attention;
+  std::vector<int64_t> slots;
+  std::string model, text;  // of the suite `trained`
+  bench::TrainedSuiteOptions trained;
   bench::TrainSuiteOptions train;
   std::vector<std::string> train_cases = {"32x1024:128", "4x8192:128", "1x32768:192",
                                           "1x131072:384"};
@@ -50,12 +54,16 @@ void add_train_options(CLI::App& app, Options& o) {
 void add_options(CLI::App& app, Options& o) {
   auto& a = o.attention;
   app.add_option("--suite", o.suite,
-                 "attention: over clusters, whole operator, against dense; train: a training step")
-      ->check(CLI::IsMember({"attention", "train"}))
+                 "attention: over clusters, whole operator, against dense; trained: what it loses "
+                 "and saves on a trained model's keys; train: a training step")
+      ->check(CLI::IsMember({"attention", "trained", "train"}))
       ->capture_default_str();
   app.add_option("--device", o.device, "cpu, cuda, cuda:N")->capture_default_str();
   app.add_option("--output", o.output, "results.json to write")->required();
-  app.add_option("--cases", o.cases, "TOKENS:CLUSTERS,...")->delimiter(',')->capture_default_str();
+  app.add_option("--cases", o.cases,
+                 "TOKENS:CLUSTERS,...; also TOKENS:CLUSTERS:TYPE, fp32 (a CPU alone) or bf16")
+      ->delimiter(',')
+      ->capture_default_str();
   app.add_option("--routing", a.routings, "balanced, skewed")
       ->delimiter(',')
       ->capture_default_str();
@@ -67,9 +75,9 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--width", a.width, "of a head")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  app.add_option("--slots", a.slots, "clusters of a query")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  app.add_option("--slots", o.slots, "clusters of a query; default 8, of trained 2,4,8,16")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber);
   app.add_option("--window", a.window, "newest tokens that a query always sees")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
@@ -82,19 +90,28 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--seconds", a.timing.seconds, "of measuring, a case and pass")
       ->capture_default_str();
   app.add_flag("--kernels", a.kernels, "also the time of each kernel (or operator, on a CPU)");
+  app.add_flag("!--no-moba", a.moba, "on a GPU, without blocks of neighbouring keys (MoBA)");
+  app.add_option("--model", o.model, "trained: a run, or a Hugging Face folder");
+  app.add_option("--text", o.text, "trained: what it reads");
+  app.add_option("--sequences", o.trained.sequences, "trained: read; as many feed the codebook")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--layer", o.trained.timed_layer, "trained: whose keys are timed; -1: the middle")
+      ->capture_default_str();
   add_train_options(app, o);
   app.add_option("--threads", o.threads, "of a CPU; 0: all");
   app.add_option("--log-level", o.log_level, "debug, info, warning, error")->capture_default_str();
 }
 
-// "16384:128"
+// "16384:128", "8192:32:bf16"
 bench::AttentionCase parse_case(const std::string& text) {
-  const auto colon = text.find(':');
+  const auto colon = text.find(':'), second_colon = text.find(':', colon + 1);
+  const auto end = std::min(second_colon, text.size());
   size_t first = 0, second = 0;
   try {
-    bench::AttentionCase size{std::stoll(text, &first),
-                              std::stoll(text.substr(colon + 1), &second)};
-    if (first == colon && colon + 1 + second == text.size() && size.tokens > 0 && size.clusters > 0)
+    bench::AttentionCase size{std::stoll(text, &first), std::stoll(text.substr(colon + 1), &second),
+                              end < text.size() ? text.substr(end + 1) : ""};
+    if (first == colon && colon + 1 + second == end && size.tokens > 0 && size.clusters > 0)
       return size;
   } catch (const std::logic_error&) {
   }
@@ -120,7 +137,7 @@ std::vector<ResultRecord> run_train(Options& o, at::Device device, const Save& s
   t.heads = o.attention.heads;
   t.width = t.heads * o.attention.width;
   t.mlp_width = t.width * 8 / 3;
-  t.slots = o.attention.slots;
+  t.slots = o.slots.empty() ? o.attention.slots : o.slots.front();
   t.window = o.attention.window;
   t.seed = o.attention.seed;
   t.kernels = o.attention.kernels;
@@ -139,6 +156,33 @@ std::vector<ResultRecord> run_train(Options& o, at::Device device, const Save& s
   return records;
 }
 
+std::vector<ResultRecord> run_suite(Options& o, const at::Device& device, const Save& save) {
+  if (o.suite == "train") return run_train(o, device, save);
+  std::vector<ResultRecord> records;
+  auto& a = o.attention;
+  for (const auto& text : o.cases) a.cases.push_back(parse_case(text));
+  if (o.suite == "attention") {
+    for (const int64_t slots : o.slots.empty() ? std::vector<int64_t>{a.slots} : o.slots) {
+      a.slots = slots;
+      const auto found = bench::run_attention_suite(a, device);
+      records.insert(records.end(), found.begin(), found.end());
+    }
+    return records;
+  }
+  auto& t = o.trained;
+  if (!o.slots.empty()) t.slots = o.slots;
+  t.window = a.window;
+  t.seed = a.seed;
+  t.timing = a.timing;
+  for (const auto& size : a.cases) {
+    t.tokens = size.tokens;
+    t.clusters = size.clusters;
+    const auto found = run_trained_suite_on(o.model, o.text, o.device, t);
+    records.insert(records.end(), found.begin(), found.end());
+  }
+  return records;
+}
+
 void run(Options& o, const std::vector<std::string>& command) {
   if (o.threads > 0) at::set_num_threads(int(o.threads));
   const at::Device device(o.device);
@@ -150,12 +194,7 @@ void run(Options& o, const std::vector<std::string>& command) {
   const Save save = [&](const std::vector<ResultRecord>& records) {
     write_file_atomic(o.output, results_json(provenance, records).dump(1) + "\n");
   };
-  if (o.suite == "train") {
-    save(run_train(o, device, save));
-  } else {
-    for (const auto& text : o.cases) o.attention.cases.push_back(parse_case(text));
-    save(bench::run_attention_suite(o.attention, device));
-  }
+  save(run_suite(o, device, save));
   log_info("wrote ", o.output);
 }
 

@@ -9,6 +9,8 @@
 #include "dsrsq/core/files.h"
 #include "dsrsq/core/logging.h"
 #include "dsrsq/eval/predictions.h"
+#include "eval_collect.h"
+#include "eval_columns.h"
 #include "eval_rows.h"
 #include "run_program.h"
 
@@ -17,7 +19,8 @@ namespace {
 struct Options {
   dsrsq::EvalRequest request;
   dsrsq::PredictionRequest predictions;
-  std::string missing = "error";
+  std::vector<std::string> collected;
+  std::string missing = "error", measure = "all";
   std::vector<std::string> columns, keys;
   std::string dump, output_dir, resume = "auto", log_level = "info";
 };
@@ -90,7 +93,13 @@ CLI::Option* add_input_options(CLI::App& app, Options& options) {
 }
 
 void add_options(CLI::App& app, Options& options) {
-  add_model_options(app, options.request, add_input_options(app, options));
+  auto* input = add_input_options(app, options);
+  add_model_options(app, options.request, input);
+  app.add_option("--collect", options.collected,
+                 "FOLDER with rows that --measure left (<output-dir>/rows; repeatable) instead of "
+                 "--checkpoint: compared and written without a model")
+      ->allow_extra_args(false)
+      ->excludes(input);
   app.add_option("--baseline", options.request.baseline,
                  "the row that the others are compared with; default: the first");
   app.add_option("--columns", options.columns,
@@ -102,6 +111,13 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--output-dir", options.output_dir,
                  "where results.json and table.md go; default: <first run>/eval; with --input "
                  "nothing is written without it");
+  app.add_option(
+         "--measure", options.measure,
+         "all; answers: without their costs, all budgets of a method in one pass over the prompts, "
+         "several processes of one command share the methods; costs: of these rows, alone on the "
+         "machine. answers and costs leave rows in <output-dir>/rows for all or --collect")
+      ->check(CLI::IsMember({"all", "answers", "costs"}))
+      ->capture_default_str();
   app.add_option(
          "--resume", options.resume,
          "auto: rows that an interrupted evaluation of the same output, program, weights and "
@@ -143,8 +159,9 @@ void write_outcome(const std::string& folder, const std::string& dump,
   if (!dump.empty()) write_file_atomic(dump, questions);
   if (folder.empty()) return;
   std::filesystem::create_directories(folder);
-  auto results =
-      results_json(make_provenance(command, outcome.device, outcome.seeds), outcome.records);
+  auto provenance = make_provenance(command, outcome.device, outcome.seeds);
+  if (!outcome.commit.empty()) provenance["commit"] = outcome.commit;
+  auto results = results_json(provenance, outcome.records);
   write_file_atomic(folder + "/results.json", results.dump(1) + "\n");
   if (dump.empty()) write_file_atomic(folder + "/questions.jsonl", questions);
   write_file_atomic(folder + "/table.md", table);
@@ -157,8 +174,11 @@ void run(Options& options, const std::vector<std::string>& command) {
   using namespace dsrsq;
   set_log_level(parse_log_level(options.log_level));
   const auto& request = options.request;
-  if (request.checkpoints.empty() && options.predictions.inputs.empty())
-    throw ConfigError("give --checkpoint FOLDER of a run, or --input FILE of predictions");
+  if (request.checkpoints.empty() && options.predictions.inputs.empty() &&
+      options.collected.empty())
+    throw ConfigError(
+        "give --checkpoint FOLDER of a run, --input FILE of predictions, or --collect FOLDER of "
+        "rows");
   if (!request.audits.empty() && !request.checkpoints.empty()) {
     auto audit = audit_rows(request);
     std::cout << audit.report;
@@ -168,10 +188,21 @@ void run(Options& options, const std::vector<std::string>& command) {
   auto columns = choose_columns(options.columns);
   if (!options.output_dir.empty())  // an evaluation of hours must not end in a bad path
     std::filesystem::create_directories(options.output_dir);
-  bool scored = !options.predictions.inputs.empty();
+  bool collects = !options.collected.empty();
+  bool scored = !options.predictions.inputs.empty() || collects;
   options.request.output_dir = options.output_dir;
   options.request.resume = options.resume == "auto";
-  auto outcome = scored ? score_inputs(options) : evaluate_rows(request);
+  options.request.measure = options.measure == "answers" ? Measure::kAnswers
+                            : options.measure == "costs" ? Measure::kCosts
+                                                         : Measure::kAll;
+  auto outcome = collects ? collect_rows(options.collected)
+                 : scored ? score_inputs(options)
+                          : evaluate_rows(request);
+  if (request.measure != Measure::kAll) {
+    log_info("kept the ", options.measure, " of ", outcome.rows.size(), " rows in ",
+             outcome.output_dir, "/rows");
+    return;
+  }
   auto baseline = request.baseline.empty() ? outcome.rows.at(0).row : request.baseline;
   outcome.notes += compare_rows(outcome.rows, baseline, outcome.records);
   auto table = markdown_table(outcome.records, columns) + "\n";

@@ -1,48 +1,22 @@
 #include "eval_kept_rows.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/files.h"
 #include "dsrsq/core/logging.h"
+#include "dsrsq/eval/predictions.h"
 
 namespace dsrsq {
 
-namespace {
-
 using nlohmann::json;
-
-json question_json(const QuestionResult& q) {
-  return {{"id", q.id},
-          {"question", q.question},
-          {"prediction", q.prediction},
-          {"answers", q.answers},
-          {"evidence_recall", q.evidence_recall},
-          {"answer_recall", q.answer_recall},
-          {"place", int(q.place)},
-          {"retained", q.retained},
-          {"selected_tokens", q.selected_tokens},
-          {"context_tokens", q.context_tokens}};
-}
-
-QuestionResult parse_question(const json& item) {
-  QuestionResult q;
-  item.at("id").get_to(q.id);
-  item.at("question").get_to(q.question);
-  item.at("prediction").get_to(q.prediction);
-  item.at("answers").get_to(q.answers);
-  score_answer(q);
-  item.at("evidence_recall").get_to(q.evidence_recall);
-  item.at("answer_recall").get_to(q.answer_recall);
-  q.place = AnswerPlace(item.at("place").get<int>());
-  item.at("retained").get_to(q.retained);
-  item.at("selected_tokens").get_to(q.selected_tokens);
-  item.at("context_tokens").get_to(q.context_tokens);
-  return q;
-}
-
-}  // namespace
 
 std::string KeptRows::path(const std::string& name) const {
   std::string file;
@@ -54,36 +28,67 @@ std::string KeptRows::path(const std::string& name) const {
   return concat(folder_, "/", file, ".json");
 }
 
+RowClaim::RowClaim(const std::string& file) {
+  if (file.empty()) return;
+  std::filesystem::create_directories(std::filesystem::path(file).parent_path());
+  descriptor_ = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  granted_ = descriptor_ >= 0 && flock(descriptor_, LOCK_EX | LOCK_NB) == 0;
+  if (descriptor_ < 0 || (!granted_ && errno != EWOULDBLOCK))
+    throw Error(ExitCode::kInternal, concat(file, ": cannot be locked: ", std::strerror(errno)));
+}
+
+RowClaim::~RowClaim() {
+  if (descriptor_ >= 0) close(descriptor_);
+}
+
+std::string KeptRows::claim_file(const std::string& name) const {
+  if (folder_.empty()) return "";
+  auto file = path(name);
+  return file.substr(0, file.size() - std::string(".json").size()) + ".lock";
+}
+
 std::optional<KeptRow> KeptRows::find(const std::string& name, const std::string& key) const {
   if (folder_.empty() || !std::filesystem::exists(path(name))) return std::nullopt;
   try {
-    auto file = json::parse(read_file(path(name)));
-    if (file.at("row") != name || file.at("key") != key) return std::nullopt;
-    KeptRow kept;
-    kept.records = parse_results(file, path(name));
-    kept.row.case_name = file.at("case").get<std::string>();
-    kept.row.row = name;
-    for (const auto& item : file.at("questions"))
-      kept.row.questions.push_back(parse_question(item));
-    file.at("notes").get_to(kept.notes);
-    return kept;
+    std::string own;
+    auto kept = read(path(name), own);
+    if (kept.row.row == name && own == key) return kept;
   } catch (const std::exception& error) {
     log_warning(path(name), ": not a row of dsrsq-eval (", error.what(), "); it is evaluated anew");
-    return std::nullopt;
   }
+  return std::nullopt;
+}
+
+KeptRow KeptRows::read(const std::string& path, std::string& key) {
+  auto file = json::parse(read_file(path));
+  file.at("key").get_to(key);
+  KeptRow kept;
+  kept.records = parse_results(file, path);
+  kept.costs = parse_results(file.at("costs"), path);
+  file.at("case").get_to(kept.row.case_name);
+  file.at("row").get_to(kept.row.row);
+  for (const auto& item : file.at("questions"))
+    kept.row.questions.push_back(parse_question_json(item));
+  file.at("notes").get_to(kept.notes);
+  file.at("device").get_to(kept.device);
+  file.at("seed").get_to(kept.seed);
+  return kept;
 }
 
 void KeptRows::keep(const std::string& name, const std::string& key, const KeptRow& row) const {
   if (folder_.empty()) return;
   std::filesystem::create_directories(folder_);
   auto file = results_json(json::object(), row.records);
+  file["costs"] = results_json(json::object(), row.costs);
   file["row"] = name;
   file["key"] = key;
   file["case"] = row.row.case_name;
   file["notes"] = row.notes;
+  file["device"] = row.device;
+  file["seed"] = row.seed;
   file["questions"] = json::array();
   for (const auto& question : row.row.questions)
-    file["questions"].push_back(question_json(question));
+    file["questions"].push_back(json(question_json(question)));
   write_file_atomic(path(name), file.dump(-1, ' ', false, json::error_handler_t::replace) + "\n");
 }
 

@@ -8,8 +8,10 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <utility>
 
 #include "dsrsq/core/logging.h"
+#include "dsrsq/core/timer.h"
 #include "dsrsq/eval/audit.h"
 #include "dsrsq/registry.h"
 #include "dsrsq/retriever/sentence_encoder.h"
@@ -175,100 +177,195 @@ std::vector<std::string> row_names(const std::string& row, const std::string& me
 }
 
 // Everything that the numbers of a row depend on.
-std::string row_key(const TrainedRun& run, const EvalRequest& request, const std::string& method,
-                    Probe probe, const AskedBudget& budget) {
+std::string row_key(const std::string& commit, const TrainedRun& run, const EvalRequest& request,
+                    const std::string& method, Probe probe, const AskedBudget& budget) {
   auto config = run.config;
   auto changed = std::filesystem::last_write_time(run.weights).time_since_epoch().count();
-  auto commit = make_provenance({}, "", {}).at("commit").get<std::string>();
   return concat("commit ", commit, "\nweights ", run.weights, " ", changed, "\nmethod ", method,
                 " probe ", int(probe), " budget ", budget.tokens, " ", budget.share, " seed ",
                 request.seed, "\n", dump_config([&](ConfigVisitor& v) { config.visit_fields(v); }));
 }
 
+// One way to read: its rows differ in their budget alone.
+struct Reading {
+  TrainedRun* run;
+  LanguageModel model;
+  std::string row, method;
+  Probe probe = Probe::kNone;
+  bool own = false;  // as the run was trained
+};
+
 class Rows {
  public:
   explicit Rows(const EvalRequest& request)
-      : request_(request), budgets_(parse_budgets(request.budgets)), kept_("") {}
+      : request_(request),
+        budgets_(parse_budgets(request.budgets)),
+        commit_(make_provenance({}, "", {}).at("commit").get<std::string>()) {}
 
   // Where finished rows are kept from here on.
   void keep_in(const std::string& folder) { kept_ = KeptRows(folder); }
 
   // A row a budget, where the method has one.
-  void add(TrainedRun& run, LanguageModel model, const std::string& row, const std::string& method,
-           Probe probe, bool own) {
-    auto kind = find_method(method).budget;
-    if (kind == Budget::kNone) return add_row(run, model, row, method, probe, {}, own);
-    auto names = row_names(row, method, budgets_);
-    for (size_t i = 0; i < budgets_.size(); ++i) {
-      auto budget = budgets_[i];
-      // A method that evicts always has a budget, and results say which.
-      if (budget.text.empty() && (kind == Budget::kBytes || kind == Budget::kReads))
-        budget.share = run.config.eviction.share;
-      add_row(run, model, names[i], method, probe, budget, own && i == 0);
+  void add(Reading reading) {
+    RowClaim claim(request_.measure == Measure::kAll ? "" : kept_.claim_file(reading.row));
+    if (!claim) {
+      log_info("row ", reading.row, ": another process is at it");
+      return;
+    }
+    auto rows = find_rows(reading);
+    if (request_.measure == Measure::kAnswers)
+      answer_together(reading, rows);
+    else
+      for (auto& row : rows) finish(reading, row);
+    for (auto& row : rows) {
+      auto& kept = row.kept;
+      outcome.records.insert(outcome.records.end(), kept.records.begin(), kept.records.end());
+      outcome.records.insert(outcome.records.end(), kept.costs.begin(), kept.costs.end());
+      outcome.rows.push_back(std::move(kept.row));
+      outcome.notes += kept.notes;
     }
   }
 
   void trace(TrainedRun& run) {
     TraceRequest trace{run.row, run.config.data.test_split, request_.trace, own_budget(run.config)};
-    PassOptions options;
-    options.budget = budgets_.front().tokens;
-    options.budget_share = budgets_.front().share;
-    outcome.trace =
-        trace_pages(run.model, test_loader(run), *run.tokenizer, run.config.eval, options, trace);
+    outcome.trace = trace_pages(run.model, test_loader(run), *run.tokenizer, run.config.eval,
+                                pass_options(budgets_.front(), Probe::kNone), trace);
   }
 
   EvalOutcome outcome;
 
  private:
-  void add_row(TrainedRun& run, LanguageModel model, const std::string& row,
-               const std::string& method, Probe probe, const AskedBudget& budget, bool own) {
-    auto key = row_key(run, request_, method, probe, budget);
-    auto found = request_.resume ? kept_.find(row, key) : std::nullopt;
-    if (found) log_info("row ", row, ": taken from an evaluation that was here before");
-    auto finished = found ? *found : evaluate_row(run, model, row, method, probe, budget, own);
-    if (!found) kept_.keep(row, key, finished);
-    outcome.records.insert(outcome.records.end(), finished.records.begin(), finished.records.end());
-    outcome.rows.push_back(std::move(finished.row));
-    outcome.notes += finished.notes;
-  }
+  struct Row {
+    std::string name, key;
+    AskedBudget budget;
+    KeptRow kept;  // what is known of it so far
+    bool own = false;
+  };
 
-  static KeptRow evaluate_row(TrainedRun& run, LanguageModel& model, const std::string& row,
-                              const std::string& method, Probe probe, const AskedBudget& budget,
-                              bool own) {
-    auto loader = test_loader(run);
+  static PassOptions pass_options(const AskedBudget& budget, Probe probe) {
     PassOptions options;
     options.probe = probe;
     options.budget = budget.tokens;
     options.budget_share = budget.share;
-    auto result = evaluate(model, loader, *run.tokenizer, run.config.eval, options,
-                           flop_settings(run, method), row);
-    auto records = result_records(result, run.config.data.test_split, row);
-    for (auto& record : records) {
-      if (budget.tokens > 0) record.shape["budget_tokens"] = double(budget.tokens);
-      if (budget.share > 0) record.shape["budget_share"] = budget.share;
+    return options;
+  }
+
+  std::vector<Row> find_rows(const Reading& reading) const {
+    auto kind = find_method(reading.method).budget;
+    auto budgets = kind == Budget::kNone ? std::vector<AskedBudget>(1) : budgets_;
+    auto names = row_names(reading.row, reading.method, budgets_);
+    std::vector<Row> rows;
+    for (size_t i = 0; i < budgets.size(); ++i) {
+      Row row;
+      row.name = names[i];
+      row.budget = budgets[i];
+      row.own = reading.own && i == 0;
+      // A method that evicts always has a budget, and results say which.
+      if (row.budget.text.empty() && (kind == Budget::kBytes || kind == Budget::kReads))
+        row.budget.share = reading.run->config.eviction.share;
+      row.key = row_key(commit_, *reading.run, request_, reading.method, reading.probe, row.budget);
+      if (request_.resume) row.kept = kept_.find(row.name, row.key).value_or(KeptRow{});
+      if (row.kept.answered())
+        log_info("row ", row.name, ": taken from an evaluation that was here before");
+      rows.push_back(std::move(row));
     }
-    KeptRow finished{records, {run.config.data.test_split, row, result.questions}, ""};
-    // What a method found out about the weights (razor's heads).
-    if (!find_method(method).trainable)
-      for (const auto& [name, value] : model->method().scalars()) {
-        finished.notes += concat("- ", row, ": ", name, " ", value, "\n");
-        finished.records.push_back(
-            {run.config.data.test_split, row, records.front().shape, name, value, "share", {}, {}});
-      }
-    if (!own) return finished;
-    auto training = records.front();
+    return rows;
+  }
+
+  // The answers of all rows in one pass over the prompts, where the method can.
+  void answer_together(Reading& reading, std::vector<Row>& rows) const {
+    std::vector<Row*> open;
+    std::vector<PassOptions> options;
+    for (auto& row : rows) {
+      if (row.kept.answered()) continue;
+      open.push_back(&row);
+      options.push_back(pass_options(row.budget, reading.probe));
+    }
+    if (open.empty()) return;
+    auto& run = *reading.run;
+    Timer timer;
+    auto results =
+        evaluate_answers(reading.model, test_loader(run), *run.tokenizer, run.config.eval, options,
+                         flop_settings(run, reading.method), reading.row);
+    log_info("row ", reading.row, ": ", open.size(), " budgets answered in ", timer.seconds(),
+             " s");
+    for (size_t i = 0; i < open.size(); ++i) keep_answers(reading, *open[i], results[i]);
+  }
+
+  // What a row still lacks.
+  void finish(Reading& reading, Row& row) const {
+    auto& run = *reading.run;
+    auto options = pass_options(row.budget, reading.probe);
+    bool costs = row.kept.costs.empty();
+    if (!row.kept.answered() && request_.measure == Measure::kAll) {
+      auto result = evaluate(reading.model, test_loader(run), *run.tokenizer, run.config.eval,
+                             options, flop_settings(run, reading.method), row.name);
+      if (costs) row.kept.costs = with_budget(cost_records(result, split(run), row.name), row);
+      keep_answers(reading, row, result);
+    } else if (!row.kept.answered()) {
+      log_warning("row ", row.name, ": --measure costs wants rows with answers, this has none yet");
+    } else if (costs) {
+      EvaluationResult result;
+      result.questions = row.kept.row.questions;  // what costs are a row of
+      evaluate_costs(reading.model, test_loader(run), *run.tokenizer, run.config.eval, options,
+                     result);
+      row.kept.costs = with_budget(cost_records(result, split(run), row.name), row);
+      kept_.keep(row.name, row.key, row.kept);
+    }
+  }
+
+  void keep_answers(Reading& reading, Row& row, const EvaluationResult& result) const {
+    auto& run = *reading.run;
+    row.kept.records = with_budget(quality_records(result, split(run), row.name), row);
+    row.kept.row = {split(run), row.name, result.questions};
+    row.kept.device = run.config.train.device;
+    row.kept.seed = run.config.train.seed;
+    add_findings(reading, row);
+    if (row.own) add_training(run, result, row);
+    kept_.keep(row.name, row.key, row.kept);
+  }
+
+  static const std::string& split(const TrainedRun& run) { return run.config.data.test_split; }
+
+  static std::vector<ResultRecord> with_budget(std::vector<ResultRecord> records, const Row& row) {
+    for (auto& record : records) {
+      if (row.budget.tokens > 0) record.shape["budget_tokens"] = double(row.budget.tokens);
+      if (row.budget.share > 0) record.shape["budget_share"] = row.budget.share;
+    }
+    return records;
+  }
+
+  // What a method found out about the weights (razor's heads).
+  static void add_findings(Reading& reading, Row& row) {
+    if (find_method(reading.method).trainable) return;
+    auto& kept = row.kept;
+    for (const auto& [name, value] : reading.model->method().scalars()) {
+      kept.notes += concat("- ", row.name, ": ", name, " ", value, "\n");
+      kept.records.push_back({split(*reading.run),
+                              row.name,
+                              kept.records.front().shape,
+                              name,
+                              value,
+                              "share",
+                              {},
+                              {}});
+    }
+  }
+
+  static void add_training(const TrainedRun& run, const EvaluationResult& result, Row& row) {
+    auto training = row.kept.records.front();
     training.metric = "train_core_seconds";
     training.value = run.core_seconds;
     training.unit = "s";
     training.low = training.high = {};
-    finished.records.push_back(training);
-    finished.notes = activity(run, result);
-    return finished;
+    row.kept.records.push_back(training);
+    row.kept.notes = activity(run, result);
   }
 
   const EvalRequest& request_;
   std::vector<AskedBudget> budgets_;
-  KeptRows kept_;
+  std::string commit_;
+  KeptRows kept_{""};
 };
 
 // "all" in full.
@@ -277,7 +374,7 @@ std::vector<std::string> method_names(const std::vector<std::string>& asked) {
   for (const auto& name : asked) {
     if (name != "all") names.push_back(name);
     for (const auto& entry : method_table())
-      if (name == "all" && !entry.trainable) names.push_back(entry.name);
+      if (name == "all" && !entry.needs_own_weights()) names.push_back(entry.name);
   }
   return names;
 }
@@ -308,7 +405,7 @@ void check_names(const EvalRequest& request) {
         throw ConfigError(concat(advice, ": two rows are called '", name, "'"));
   };
   for (const auto& name : method_names(request.methods)) {
-    if (find_method(name).trainable)
+    if (find_method(name).needs_own_weights())
       throw ConfigError(concat("--methods: '", name,
                                "' has weights of its own; give its run by another --checkpoint"));
     insert(name, name, "--methods and --budget: expected each name and budget once");
@@ -344,7 +441,7 @@ EvalOutcome evaluate_rows(const EvalRequest& request) {
       rows.keep_in(rows.outcome.output_dir + "/rows");
     }
     run.model->eval();
-    rows.add(run, run.model, run.row, run.config.method, Probe::kNone, true);
+    rows.add({&run, run.model, run.row, run.config.method, Probe::kNone, true});
     rows.outcome.seeds.push_back(run.config.train.seed);
     if (i > 0) continue;
     if (request.trace > 0) rows.trace(run);
@@ -352,13 +449,10 @@ EvalOutcome evaluate_rows(const EvalRequest& request) {
     auto config = run.config;
     if (request.seed >= 0) config.train.seed = request.seed;
     for (const auto& name : method_names(request.methods)) {
-      auto method = find_method(name).make(config, run.model->shared_method());
-      LanguageModel model(run.model->backbone(), method, run.model->begin_id(),
-                          run.model->prefix());
-      rows.add(run, model, name, name, Probe::kNone, false);
+      rows.add({&run, with_method(run.model, name, config), name, name});
     }
     for (const auto& [name, probe] : probes)
-      rows.add(run, run.model, run.row + ":" + name, run.config.method, probe, false);
+      rows.add({&run, run.model, run.row + ":" + name, run.config.method, probe});
   }
   return rows.outcome;
 }
@@ -370,11 +464,11 @@ std::vector<const MethodEntry*> audited_methods(const std::vector<std::string>& 
   std::vector<const MethodEntry*> methods;
   bool all = std::find(names.begin(), names.end(), "all") != names.end();
   for (const auto& entry : method_table())
-    if (all && (!entry.trainable || entry.name == own)) methods.push_back(&entry);
+    if (all && (!entry.needs_own_weights() || entry.name == own)) methods.push_back(&entry);
   for (const auto& name : names) {
     if (name == "all") continue;
     const auto& entry = find_method(name);
-    if (entry.trainable && name != own)
+    if (entry.needs_own_weights() && name != own)
       throw ConfigError(concat("--audit: '", name, "' has weights of its own; the run is of ", own,
                                "; give its run by --checkpoint"));
     methods.push_back(&entry);
@@ -395,9 +489,8 @@ AuditOutcome audit_rows(const EvalRequest& request) {
   AuditOutcome outcome;
   for (const auto* entry : methods) {
     auto model = run.model;
-    if (!entry->trainable)
-      model = LanguageModel(run.model->backbone(), entry->make(config, run.model->shared_method()),
-                            run.model->begin_id(), run.model->prefix());
+    if (!entry->trainable || entry->name != config.method)
+      model = with_method(run.model, entry->name, config);
     AuditOptions options;
     options.budget = entry->budget;
     options.oracle = entry->oracle;
@@ -407,56 +500,6 @@ AuditOutcome audit_rows(const EvalRequest& request) {
     for (const auto& finding : findings) outcome.passed &= finding.passed;
   }
   return outcome;
-}
-
-std::vector<Column> result_columns() {
-  return {{"em", "EM"},
-          {"f1", "F1"},
-          {"subspan_em", "subspan EM"},
-          {"rouge_1", "ROUGE-1"},
-          {"rouge_2", "ROUGE-2"},
-          {"rouge_l", "ROUGE-L"},
-          {"rouge_lsum", "ROUGE-Lsum"},
-          {"bleu", "BLEU"},
-          {"evidence_recall", "evidence recall"},
-          {"answer_recall", "answer recall"},
-          {"em_exact", "EM, answer exact"},
-          {"em_latent", "EM, answer in latents only"},
-          {"share_latent", "share in latents only"},
-          {"tokens_read", "tokens read"},
-          {"token_efficiency", "token efficiency"},
-          {"bytes_held", "bytes held"},
-          {"prefill_bytes", "most bytes held in prefill"},
-          {"budget_bytes", "budget"},
-          {"peak_memory", "peak memory"},
-          {"throughput", "throughput"},
-          {"latency_p50", "latency p50"},
-          {"latency_p95", "latency p95"},
-          {"flops", "FLOP"},
-          {"sparse_share", "sparse queries"},
-          {"density", "density"},
-          {"latent_mass", "latent mass"},
-          {"train_core_seconds", "training, core-seconds"}};
-}
-
-std::vector<Column> choose_columns(const std::vector<std::string>& names) {
-  const std::set<std::string> hidden{"subspan_em", "rouge_1",       "rouge_2",
-                                     "rouge_lsum", "prefill_bytes", "budget_bytes"};
-  const auto all = result_columns();
-  std::vector<Column> columns;
-  for (const auto& column : all)
-    if (names.empty() && !hidden.count(column.metric)) columns.push_back(column);
-  for (const auto& name : names) {
-    auto found = std::find_if(all.begin(), all.end(),
-                              [&](const Column& column) { return column.metric == name; });
-    if (found == all.end()) {
-      std::string known;
-      for (const auto& column : all) known += (known.empty() ? "" : ", ") + column.metric;
-      throw ConfigError(concat("--columns: unknown metric '", name, "'; known: ", known));
-    }
-    columns.push_back(*found);
-  }
-  return columns;
 }
 
 }  // namespace dsrsq

@@ -10,6 +10,14 @@
 
 namespace dsrsq {
 
+// What an evaluation finds out of its rows. Answers and costs of a row may be found at different
+// times, by different processes: they are kept in <output_dir>/rows until both are there.
+enum class Measure {
+  kAll,
+  kAnswers,  // of all budgets of a method in one pass; several processes share the methods
+  kCosts,    // latency, throughput, bytes: alone on the machine
+};
+
 struct EvalRequest {
   std::vector<std::string> checkpoints;  // "[ROW=]FOLDER"
   std::string config;
@@ -24,6 +32,7 @@ struct EvalRequest {
   std::string output_dir;           // empty: <first run>/eval
   bool resume = true;    // rows that an interrupted evaluation left in <output_dir>/rows are taken
   std::string baseline;  // the row that the others are compared with; empty: the first
+  Measure measure = Measure::kAll;
 };
 
 struct EvalOutcome {
@@ -34,6 +43,7 @@ struct EvalOutcome {
   std::string output_dir;
   std::string device;
   std::vector<int64_t> seeds;
+  std::string commit;  // that made the rows; empty: this program's
 };
 
 EvalOutcome evaluate_rows(const EvalRequest& request);
@@ -43,10 +53,5 @@ struct AuditOutcome {
   bool passed = true;
 };
 AuditOutcome audit_rows(const EvalRequest& request);
-// Every metric that a table can show.
-std::vector<Column> result_columns();
-// Those of these names, in that order; throws ConfigError naming the known ones. Without names the
-// ones that a table shows by default: results.json has them all.
-std::vector<Column> choose_columns(const std::vector<std::string>& names);
 
 }  // namespace dsrsq

@@ -70,7 +70,8 @@ void take_selection(const MethodState& state, QuestionTrace& trace) {
   auto index = state.selected.index[0].to(at::kCPU).contiguous();
   auto mask = state.selected.mask[0].to(at::kCPU).contiguous();
   for (int64_t i = 0; i < index.numel(); ++i)
-    if (mask.data_ptr<bool>()[i]) trace.picked[size_t(index.data_ptr<int64_t>()[i])] = true;
+    if (mask.data_ptr<bool>()[i] && index.data_ptr<int64_t>()[i] >= 0)
+      trace.picked[size_t(index.data_ptr<int64_t>()[i])] = true;
   trace.picks = std::count(trace.picked.begin(), trace.picked.end(), true);
 }
 

@@ -60,15 +60,6 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--log-level", o.log_level, "debug, info, warning, error")->capture_default_str();
 }
 
-// The model, read with another method where one is named.
-LanguageModel with_method(const OpenModel& opened, const RunConfig& config,
-                          const std::string& name) {
-  auto model = opened.model;
-  if (name.empty() || name == config.method) return model;
-  auto method = find_method(name).make(config, model->shared_method());
-  return LanguageModel(model->backbone(), method, model->begin_id(), model->prefix());
-}
-
 std::string read_context(const std::string& path) {
   if (path.empty()) return "";
   if (path != "-") return read_file(path);
@@ -110,7 +101,9 @@ void run(Options& options) {
   auto source = find_model(options.model, options.config, options.overrides);
   auto opened = open_model(source);
   const auto& tokenizer = *opened.tokenizer;
-  auto model = with_method(opened, source.config, options.method);
+  auto model = opened.model;
+  if (!options.method.empty() && options.method != source.config.method)
+    model = with_method(model, options.method, source.config);
   auto context = read_context(options.context);
   std::vector<TextQuestion> sequences;
   for (const auto& question : options.questions) sequences.push_back({context, question});

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "dsrsq/bench/moba.h"
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/logging.h"
 #include "dsrsq/ops/cluster_assign.h"
@@ -73,25 +74,17 @@ Method dense_cpu(const AttentionSuiteOptions& o, const AttentionData& d) {
           }};
 }
 
-// Assigned keys and routed queries: all that attention over clusters does before it attends.
-struct Routed {
-  at::Tensor assignment, routes;
-};
-Routed route(const AttentionSuiteOptions& o, const AttentionData& d) {
-  const auto found = ops::cluster_assign(d.k, d.centroids, d.bias);
+// All that attention over clusters does before it attends.
+KeyChoice choose_clusters(const AttentionSuiteOptions& o, const AttentionData& d) {
+  const auto found = ops::cluster_assign(d.assign_k, d.directions, d.bias);
   return {found.assignment.to(at::kInt),
-          ops::cluster_route(d.q, d.centroids.unsqueeze(0), o.slots)};
+          ops::cluster_route(d.route_q, d.means.unsqueeze(0), o.slots)};
 }
 
-Method cluster_attention(const AttentionSuiteOptions& o, const AttentionCase& size,
-                         const AttentionData& d) {
-  const ops::ClusterAttentionOptions options{size.clusters, o.window, o.sinks, scale_of(o)};
-  const auto attend = [=](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-    const Routed routed = route(o, d);
-    return ops::cluster_attention(q, k, v, routed.assignment, routed.routes, std::nullopt, options)
-        .out;
-  };
-  return {"cluster_attention",
+// What computes its attention from q, k and v by differentiable operators.
+template <typename Attend>
+Method differentiable(const std::string& name, const AttentionData& d, const Attend& attend) {
+  return {name,
           [=] {
             at::NoGradGuard no_grad;
             attend(d.q, d.k, d.v);
@@ -105,6 +98,28 @@ Method cluster_attention(const AttentionSuiteOptions& o, const AttentionCase& si
             torch::autograd::grad({out}, leaves, {d.d_out});
           }};
 }
+
+Method cluster_attention(const AttentionSuiteOptions& o, const AttentionCase& size,
+                         const AttentionData& d) {
+  const ops::ClusterAttentionOptions options{size.clusters, o.window, o.sinks, scale_of(o)};
+  return differentiable("cluster_attention", d,
+                        [=](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+                          const KeyChoice choice = choose_clusters(o, d);
+                          return ops::cluster_attention(q, k, v, choice.assignment, choice.routes,
+                                                        std::nullopt, options)
+                              .out;
+                        });
+}
+
+Method moba(const AttentionSuiteOptions& o, const AttentionCase& size, const AttentionData& d) {
+  return differentiable("moba", d,
+                        [=](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+                          return moba_attention(q, by_query_head(o, k), by_query_head(o, v),
+                                                size.clusters, o.slots, scale_of(o));
+                        });
+}
+
+bool is_dense(const Method& method) { return method.name.starts_with("dense"); }
 
 class CaseRecords {
  public:
@@ -129,31 +144,55 @@ class CaseRecords {
   std::map<std::string, double> shape_;
 };
 
-// Times one pass of all methods. The first method is what is measured, the others are baselines.
+// Times one pass of all methods; what is not dense is compared with the fastest that is.
 void compare(const std::vector<Method>& methods, const std::string& metric,
              std::function<void()> Method::*pass, at::Device device, const TimingOptions& options,
              CaseRecords& records) {
   std::vector<Contestant> contestants;
   for (const auto& method : methods) contestants.push_back({method.name, method.*pass});
   const auto timings = time_interleaved(contestants, device, options);
-  size_t fastest = 0;
+  std::optional<size_t> fastest;
   for (size_t i = 0; i < methods.size(); ++i) {
     auto& record = records.add(methods[i].name, metric, timings[i].median, "s");
     record.p10 = timings[i].p10;
     record.p90 = timings[i].p90;
-    if (i > 0 && (fastest == 0 || timings[i].median < timings[fastest].median)) fastest = i;
+    if (is_dense(methods[i]) && (!fastest || timings[i].median < timings[*fastest].median))
+      fastest = i;
   }
-  if (fastest == 0) return;
-  const double ratio = timings[fastest].median / timings[0].median;
-  records.add(methods[0].name, metric + "_speedup", ratio, "x").baseline = methods[fastest].name;
-  log_info(metric, ": ", timings[0].median * 1e3, " ms, ", methods[fastest].name, " ",
-           timings[fastest].median * 1e3, " ms: ", ratio, " x");
+  if (!fastest) return;
+  for (size_t i = 0; i < methods.size(); ++i) {
+    if (is_dense(methods[i])) continue;
+    const double ratio = timings[*fastest].median / timings[i].median;
+    records.add(methods[i].name, metric + "_speedup", ratio, "x").baseline = methods[*fastest].name;
+    log_info(metric, ": ", methods[i].name, " ", timings[i].median * 1e3, " ms, ",
+             methods[*fastest].name, " ", timings[*fastest].median * 1e3, " ms: ", ratio, " x");
+  }
 }
 
-void run_case(const AttentionSuiteOptions& o, const AttentionCase& size, const std::string& routing,
-              at::Device device, std::vector<ResultRecord>& all) {
-  const AttentionData data = make_attention_data(o, size, routing, device);
-  CaseRecords records(concat(routing, ", n ", size.tokens, ", m ", size.clusters),
+void check(const AttentionSuiteOptions& o, at::Device device) {
+  if (o.kv_heads < 1 || o.heads % o.kv_heads != 0)
+    throw ConfigError(concat("--kv-heads: expected a divisor of --heads ", o.heads, ", got ",
+                             o.kv_heads, "; change one of them"));
+  for (const auto& size : o.cases)
+    if (size.clusters < o.slots)
+      throw ConfigError(concat("--cases ", size.tokens, ":", size.clusters,
+                               ": expected at least --slots ", o.slots,
+                               " clusters; change one of them"));
+  for (const auto& size : o.cases)
+    if (size.type != "" && size.type != "bf16" && (size.type != "fp32" || device.is_cuda()))
+      throw ConfigError(concat("--cases ", size.tokens, ":", size.clusters, ":", size.type,
+                               ": expected ", device.is_cuda() ? "bf16" : "fp32 or bf16", " on ",
+                               device.str(), "; change it"));
+}
+
+}  // namespace
+
+std::vector<ResultRecord> measure_attention(const AttentionSuiteOptions& o,
+                                            const AttentionCase& size, const std::string& name,
+                                            const AttentionData& data) {
+  const at::Device device = data.q.device();
+  CaseRecords records(concat(name, ", n ", size.tokens, ", m ", size.clusters,
+                             size.type.empty() ? "" : ", " + size.type),
                       {{"batch", double(o.batch)},
                        {"heads", double(o.heads)},
                        {"kv_heads", double(o.kv_heads)},
@@ -163,14 +202,21 @@ void run_case(const AttentionSuiteOptions& o, const AttentionCase& size, const s
                        {"slots", double(o.slots)},
                        {"window", double(o.window)},
                        {"sinks", double(o.sinks)}});
-  const Routed routed = route(o, data);
+  const KeyChoice choice = choose_clusters(o, data);
   const ClusterLoad load =
-      cluster_load(routed.assignment, routed.routes, size.clusters, o.window, o.sinks);
-  log_info(routing, ", n ", size.tokens, ", m ", size.clusters, ": density ", load.density,
-           ", largest cluster ", load.balance, " of the mean");
+      cluster_load(choice.assignment, choice.routes, size.clusters, o.window, o.sinks);
+  log_info(name, ", n ", size.tokens, ", m ", size.clusters, ", k ", o.slots, ": density ",
+           load.density, ", largest cluster ", load.balance, " of the mean");
   std::vector<Method> methods = {cluster_attention(o, size, data)};
   records.add(methods[0].name, "density", load.density, "share");
   records.add(methods[0].name, "balance", load.balance, "x");
+  if (device.is_cuda() && o.moba) {
+    methods.push_back(moba(o, size, data));
+    const KeyChoice blocks = choose_blocks(data.q, data.k, size.clusters, o.slots);
+    const double density =
+        cluster_load(blocks.assignment, blocks.routes, size.clusters, 0, 0).density;
+    records.add("moba", "density", density, "share");
+  }
   if (size.tokens <= o.dense_up_to) {
     if (device.is_cuda()) {
       methods.push_back(dense_cudnn(o, data));
@@ -193,28 +239,20 @@ void run_case(const AttentionSuiteOptions& o, const AttentionCase& size, const s
       log_debug("  ", time.name, " x ", time.calls, ": ", time.seconds * 1e6, " us");
     }
   }
-  all.insert(all.end(), records.records.begin(), records.records.end());
+  return records.records;
 }
-
-void check(const AttentionSuiteOptions& o) {
-  if (o.kv_heads < 1 || o.heads % o.kv_heads != 0)
-    throw ConfigError(concat("--kv-heads: expected a divisor of --heads ", o.heads, ", got ",
-                             o.kv_heads, "; change one of them"));
-  for (const auto& size : o.cases)
-    if (size.clusters < o.slots)
-      throw ConfigError(concat("--cases ", size.tokens, ":", size.clusters,
-                               ": expected at least --slots ", o.slots,
-                               " clusters; change one of them"));
-}
-
-}  // namespace
 
 std::vector<ResultRecord> run_attention_suite(const AttentionSuiteOptions& options,
                                               at::Device device) {
-  check(options);
+  check(options, device);
   std::vector<ResultRecord> records;
-  for (const auto& routing : options.routings)
-    for (const auto& size : options.cases) run_case(options, size, routing, device, records);
+  for (const auto& routing : options.routings) {
+    for (const auto& size : options.cases) {
+      const auto data = make_attention_data(options, size, routing, device);
+      const auto found = measure_attention(options, size, routing, data);
+      records.insert(records.end(), found.begin(), found.end());
+    }
+  }
   return records;
 }
 

@@ -25,23 +25,26 @@ AttentionData make_attention_data(const AttentionSuiteOptions& o, const Attentio
                                   const std::string& routing, at::Device device) {
   torch::manual_seed(o.seed);
   const auto fp32 = at::TensorOptions(device).dtype(at::kFloat);
-  const auto type = device.is_cuda() ? at::kBFloat16 : at::kFloat;
+  const bool bf16 = size.type.empty() ? device.is_cuda() : size.type == "bf16";
+  const auto type = bf16 ? at::kBFloat16 : at::kFloat;
   const int64_t n = size.tokens, m = size.clusters, d = o.width;
   const at::Tensor weights = centre_weights(routing, m, fp32);
   AttentionData data;
-  data.centroids = at::randn({o.kv_heads, m, d}, fp32);
+  data.directions = data.means = at::randn({o.kv_heads, m, d}, fp32);
   data.bias = at::zeros({o.kv_heads, m}, fp32);
   const at::Tensor head = at::arange(o.kv_heads, fp32.dtype(at::kLong)).view({1, -1, 1});
   const auto around = [&](int64_t heads, double lean, double spread) {
     const at::Tensor centre =
         at::multinomial(weights, o.batch * heads * n, true).view({o.batch, heads, n});
     const at::Tensor of_head = head.repeat_interleave(heads / o.kv_heads, 1);
-    return (data.centroids.index({of_head, centre}) * lean +
+    return (data.means.index({of_head, centre}) * lean +
             at::randn({o.batch, heads, n, d}, fp32) * spread)
         .to(type);
   };
   data.q = around(o.heads, routing == "skewed" ? kLean : 0, 1);
   data.k = around(o.kv_heads, 1, kSpread);
+  data.route_q = data.q;
+  data.assign_k = data.k;
   data.v = at::randn(data.k.sizes(), fp32).to(type);
   data.d_out = at::randn(data.q.sizes(), fp32).to(type);
   return data;

@@ -116,6 +116,10 @@ at::Tensor gather_entries(const at::Tensor& x, const at::Tensor& index, int64_t 
   return x.gather(dim, view.expand(sizes));
 }
 
+void LayerState::append_values(const at::Tensor& new_values) {
+  values = grown(growing_values_, values, new_values);
+}
+
 void LayerState::keep(const at::Tensor& index) {
   keys = gather_entries(keys, index, 2);
   values = gather_entries(values, index, 2);

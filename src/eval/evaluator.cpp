@@ -3,13 +3,15 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <set>
-#include <unordered_map>
+#include <utility>
 
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/progress.h"
 #include "dsrsq/core/timer.h"
+#include "dsrsq/eval/answer_places.h"
+#include "dsrsq/methods/prompt_tokens.h"
 #include "dsrsq/objective/task_loss.h"
+#include "dsrsq/ops/autocast.h"
 #include "dsrsq/text/resampling.h"
 #include "dsrsq/text/task_metrics.h"
 
@@ -25,83 +27,39 @@ void EvalConfig::visit_fields(ConfigVisitor& v) {
   v.field(
       "counted_questions", counted_questions,
       "Questions, rounded up to whole batches, whose attended keys are counted (density, sparse "
-      "queries, latent mass, FLOP): a second pass, with explicit masks; 0: all.",
+      "queries, latent mass, FLOP), where that needs explicit masks in a second pass; 0: all.",
       at_least(0));
+  v.field(
+      "precision", precision,
+      "Of evaluation: fp32, or bf16 autocast with fp32 weights, whose keys and values take half "
+      "the bytes.",
+      one_of({"fp32", "bf16"}));
 }
 
 namespace {
 
-std::set<int64_t> valid_orders(const at::Tensor& order, const at::Tensor& valid, int64_t b) {
-  std::set<int64_t> orders;
-  if (!order.defined()) return orders;
-  auto ranks = order[b].to(at::kCPU).contiguous(), present = valid[b].to(at::kCPU).contiguous();
-  for (int64_t i = 0; i < ranks.numel(); ++i)
-    if (present.data_ptr<bool>()[i]) orders.insert(ranks.data_ptr<int64_t>()[i]);
-  return orders;
+// [B] shares of `wanted` [B, N] that are chosen; -1: none is wanted.
+std::vector<double> shares_chosen(const at::Tensor& wanted, const at::Tensor& chosen) {
+  auto total = wanted.sum(1).to(at::kCPU, at::kDouble),
+       found = wanted.logical_and(chosen).sum(1).to(at::kCPU, at::kDouble);
+  std::vector<double> shares;
+  for (int64_t b = 0; b < total.numel(); ++b) {
+    auto all = total.data_ptr<double>()[b];
+    shares.push_back(all > 0 ? found.data_ptr<double>()[b] / all : -1);
+  }
+  return shares;
 }
 
-double share_selected(const at::Tensor& wanted, const at::Tensor& chosen) {
-  auto total = wanted.sum().item<int64_t>();
-  return total == 0 ? -1 : double(wanted.logical_and(chosen).sum().item<int64_t>()) / double(total);
-}
-
-// Where the answer's tokens stand: by their rank in the reader's sequence, in exact entries or in
-// latents.
-void locate_answer(const Batch& batch, const MethodState& state, int64_t b, int64_t sinks,
-                   QuestionResult& question) {
-  auto wanted = batch.answer_tokens[b][0].to(at::kCPU).nonzero().squeeze(1);
-  if (wanted.numel() == 0) return;
-  std::unordered_map<int64_t, int64_t> rank_of;  // context token -> rank in the reader's sequence
-  auto index = state.selected.index[b].to(at::kCPU).contiguous(),
-       mask = state.selected.mask[b].to(at::kCPU).contiguous();
-  int64_t rank = sinks;
-  for (int64_t i = 0; i < index.numel(); ++i)
-    if (mask.data_ptr<bool>()[i]) rank_of[index.data_ptr<int64_t>()[i]] = rank++;
-  std::vector<int64_t> ranks;
-  for (int64_t i = 0; i < wanted.numel(); ++i) {
-    auto found = rank_of.find(wanted.data_ptr<int64_t>()[i]);
-    if (found == rank_of.end()) {
-      question.place = AnswerPlace::kNotChosen;
-      return;
-    }
-    ranks.push_back(found->second);
-  }
-  // A token is an exact key where every layer (and head, where heads hold their own) holds it, and
-  // gone where none does.
-  std::vector<std::set<int64_t>> exact;
-  for (const auto& layer : state.layers) {
-    if (layer.head_groups.empty()) exact.push_back(valid_orders(layer.order, layer.valid, b));
-    for (const auto& group : layer.head_groups)
-      for (int64_t h = 0; h < group.keys.size(1); ++h)
-        exact.push_back(valid_orders(group.order.select(1, h).to(at::kLong),
-                                     group.valid.defined()
-                                         ? group.valid.select(1, h)
-                                         : at::ones_like(group.order.select(1, h), at::kBool),
-                                     b));
-  }
-  size_t held = 0, gone = 0;
-  for (auto r : ranks) {
-    auto layers = size_t(std::count_if(exact.begin(), exact.end(),
-                                       [r](const auto& set) { return set.count(r) > 0; }));
-    held += layers == exact.size();
-    gone += layers == 0;
-  }
-  question.place = held == ranks.size()   ? AnswerPlace::kExact
-                   : gone == ranks.size() ? AnswerPlace::kLatent
-                                          : AnswerPlace::kMixed;
-  for (const auto& layer : state.layers) {
-    auto latents = valid_orders(layer.latents.order, layer.latents.valid, b);
-    if (std::all_of(ranks.begin(), ranks.end(), [&](int64_t r) { return latents.count(r) > 0; }))
-      question.retained = true;
-  }
-}
-
+// A row's own numbers are read once a batch: on a GPU every one of them waits.
 void score_batch(const Batch& batch, const Generated& generated, const Tokenizer& tokenizer,
                  int64_t sinks, EvaluationResult& result) {
   auto chosen = at::zeros_like(batch.context_valid);
-  if (generated.state.selected.slots() > 0) {
+  if (generated.state.selected.slots() > 0)
     chosen = generated.state.selected.chosen(batch.context.size(1));
-  }
+  auto evidence = shares_chosen(batch.evidence.select(1, 0), chosen),
+       answer = shares_chosen(batch.answer_tokens.select(1, 0), chosen);
+  auto selected = chosen.sum(1).to(at::kCPU), context = batch.context_valid.sum(1).to(at::kCPU);
+  auto first = result.questions.size();
   for (int64_t b = 0; b < batch.size(); ++b) {
     const auto& record = batch.records[size_t(b)][0];
     QuestionResult question;
@@ -110,13 +68,13 @@ void score_batch(const Batch& batch, const Generated& generated, const Tokenizer
     question.answers = record.answers;
     question.prediction = tokenizer.decode(generated.tokens[size_t(b)]);
     score_answer(question);
-    question.evidence_recall = share_selected(batch.evidence[b][0], chosen[b]);
-    question.answer_recall = share_selected(batch.answer_tokens[b][0], chosen[b]);
-    question.selected_tokens = double(chosen[b].sum().item<int64_t>());
-    question.context_tokens = double(batch.context_valid[b].sum().item<int64_t>());
-    locate_answer(batch, generated.state, b, sinks, question);
+    question.evidence_recall = evidence[size_t(b)];
+    question.answer_recall = answer[size_t(b)];
+    question.selected_tokens = double(selected.data_ptr<int64_t>()[b]);
+    question.context_tokens = double(context.data_ptr<int64_t>()[b]);
     result.questions.push_back(std::move(question));
   }
+  locate_answers(batch, generated.state, sinks, result.questions.data() + first);
 }
 
 double value(const at::Tensor& x) { return x.defined() ? x.item().toDouble() : 0.0; }
@@ -138,32 +96,22 @@ struct StatSums {
   }
 };
 
-// What is attended, where counting it needs explicit masks: they would be timed with the method, so
-// a pass of its own.
-void count_attended(LanguageModel& model, const Loader& loader, int64_t wanted,
-                    const GenerateOptions& generation, PassOptions options,
-                    const std::string& label, StatSums& sums) {
-  auto sequences = loader.sequences();
-  if (wanted > 0) sequences = std::min(sequences, wanted);
-  Progress counting(label + ", counting", sequences);
-  options.collect_stats = true;
-  for (int64_t i = 0; i < loader.pass_batches() && sums.sequences < sequences; ++i) {
-    auto batch = loader.pass_batch(i).to(model->device());
-    sums.add(generate(model, batch, options, generation).state.stats, batch.size());
-    counting.update(std::min(sums.sequences, sequences));
-  }
-  counting.finish();
-}
-
 // Keys and values of the context tokens that the options ask for.
-double asked_bytes(LanguageModel& model, const Batch& batch, const PassOptions& options) {
+double asked_bytes(LanguageModel& model, const Batch& batch, const PassOptions& options,
+                   const EvalConfig& config) {
   auto tokens = requested_budget(options, batch.context_valid);
   if (!tokens.defined()) return 0;
   const auto& shape = model->method().shape();
-  auto entry = 2 * shape.layers * shape.key_value_heads * shape.head_width *
-               int64_t(model->backbone()->parameters().front().element_size());
+  auto element = config.precision == "bf16"
+                     ? int64_t{2}
+                     : int64_t(model->backbone()->parameters().front().element_size());
+  auto entry = 2 * shape.layers * shape.key_value_heads * shape.head_width * element;
   auto asked = at::minimum(tokens, batch.context_valid.sum(1)).sum().item<int64_t>();
   return double(asked * entry);
+}
+
+double seconds_of(const Generated& generated) {
+  return generated.select_seconds + generated.prefill_seconds + generated.decode_seconds;
 }
 
 // Questions one by one: latencies, and the bytes held for a sequence, which in a batch would count
@@ -182,67 +130,172 @@ void measure_singly(LanguageModel& model, const Loader& loader, const EvalConfig
     if (config.latency_questions > 0) result.latencies.push_back(seconds);
     result.state_bytes += double(generated.state_bytes) / double(read);
     result.prefill_bytes += double(generated.state.peak_bytes) / double(read);
-    result.budget_bytes += asked_bytes(model, single, options) / double(read);
+    result.budget_bytes += asked_bytes(model, single, options, config) / double(read);
   }
+  result.shared_bytes = double(model->method().shared_bytes());
 }
+
+// One pass over the questions for one or several budgets.
+class AnswerPass {
+ public:
+  AnswerPass(LanguageModel& model, const Loader& loader, const Tokenizer& tokenizer,
+             const EvalConfig& config, const std::vector<PassOptions>& budgets)
+      : model_(model),
+        loader_(loader),
+        tokenizer_(tokenizer),
+        config_(config),
+        budgets_(budgets),
+        generation_{config.maximum_tokens, tokenizer.end_id()},
+        rows_(budgets.size()) {}
+
+  void answer(const std::string& label) {
+    Progress progress(label, loader_.sequences());
+    bool counts = model_->method().counts_without_masks();
+    auto sinks = model_->backbone()->config().sinks;
+    int64_t read = 0;
+    for (int64_t i = 0; i < loader_.pass_batches(); ++i) {
+      auto batch = loader_.pass_batch(i).to(model_->device());
+      bool counting = counts && read < counted();
+      auto options = budgets_;
+      for (auto& one : options) one.collect_stats = counting;
+      generate_budgets(model_, batch, options, generation_, [&](size_t b, const Generated& made) {
+        auto& row = rows_[b];
+        row.result.seconds += seconds_of(made);
+        row.decoded += double(made.decoded_tokens);
+        auto tokens = made.state.selected.mask.sum() + batch.tail_valid.sum();
+        row.reader_tokens += double(tokens.item<int64_t>() + sinks * batch.size());
+        if (auto* chooses = dynamic_cast<PromptTokens*>(&model_->method()))
+          for (auto spent : chooses->tokens_to_choose()) row.choice_tokens += double(spent);
+        score_batch(batch, made, tokenizer_, sinks, row.result);
+        if (counting) row.sums.add(made.state.stats, batch.size());
+      });
+      read += batch.size();
+      progress.update(read);
+    }
+    progress.finish();
+  }
+
+  // What is attended, where counting it needs explicit masks: they would be timed with the method,
+  // so a pass of its own.
+  void count(const std::string& label) {
+    if (model_->method().counts_without_masks()) return;
+    for (size_t b = 0; b < budgets_.size(); ++b) {
+      auto& sums = rows_[b].sums;
+      auto options = budgets_[b];
+      options.collect_stats = true;
+      Progress counting(label + ", counting", counted());
+      for (int64_t i = 0; i < loader_.pass_batches() && sums.sequences < counted(); ++i) {
+        auto batch = loader_.pass_batch(i).to(model_->device());
+        sums.add(generate(model_, batch, options, generation_).state.stats, batch.size());
+        counting.update(std::min(sums.sequences, counted()));
+      }
+      counting.finish();
+    }
+  }
+
+  std::vector<EvaluationResult> results(const FlopSettings& flops) {
+    std::vector<EvaluationResult> results;
+    for (auto& row : rows_) {
+      derive(row, flops);
+      results.push_back(std::move(row.result));
+    }
+    return results;
+  }
+
+ private:
+  struct Row {
+    EvaluationResult result;
+    StatSums sums;
+    double reader_tokens = 0, decoded = 0, choice_tokens = 0;
+  };
+
+  int64_t counted() const {
+    auto all = loader_.sequences();
+    return config_.counted_questions > 0 ? std::min(all, config_.counted_questions) : all;
+  }
+
+  void derive(Row& row, const FlopSettings& flops) const {
+    auto& result = row.result;
+    const auto& sums = row.sums;
+    auto questions = double(result.questions.size());
+    double context = 0;
+    for (const auto& question : result.questions) context += question.context_tokens;
+    result.context_tokens_per_second = context / std::max(1e-9, result.seconds);
+    result.sparse_share = sums.rows > 0 ? sums.sparse / sums.rows : 0;
+    result.density = sums.visible > 0 ? sums.attended / sums.visible : 1;
+    result.has_latents = sums.latent_rows > 0;
+    result.latent_mass = result.has_latents ? sums.latent_mass / sums.latent_rows : 0;
+    const auto& shape = model_->method().shape();
+    SequenceWork work;
+    work.context_tokens = flops.retriever_width > 0 ? context / questions : 0;
+    work.reader_tokens = (row.reader_tokens + row.decoded) / questions;
+    result.tokens_spent = work.reader_tokens + row.choice_tokens / questions;
+    auto counted = double(sums.sequences);
+    work.attended_pairs = sums.attended / double(shape.query_heads) / counted;
+    work.latent_pairs = sums.latent_pairs / double(shape.query_heads) / counted;
+    work.rebuilt_latents = sums.rebuilt / counted;
+    work.routed_pairs = work.reader_tokens * double(shape.layers * flops.clusters) *
+                        (1 + double(shape.key_value_heads) / double(shape.query_heads));
+    work.predicted_tokens = 1 + row.decoded / questions;
+    result.flops = forward_flops(model_->backbone()->config(), flops, work) +
+                   work.reader_tokens * model_->method().token_flops();
+  }
+
+  LanguageModel& model_;
+  const Loader& loader_;
+  const Tokenizer& tokenizer_;
+  const EvalConfig& config_;
+  const std::vector<PassOptions>& budgets_;
+  GenerateOptions generation_;
+  std::vector<Row> rows_;
+};
 
 }  // namespace
 
+std::vector<EvaluationResult> evaluate_answers(LanguageModel& model, const Loader& loader,
+                                               const Tokenizer& tokenizer, const EvalConfig& config,
+                                               const std::vector<PassOptions>& budgets,
+                                               const FlopSettings& flops,
+                                               const std::string& label) {
+  at::NoGradGuard no_grad;
+  ops::AutocastGuard autocast(model->device(), config.precision == "bf16");
+  AnswerPass pass(model, loader, tokenizer, config, budgets);
+  pass.answer(label);
+  pass.count(label);
+  return pass.results(flops);
+}
+
+void evaluate_costs(LanguageModel& model, const Loader& loader, const Tokenizer& tokenizer,
+                    const EvalConfig& config, const PassOptions& options,
+                    EvaluationResult& result) {
+  at::NoGradGuard no_grad;
+  ops::AutocastGuard autocast(model->device(), config.precision == "bf16");
+  GenerateOptions generation{config.maximum_tokens, tokenizer.end_id()};
+  measure_singly(model, loader, config, options, generation, result);
+  auto batch = loader.pass_batch(0).to(model->device());
+  PeakMemory peak(model->device());
+  auto generated = generate(model, batch, options, generation);
+  result.peak_bytes = peak.bytes();
+  result.seconds = seconds_of(generated);
+  auto context = batch.context_valid.sum().item<int64_t>();
+  result.context_tokens_per_second = double(context) / std::max(1e-9, result.seconds);
+}
+
 EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Tokenizer& tokenizer,
-                          const EvalConfig& config, const PassOptions& base,
+                          const EvalConfig& config, const PassOptions& options,
                           const FlopSettings& flops, const std::string& label) {
   at::NoGradGuard no_grad;
-  auto device = model->device();
-  auto options = base;
-  GenerateOptions generation{config.maximum_tokens, tokenizer.end_id()};
-  EvaluationResult result;
-  StatSums sums;
-  double reader_tokens = 0, decoded = 0;
-  auto sinks = model->backbone()->config().sinks;
-  PeakMemory peak(device);
-  Progress progress(label, loader.sequences());
-  bool counts = model->method().counts_without_masks();
-  options.collect_stats = counts;
-  for (int64_t i = 0; i < loader.pass_batches(); ++i) {
-    auto batch = loader.pass_batch(i).to(device);
-    auto generated = generate(model, batch, options, generation);
-    result.seconds +=
-        generated.select_seconds + generated.prefill_seconds + generated.decode_seconds;
-    decoded += double(generated.decoded_tokens);
-    reader_tokens +=
-        double((generated.state.selected.mask.sum() + batch.tail_valid.sum()).item<int64_t>() +
-               sinks * batch.size());
-    score_batch(batch, generated, tokenizer, sinks, result);
-    if (counts) sums.add(generated.state.stats, batch.size());
-    progress.update(int64_t(result.questions.size()));
-  }
-  progress.finish();
-  result.peak_bytes = peak.bytes();
-  if (!counts)
-    count_attended(model, loader, config.counted_questions, generation, options, label, sums);
-  options.collect_stats = false;
-  auto questions = double(result.questions.size());
-  double context = 0;
-  for (const auto& question : result.questions) context += question.context_tokens;
-  result.context_tokens_per_second = context / std::max(1e-9, result.seconds);
-  result.shared_bytes = double(model->method().shared_bytes());
-  result.sparse_share = sums.rows > 0 ? sums.sparse / sums.rows : 0;
-  result.density = sums.visible > 0 ? sums.attended / sums.visible : 1;
-  result.has_latents = sums.latent_rows > 0;
-  result.latent_mass = result.has_latents ? sums.latent_mass / sums.latent_rows : 0;
-  const auto& shape = model->method().shape();
-  SequenceWork work;
-  work.context_tokens = flops.retriever_width > 0 ? context / questions : 0;
-  work.reader_tokens = (reader_tokens + decoded) / questions;
-  auto counted = double(sums.sequences);
-  work.attended_pairs = sums.attended / double(shape.query_heads) / counted;
-  work.latent_pairs = sums.latent_pairs / double(shape.query_heads) / counted;
-  work.rebuilt_latents = sums.rebuilt / counted;
-  work.routed_pairs = work.reader_tokens * double(shape.layers * flops.clusters) *
-                      (1 + double(shape.key_value_heads) / double(shape.query_heads));
-  work.predicted_tokens = 1 + decoded / questions;
-  result.flops = forward_flops(model->backbone()->config(), flops, work);
-  measure_singly(model, loader, config, options, generation, result);
+  ops::AutocastGuard autocast(model->device(), config.precision == "bf16");
+  std::vector<PassOptions> budgets{options};
+  AnswerPass pass(model, loader, tokenizer, config, budgets);
+  PeakMemory peak(model->device());
+  pass.answer(label);
+  auto bytes = peak.bytes();
+  pass.count(label);
+  auto result = std::move(pass.results(flops).front());
+  result.peak_bytes = bytes;
+  measure_singly(model, loader, config, options, {config.maximum_tokens, tokenizer.end_id()},
+                 result);
   return result;
 }
 
@@ -269,53 +322,90 @@ std::vector<double> collect(const EvaluationResult& result, Get get) {
 
 }  // namespace
 
-std::vector<ResultRecord> result_records(const EvaluationResult& result,
-                                         const std::string& case_name, const std::string& row) {
-  auto records = answer_records({case_name, row, result.questions});
-  auto context = mean_of(collect(result, [](const auto& q) { return q.context_tokens; }));
-  auto selected = mean_of(collect(result, [](const auto& q) { return q.selected_tokens; }));
-  std::map<std::string, double> shape{{"questions", double(result.questions.size())},
-                                      {"context_tokens", context}};
-  auto add = [&](const std::string& metric, double value, const std::string& unit) {
-    records.push_back({case_name, row, shape, metric, value, unit, {}, {}});
-  };
-  auto add_mean = [&](const std::string& metric, const std::vector<double>& values) {
+namespace {
+
+double mean_context(const EvaluationResult& result) {
+  return mean_of(collect(result, [](const auto& q) { return q.context_tokens; }));
+}
+
+// Adds records of one row.
+class RowRecords {
+ public:
+  RowRecords(const EvaluationResult& result, const std::string& case_name, const std::string& row)
+      : case_(case_name),
+        row_(row),
+        shape_{{"questions", double(result.questions.size())},
+               {"context_tokens", mean_context(result)}} {}
+  void add(const std::string& metric, double value, const std::string& unit) {
+    records.push_back({case_, row_, shape_, metric, value, unit, {}, {}});
+  }
+  void add_mean(const std::string& metric, const std::vector<double>& values) {
     if (values.empty()) return;
     auto interval = bootstrap_mean(values);
     records.push_back(
-        {case_name, row, shape, metric, interval.mean, "share", interval.low, interval.high});
-  };
+        {case_, row_, shape_, metric, interval.mean, "share", interval.low, interval.high});
+  }
+  std::vector<ResultRecord> records;
+
+ private:
+  std::string case_, row_;
+  std::map<std::string, double> shape_;
+};
+
+}  // namespace
+
+std::vector<ResultRecord> quality_records(const EvaluationResult& result,
+                                          const std::string& case_name, const std::string& row) {
+  RowRecords made(result, case_name, row);
+  made.records = answer_records({case_name, row, result.questions});
   auto em_at = [&](AnswerPlace place) {
     return collect(result,
                    [place](const auto& q) { return q.place == place ? q.exact_match : -1; });
   };
-  if (auto values = em_at(AnswerPlace::kExact); !values.empty()) add_mean("em_exact", values);
+  if (auto values = em_at(AnswerPlace::kExact); !values.empty()) made.add_mean("em_exact", values);
   auto located = collect(result, [](const auto& q) {
     return q.place == AnswerPlace::kUnknown ? -1.0 : double(q.place == AnswerPlace::kLatent);
   });
   if (auto values = em_at(AnswerPlace::kLatent); !values.empty()) {
-    add_mean("em_latent", values);
-    add("share_latent", mean_of(located), "share");
-    add_mean("retained_latent", collect(result, [](const auto& q) {
-               return q.place == AnswerPlace::kLatent ? double(q.retained) : -1;
-             }));
+    made.add_mean("em_latent", values);
+    made.add("share_latent", mean_of(located), "share");
+    made.add_mean("retained_latent", collect(result, [](const auto& q) {
+                    return q.place == AnswerPlace::kLatent ? double(q.retained) : -1;
+                  }));
   }
-  add("throughput", result.context_tokens_per_second, "tokens/s");
+  auto context = mean_context(result);
+  auto selected = mean_of(collect(result, [](const auto& q) { return q.selected_tokens; }));
+  made.add("flops", result.flops, "FLOP");
+  made.add("tokens_read", selected, "tokens");
+  made.add("tokens_spent", result.tokens_spent, "tokens");
+  made.add("token_efficiency", context > 0 ? selected / context : 0, "share");
+  made.add("sparse_share", result.sparse_share, "share");
+  made.add("density", result.density, "share");
+  if (result.has_latents) made.add("latent_mass", result.latent_mass, "share");
+  return std::move(made.records);
+}
+
+std::vector<ResultRecord> cost_records(const EvaluationResult& result, const std::string& case_name,
+                                       const std::string& row) {
+  RowRecords made(result, case_name, row);
+  made.add("throughput", result.context_tokens_per_second, "tokens/s");
   if (!result.latencies.empty()) {
-    add("latency_p50", quantile(result.latencies, 0.5), "s");
-    add("latency_p95", quantile(result.latencies, 0.95), "s");
+    made.add("latency_p50", quantile(result.latencies, 0.5), "s");
+    made.add("latency_p95", quantile(result.latencies, 0.95), "s");
   }
-  if (result.peak_bytes >= 0) add("peak_memory", result.peak_bytes, "bytes");
-  add("bytes_held", result.state_bytes, "bytes");
-  add("prefill_bytes", result.prefill_bytes, "bytes");
-  if (result.budget_bytes > 0) add("budget_bytes", result.budget_bytes, "bytes");
-  if (result.shared_bytes > 0) add("bytes_shared", result.shared_bytes, "bytes");
-  add("flops", result.flops, "FLOP");
-  add("tokens_read", selected, "tokens");
-  add("token_efficiency", context > 0 ? selected / context : 0, "share");
-  add("sparse_share", result.sparse_share, "share");
-  add("density", result.density, "share");
-  if (result.has_latents) add("latent_mass", result.latent_mass, "share");
+  if (result.peak_bytes >= 0) made.add("peak_memory", result.peak_bytes, "bytes");
+  made.add("bytes_held", result.state_bytes, "bytes");
+  made.add("prefill_bytes", result.prefill_bytes, "bytes");
+  if (result.budget_bytes > 0) made.add("budget_bytes", result.budget_bytes, "bytes");
+  if (result.shared_bytes > 0) made.add("bytes_shared", result.shared_bytes, "bytes");
+  return std::move(made.records);
+}
+
+std::vector<ResultRecord> result_records(const EvaluationResult& result,
+                                         const std::string& case_name, const std::string& row) {
+  auto records = quality_records(result, case_name, row);
+  auto costs = cost_records(result, case_name, row);
+  records.insert(records.end(), costs.begin(), costs.end());
   return records;
 }
 

@@ -325,22 +325,55 @@ void check_same_answers(const std::vector<AnsweredRow>& rows) {
 
 }  // namespace
 
+namespace {
+// Those of answer_metrics that no score of the answer gives.
+std::vector<AnswerMetric> found_metrics() {
+  return {{"evidence_recall", &QuestionResult::evidence_recall},
+          {"answer_recall", &QuestionResult::answer_recall},
+          {"answer_held", &QuestionResult::answer_held}};
+}
+}  // namespace
+
+nlohmann::ordered_json question_json(const QuestionResult& q) {
+  nlohmann::ordered_json item{
+      {"id", q.id}, {"question", q.question}, {"prediction", q.prediction}, {"answers", q.answers}};
+  if (q.context_tokens <= 0) return item;  // made elsewhere
+  item["place"] = place_name(q.place);
+  item["tokens_read"] = q.selected_tokens;
+  item["context_tokens"] = q.context_tokens;
+  item["retained"] = q.retained;
+  for (const auto& metric : found_metrics())
+    if (q.*metric.value >= 0) item[std::string(metric.name)] = q.*metric.value;
+  return item;
+}
+
+QuestionResult parse_question_json(const nlohmann::json& item) {
+  QuestionResult q;
+  item.at("id").get_to(q.id);
+  item.at("question").get_to(q.question);
+  item.at("prediction").get_to(q.prediction);
+  item.at("answers").get_to(q.answers);
+  score_answer(q);
+  if (!item.contains("place")) return q;
+  for (auto place :
+       {AnswerPlace::kNotChosen, AnswerPlace::kExact, AnswerPlace::kLatent, AnswerPlace::kMixed})
+    if (item["place"] == place_name(place)) q.place = place;
+  item.at("tokens_read").get_to(q.selected_tokens);
+  item.at("context_tokens").get_to(q.context_tokens);
+  item.at("retained").get_to(q.retained);
+  for (const auto& metric : found_metrics())
+    q.*metric.value = item.value(std::string(metric.name), -1.0);
+  return q;
+}
+
 std::string question_lines(const AnsweredRow& row) {
   std::string lines;
   for (const auto& q : row.questions) {
-    nlohmann::ordered_json line{{"row", row.row},
-                                {"id", q.id},
-                                {"question", q.question},
-                                {"prediction", q.prediction},
-                                {"answers", q.answers}};
+    nlohmann::ordered_json line{{"row", row.row}};
+    line.update(question_json(q));
     for (const auto& metric : answer_metrics())
       if (q.*metric.value >= 0) line[std::string(metric.name)] = q.*metric.value;
     line["sentence_bleu"] = q.sentence_bleu;
-    if (q.context_tokens > 0) {
-      line["place"] = place_name(q.place);
-      line["tokens_read"] = q.selected_tokens;
-      line["context_tokens"] = q.context_tokens;
-    }
     lines += line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
   }
   return lines;

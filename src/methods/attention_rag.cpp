@@ -6,8 +6,9 @@
 #include <limits>
 #include <numeric>
 #include <set>
+#include <utility>
 
-#include "dsrsq/model/transformer.h"
+#include "dsrsq/methods/prompt_reader.h"
 
 namespace dsrsq {
 
@@ -98,97 +99,50 @@ AttentionRagMethod::AttentionRagMethod(std::shared_ptr<Method> reader,
       opening_(prompt.answer.substr(0, prompt.answer.find("{answer}"))),
       tokenizer_(std::move(tokenizer)) {}
 
-namespace {
-
-// Dense attention; the anchor's row is recorded by the default stage.
-struct AnchorReader : Method {
-  using Method::Method;
-  std::string method_name() const override { return "attention_rag_reader"; }
-};
-
-// The chunks' prompts side by side, padded behind their ends.
-struct Prompts {
-  at::Tensor ids, valid;         // [C, T]
-  std::vector<int64_t> lengths;  // [C]
-};
-
-Prompts stack_prompts(const std::vector<std::vector<int64_t>>& rows, at::Device device) {
-  size_t longest = 1;
-  for (const auto& row : rows) longest = std::max(longest, row.size());
-  Prompts prompts;
-  prompts.ids = at::zeros({int64_t(rows.size()), int64_t(longest)}, at::kLong);
-  prompts.valid = at::zeros(prompts.ids.sizes(), at::kBool);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    auto length = int64_t(rows[i].size());
-    std::copy(rows[i].begin(), rows[i].end(), prompts.ids[int64_t(i)].data_ptr<int64_t>());
-    prompts.valid[int64_t(i)].narrow(0, 0, length).fill_(true);
-    prompts.lengths.push_back(length);
-  }
-  prompts.ids = prompts.ids.to(device);
-  prompts.valid = prompts.valid.to(device);
-  return prompts;
-}
-
-ReaderInput reader_input(const LanguageModelView& model, const at::Tensor& ids,
-                         const at::Tensor& valid, const at::Tensor& order) {
-  ReaderInput reader;
-  reader.inputs = model.embed(ids);
-  reader.valid = valid;
-  reader.padded = ids.size(0) > 1 && ids.size(1) > 1;
-  reader.order = reader.positions = order;
-  reader.segments = {ids.size(1)};
-  return reader;
-}
-
-}  // namespace
-
-AttentionRagMethod::Reading AttentionRagMethod::read_chunks(const std::vector<int32_t>& context,
-                                                            const std::vector<int32_t>& question,
-                                                            const std::string& prefix,
-                                                            const LanguageModelView& model,
-                                                            at::Device device) const {
-  const auto before = tokenizer_->encode(own_.instruction),
-             hint = tokenizer_->encode(prefix.empty() ? "" : opening_ + prefix);
+std::vector<AttentionRagMethod::Reading> AttentionRagMethod::read_chunks(
+    const std::vector<Text>& texts, const LanguageModelView& model, at::Device device) {
+  const auto instruction = tokenizer_->encode(own_.instruction);
+  struct Chunk {
+    size_t text, begin, tokens;
+  };
+  std::vector<Chunk> chunks;
   std::vector<std::vector<int64_t>> rows;
-  for (size_t begin = 0; begin < context.size(); begin += size_t(own_.chunk)) {
-    auto end = std::min(begin + size_t(own_.chunk), context.size());
-    auto row = model.front_ids;
-    row.insert(row.end(), context.begin() + long(begin), context.begin() + long(end));
-    for (const auto* part : {&before, &question, &hint})
-      row.insert(row.end(), part->begin(), part->end());
-    rows.push_back(std::move(row));
+  std::vector<Reading> readings(texts.size());
+  spent_.assign(texts.size(), 0);
+  for (size_t t = 0; t < texts.size(); ++t) {
+    const auto& [context, question, prefix] = texts[t];
+    const auto hint = tokenizer_->encode(prefix.empty() ? "" : opening_ + prefix);
+    readings[t].attention.assign(context.size(), 0);
+    for (size_t begin = 0; begin < context.size(); begin += size_t(own_.chunk)) {
+      auto end = std::min(begin + size_t(own_.chunk), context.size());
+      auto row = model.front_ids;
+      row.insert(row.end(), context.begin() + long(begin), context.begin() + long(end));
+      for (const auto* part : {&instruction, &question, &hint})
+        row.insert(row.end(), part->begin(), part->end());
+      rows.push_back(std::move(row));
+      chunks.push_back({t, begin, end - begin});
+    }
   }
-  Reading reading;
-  reading.attention.assign(context.size(), 0);
-  constexpr size_t kChunks = 8;  // read at a time
   auto front = int64_t(model.front_ids.size());
-  for (size_t first = 0; first < rows.size(); first += kChunks) {
-    std::vector<std::vector<int64_t>> part(
-        rows.begin() + long(first), rows.begin() + long(std::min(first + kChunks, rows.size())));
-    auto prompts = stack_prompts(part, device);
-    AnchorReader method(shape_);
-    MethodState state;
-    state.layers.resize(size_t(shape_.layers));
-    auto order = (prompts.valid.cumsum(1) - 1).clamp_min(0);
-    auto hidden =
-        model.forward(reader_input(model, prompts.ids, prompts.valid, order), method, state);
-    auto length = at::tensor(prompts.lengths, at::kLong).to(device).unsqueeze(1);
-    auto anchor = model.logits(gather_entries(hidden, length - 1, 1)).argmax(-1);  // [C, 1]
-    auto next = reader_input(model, anchor, at::ones_like(anchor, at::kBool), length);
-    next.record_rows = at::zeros_like(anchor);
-    model.forward(next, method, state);
-    auto mass = state.read_mass.select(1, 0).to(at::kCPU, at::kDouble).contiguous();  // [C, ranks]
+  for (auto [first, end] : prompt_parts(rows)) {
+    PromptReader reader(shape_, model, device);
+    auto anchor =
+        reader.read({rows.begin() + long(first), rows.begin() + long(end)}).argmax(-1, true);
+    reader.next(anchor, /*record=*/true);
+    auto mass =
+        reader.read_mass().select(1, 0).to(at::kCPU, at::kDouble).contiguous();  // [C, ranks]
     auto said = anchor.to(at::kCPU).contiguous();
-    for (size_t i = 0; i < part.size(); ++i) {
-      auto begin = (first + i) * size_t(own_.chunk);
-      auto tokens = std::min(size_t(own_.chunk), context.size() - begin);
+    for (size_t i = 0; i < end - first; ++i) {
+      const auto& [text, begin, tokens] = chunks[first + i];
+      spent_[text] += int64_t(rows[first + i].size()) + 1;
+      auto& reading = readings[text];
       const auto* own = mass.data_ptr<double>() + int64_t(i) * mass.size(1) + front;
       std::copy(own, own + tokens, reading.attention.begin() + long(begin));
       auto word = lower(trimmed(tokenizer_->decode({int32_t(said.data_ptr<int64_t>()[i])})));
       reading.answers.push_back(!word.empty() && word != "none");
     }
   }
-  return reading;
+  return readings;
 }
 
 // Higher is read first; -inf: never. A sentence's tokens have one score, that of its best token,
@@ -224,25 +178,51 @@ std::vector<double> AttentionRagMethod::token_scores(const std::vector<int32_t>&
   return scores;
 }
 
+void AttentionRagMethod::add_branches(const Batch& batch, const std::vector<PassOptions>& others,
+                                      MethodState& state) {
+  branches_.clear();
+  for (const auto& options : others) branches_.push_back(make_state(batch, options));
+}
+
+std::vector<MethodState> AttentionRagMethod::take_branches(MethodState& state) {
+  return std::exchange(branches_, {});
+}
+
 SelectedTokens AttentionRagMethod::select(const Batch& batch, const LanguageModelView& model,
                                           MethodState& state) {
   at::NoGradGuard no_grad;
+  auto context = batch.context.to(at::kCPU).contiguous();
+  auto context_valid = batch.context_valid.to(at::kCPU);
+  auto question = batch.questions.select(1, 0).to(at::kCPU).contiguous();
+  auto question_valid = batch.questions_valid.select(1, 0).to(at::kCPU);
+  std::vector<Text> texts;
+  for (int64_t b = 0; b < batch.size(); ++b) {
+    const auto* ids = context[b].data_ptr<int64_t>();
+    const auto* asked = question[b].data_ptr<int64_t>();
+    Text text;
+    text.context.assign(ids, ids + context_valid[b].sum().item<int64_t>());
+    text.question.assign(asked, asked + question_valid[b].sum().item<int64_t>());
+    text.prefix = answer_prefix(batch.records.at(size_t(b)).at(0).question);
+    texts.push_back(std::move(text));
+  }
+  auto readings = read_chunks(texts, model, batch.context.device());
+  for (auto& branch : branches_) {
+    prepare(batch, model, branch);
+    branch.selected = choose_sentences(batch, texts, readings, branch);
+  }
+  return choose_sentences(batch, texts, readings, state);
+}
+
+SelectedTokens AttentionRagMethod::choose_sentences(const Batch& batch,
+                                                    const std::vector<Text>& texts,
+                                                    const std::vector<Reading>& readings,
+                                                    MethodState& state) const {
   auto score = at::full({batch.size(), batch.context.size(1)},
                         -std::numeric_limits<double>::infinity(), at::kDouble);
-  auto context = batch.context.to(at::kCPU).contiguous();
-  auto question = batch.questions.select(1, 0).to(at::kCPU).contiguous();
   bool budgeted = state.options.budget > 0 || state.options.budget_share > 0;
   int64_t most = 1;
   for (int64_t b = 0; b < batch.size(); ++b) {
-    const auto* ids = context[b].data_ptr<int64_t>();
-    auto length = batch.context_valid[b].sum().item<int64_t>();
-    const auto* asked = question[b].data_ptr<int64_t>();
-    auto asked_length = batch.questions_valid[b][0].sum().item<int64_t>();
-    std::vector<int32_t> text(ids, ids + length);
-    auto reading = read_chunks(text, {asked, asked + asked_length},
-                               answer_prefix(batch.records.at(size_t(b)).at(0).question), model,
-                               batch.context.device());
-    auto scores = token_scores(text, reading, budgeted);
+    auto scores = token_scores(texts[size_t(b)].context, readings[size_t(b)], budgeted);
     std::copy(scores.begin(), scores.end(), score[b].data_ptr<double>());
     most = std::max<int64_t>(most, score[b].isfinite().sum().item<int64_t>());
   }

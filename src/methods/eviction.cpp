@@ -6,9 +6,12 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <utility>
 
 #include "dsrsq/attention/dense.h"
 #include "dsrsq/core/error.h"
+#include "dsrsq/methods/standard.h"
+#include "dsrsq/model/attention_stats.h"
 
 namespace dsrsq {
 
@@ -106,17 +109,6 @@ at::Tensor attended_entries(const AttentionInput& input, const HeadEntries& grou
                   group.order.size(2), input.order.options());
 }
 
-void count_group(const AttentionInput& input, const HeadEntries& group, const at::Tensor& mask,
-                 int64_t query_heads, AttentionStats& stats) {
-  auto padding = input.valid.logical_not().unsqueeze(1);  // [B, 1, T]
-  auto attended = attended_entries(input, group, mask).masked_fill(padding, 0);
-  auto seen = (input.order + 1).unsqueeze(1).masked_fill(padding, 0).expand_as(attended);
-  stats.add(stats.rows, input.valid.sum() * attended.size(1) * query_heads);
-  stats.add(stats.sparse_rows, (attended * 2 < seen).sum() * query_heads);
-  stats.add(stats.attended_pairs, attended.sum() * query_heads);
-  stats.add(stats.visible_pairs, seen.sum() * query_heads);
-}
-
 // q [B, h x G, T, d] over the group's entries.
 at::Tensor read_group(const at::Tensor& q, const HeadEntries& group, const at::Tensor& mask) {
   auto queries = q.size(1) / group.keys.size(1);
@@ -142,7 +134,8 @@ at::Tensor attend_head_groups(const AttentionInput& input, LayerState& layer,
   for (auto& group : layer.head_groups) {
     group.append(k, input.v, input.order, input.padded ? input.valid : at::Tensor());
     auto mask = visible(input, group);
-    if (stats != nullptr) count_group(input, group, mask, queries, *stats);
+    if (stats != nullptr)
+      count_attended(input, attended_entries(input, group, mask), queries, *stats);
     auto own = group.own_heads(by_head);
     auto read = read_group(own.reshape({batch, own.size(1) * queries, rows, width}), group, mask);
     if (!group.heads.defined()) return read;
@@ -157,11 +150,7 @@ at::Tensor EvictionMethod::attend(const AttentionInput& input, MethodState& stat
   auto* stats = state.options.collect_stats ? &state.stats : nullptr;
   if (!layer.head_groups.empty()) return attend_head_groups(input, layer, stats);
   if (layer.entries() > 0) return dense_attend(input, layer, stats);
-  if (stats != nullptr) count_dense(input, *stats);
-  layer.append(input.rotated(input.k), input.v, input.positions, input.order, input.valid, {},
-               false, {}, input.padded);
-  // A first chunk is padded behind its tokens only, where causal attention needs no mask.
-  return causal_attention(input.rotated(input.q), layer.keys, layer.values);
+  return attend_first_chunk(input, layer, stats);
 }
 
 bool EvictionMethod::evicts_behind(const AttentionInput& input) const {
@@ -175,6 +164,19 @@ void EvictionMethod::update_cache(const AttentionInput& input, MethodState& stat
   if (!layer.head_groups.empty() || layer.entries() < sinks_ + memory.slots) return;
   observe(input, layer, memory);
   if (!evicts_behind(input)) return;
+  for (auto& branch : memory.branches) {
+    auto& own = memory_of(branch);
+    auto number = size_t(input.layer);
+    own.scores[number] = memory.scores[number];
+    own.similarity[number] = memory.similarity[number];
+    branch.layers[number] = layer;
+    evict_or_compare(input, branch.layers[number], own);
+  }
+  evict_or_compare(input, layer, memory);
+}
+
+void EvictionMethod::evict_or_compare(const AttentionInput& input, LayerState& layer,
+                                      EvictionMemory& memory) {
   memory.evicting = true;
   auto own = score(input, layer, memory);
   if (compares_layers())
@@ -186,6 +188,10 @@ void EvictionMethod::update_cache(const AttentionInput& input, MethodState& stat
 void EvictionMethod::end_segment(MethodState& state) {
   auto& memory = memory_of(state);
   if (!memory.evicting) return;
+  for (auto& branch : memory.branches) {
+    follow_branch(state, branch);
+    end_segment(branch);
+  }
   memory.evicting = false;
   if (compares_layers()) {
     compare_layers(memory);
@@ -193,6 +199,16 @@ void EvictionMethod::end_segment(MethodState& state) {
       evict(state.layers[i], memory.scores[i], memory.capacity[i], memory);
   }
   for (auto& scores : memory.scores) scores = at::Tensor();
+}
+
+void EvictionMethod::add_branches(const Batch& batch, const std::vector<PassOptions>& others,
+                                  MethodState& state) {
+  for (const auto& options : others)
+    memory_of(state).branches.push_back(make_state(batch, options));
+}
+
+std::vector<MethodState> EvictionMethod::take_branches(MethodState& state) {
+  return std::exchange(memory_of(state).branches, {});
 }
 
 at::Tensor EvictionMethod::capacities(int64_t layer, const EvictionMemory& memory) const {

@@ -67,20 +67,26 @@ at::Tensor KvCompressMethod::score(const AttentionInput& input, const LayerState
 }
 
 void KvCompressMethod::compare_layers(EvictionMemory& memory) {
-  // One transfer a batch: [B, layers, H_kv, N].
-  auto metric = at::stack(memory.scores, 1).to(at::kFloat).to(at::kCPU).contiguous();
+  auto metric = at::stack(memory.scores, 1).to(at::kFloat);  // [B, layers, H_kv, N]
+  auto place = at::arange(metric.size(3), memory.context_tokens.options());
+  auto padding = place >= memory.context_tokens.view({-1, 1, 1, 1});
+  // Padding last, as what is protected. Sorted where the metric is; one transfer a batch.
+  auto infinity = std::numeric_limits<double>::infinity();
+  auto ascending = std::get<0>(metric.masked_fill(padding, infinity).sort(-1)).to(at::kCPU);
+  auto sorted_metric = ascending.contiguous();
   auto layers = metric.size(1), heads = metric.size(2), slots = metric.size(3);
   auto kept = at::empty({layers, metric.size(0), heads}, at::kLong);
+  auto counts_of = kept.accessor<int64_t, 3>();
   for (int64_t b = 0; b < metric.size(0); ++b) {
     auto context = memory.context[size_t(b)];
     std::vector<std::vector<float>> sorted;
     for (int64_t i = 0; i < layers * heads; ++i) {
-      const auto* own = metric.data_ptr<float>() + (b * layers * heads + i) * slots;
+      const auto* own = sorted_metric.data_ptr<float>() + (b * layers * heads + i) * slots;
       sorted.emplace_back(own, own + context);
-      std::sort(sorted.back().begin(), sorted.back().end());
     }
     auto counts = cheapest_blocks(sorted, own_.block, memory.budget[size_t(b)] * layers * heads);
-    for (int64_t i = 0; i < layers * heads; ++i) kept[i / heads][b][i % heads] = counts[size_t(i)];
+    for (int64_t i = 0; i < layers * heads; ++i)
+      counts_of[i / heads][b][i % heads] = counts[size_t(i)];
   }
   for (int64_t l = 0; l < layers; ++l) memory.capacity[size_t(l)] = kept[l];
 }

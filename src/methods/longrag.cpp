@@ -24,8 +24,9 @@ std::vector<std::pair<int64_t, int64_t>> join_passages(const std::vector<int64_t
   return units;
 }
 
-std::vector<LongRagMethod::RankedUnit> LongRagMethod::units(const Batch& batch, int64_t b) const {
-  auto passages = RagMethod::units(batch, b);
+std::vector<LongRagMethod::RankedUnit> LongRagMethod::units(const Batch& batch, int64_t b,
+                                                            const std::string& query) const {
+  auto passages = RagMethod::units(batch, b, query);
   auto length = int64_t(context_ids(batch, b).size());
   auto row = batch.passage[b].to(at::kCPU).contiguous();
   const auto* of_token = row.data_ptr<int64_t>();

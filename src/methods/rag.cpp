@@ -7,6 +7,7 @@
 #include <limits>
 #include <numeric>
 
+#include "dsrsq/batch/loader.h"
 #include "dsrsq/core/error.h"
 #include "dsrsq/retriever/bm25.h"
 
@@ -25,6 +26,30 @@ void RagConfig::visit_fields(ConfigVisitor& v) {
   v.field("order", order, "best_last: the best passage stands before the question.",
           one_of({"best_last", "document"}));
   v.field("unit_tokens", unit_tokens, "longrag: tokens of a unit, at most.", at_least(1));
+  v.field("demonstrations", demonstrations,
+          "Answered questions of the training split that stand in front, each behind its passages "
+          "(DRAG); outside the budget.",
+          at_least(0));
+  v.field("demonstration_passages", demonstration_passages, "Passages of each of them.",
+          at_least(0));
+  v.field("demonstration_end", demonstration_end, "Text behind each of them.");
+  v.field(
+      "iterations", iterations,
+      "Follow-up questions that the model asks, at most, before it answers (IterDRAG); 0: none.",
+      at_least(0));
+  v.field("iteration_passages", iteration_passages,
+          "Passages that a follow-up question adds, as far as the budget pays for them.",
+          at_least(1));
+  v.field("iteration_tokens", iteration_tokens,
+          "Tokens of a follow-up question or an intermediate answer, at most; both end at a line "
+          "break.",
+          at_least(1));
+  v.field("follow_up", follow_up, "Text that opens a follow-up question.");
+  v.field("intermediate_answer", intermediate_answer,
+          "Text between a follow-up question and its answer, where they are read on.");
+  v.field("final_answer", final_answer,
+          "Text that opens the answer: whichever of the two openings the model holds for more "
+          "likely decides whether it asks on.");
 }
 
 void RagConfig::validate(const ConfigLocations& locations) const {
@@ -32,6 +57,11 @@ void RagConfig::validate(const ConfigLocations& locations) const {
     throw ConfigError(concat(locations.of("rag.encoder"),
                              ": rag.encoder: expected a folder with rag.retriever: dense, got "
                              "nothing; scripts/import_minilm.py makes one"));
+  if (iterations > 0 && (follow_up.empty() || final_answer.empty() || follow_up == final_answer))
+    throw ConfigError(concat(locations.of("rag.follow_up"),
+                             ": rag.follow_up: expected two different texts with rag.iterations, "
+                             "got rag.follow_up '",
+                             follow_up, "' and rag.final_answer '", final_answer, "'"));
 }
 
 namespace {
@@ -111,11 +141,12 @@ std::vector<double> PassageRanker::scores(const std::vector<std::string>& passag
 }
 
 RagMethod::RagMethod(std::shared_ptr<Method> reader, const RagConfig& config,
-                     std::shared_ptr<const Tokenizer> tokenizer)
+                     std::shared_ptr<const Tokenizer> tokenizer, RagExamples examples)
     : SelectorMethod(std::move(reader), {}, 0),
       rag_(config),
       tokenizer_(std::move(tokenizer)),
-      ranker_(config) {}
+      ranker_(config),
+      examples_(std::move(examples)) {}
 
 std::vector<int32_t> RagMethod::context_ids(const Batch& batch, int64_t b) const {
   auto row = batch.context[b].to(at::kCPU).contiguous();
@@ -124,18 +155,74 @@ std::vector<int32_t> RagMethod::context_ids(const Batch& batch, int64_t b) const
   return {ids, ids + length};
 }
 
-std::vector<RagMethod::RankedUnit> RagMethod::units(const Batch& batch, int64_t b) const {
+std::vector<RagMethod::RankedUnit> RagMethod::units(const Batch& batch, int64_t b,
+                                                    const std::string& query) const {
   std::vector<Tokenizer::Span> spans;
   auto text = tokenizer_->decode_with_spans(context_ids(batch, b), spans);
   auto passages = cut_passages(text, spans, rag_.passage_words, rag_.stride);
   std::vector<std::string> texts;
   for (const auto& passage : passages) texts.push_back(passage.text);
-  auto scores =
-      ranker_.scores(texts, batch.records.at(size_t(b)).at(0).question, batch.context.device());
+  auto scores = ranker_.scores(texts, query, batch.context.device());
   std::vector<RankedUnit> ranked;
   for (size_t i = 0; i < passages.size(); ++i)
     ranked.push_back({passages[i].begin, passages[i].end, scores[i]});
   return ranked;
+}
+
+std::vector<RagMethod::RankedUnit> RagMethod::best_first(const Batch& batch, int64_t b,
+                                                         const std::string& query) const {
+  auto ranked = units(batch, b, query);
+  std::stable_sort(ranked.begin(), ranked.end(),
+                   [](const RankedUnit& x, const RankedUnit& y) { return x.score > y.score; });
+  return ranked;
+}
+
+void RagMethod::take(const RankedUnit& unit, Text& text) {
+  std::vector<int64_t> part;
+  for (auto i = unit.begin; i < unit.end && text.room > 0; ++i) {
+    if (text.taken[size_t(i)]) continue;
+    text.taken[size_t(i)] = true;
+    part.push_back(i);
+    --text.room;
+  }
+  text.parts.push_back(std::move(part));
+}
+
+std::vector<int64_t> RagMethod::Text::reading_order(bool document) const {
+  std::vector<int64_t> tokens;
+  for (auto part = parts.rbegin(); part != parts.rend(); ++part)
+    tokens.insert(tokens.end(), part->begin(), part->end());
+  if (document) std::sort(tokens.begin(), tokens.end());
+  return tokens;
+}
+
+const std::vector<int64_t>& RagMethod::demonstrations() {
+  if (demonstrations_) return *demonstrations_;
+  demonstrations_.emplace();
+  if (rag_.demonstrations == 0) return *demonstrations_;
+  LoaderOptions options;
+  options.shuffle = false;
+  options.maximum_sequences = rag_.demonstrations;
+  Loader loader(examples_.data, *tokenizer_, examples_.prompt, options);
+  if (loader.sequences() < rag_.demonstrations)
+    throw DataError(concat(examples_.data, ": rag.demonstrations: expected ", rag_.demonstrations,
+                           " questions for training, got ", loader.sequences()));
+  auto end = encode_template(*tokenizer_, rag_.demonstration_end);
+  for (int64_t i = 0; i < rag_.demonstrations; ++i) {
+    auto batch = loader.single(i);
+    Text text;
+    text.taken.resize(size_t(batch.context.size(1)));
+    text.room = batch.context.size(1);
+    auto ranked = best_first(batch, 0, batch.records[0][0].question);
+    for (size_t p = 0; p < ranked.size() && int64_t(p) < rag_.demonstration_passages; ++p)
+      take(ranked[p], text);
+    const auto* context = batch.context.data_ptr<int64_t>();
+    for (auto token : text.reading_order(false)) demonstrations_->push_back(context[token]);
+    const auto* tail = batch.tail.data_ptr<int64_t>();
+    demonstrations_->insert(demonstrations_->end(), tail, tail + batch.tail.size(1));
+    demonstrations_->insert(demonstrations_->end(), end.begin(), end.end());
+  }
+  return *demonstrations_;
 }
 
 SelectedTokens RagMethod::select(const Batch& batch, const LanguageModelView& model,
@@ -143,45 +230,58 @@ SelectedTokens RagMethod::select(const Batch& batch, const LanguageModelView& mo
   auto slots = batch.context.size(1);
   auto asked = requested_budget(state.options, batch.context_valid);
   auto budget = asked.defined() ? asked.to(at::kCPU) : at::full({batch.size()}, slots, at::kLong);
-  std::vector<std::vector<int64_t>> chosen;
-  size_t longest = 0;
+  spent_.assign(size_t(batch.size()), 0);
+  std::vector<Text> texts(static_cast<size_t>(batch.size()));
   for (int64_t b = 0; b < batch.size(); ++b) {
-    auto ranked = units(batch, b);
-    std::stable_sort(ranked.begin(), ranked.end(),
-                     [](const RankedUnit& x, const RankedUnit& y) { return x.score > y.score; });
-    if (rag_.passages > 0 && int64_t(ranked.size()) > rag_.passages)
-      ranked.resize(size_t(rag_.passages));
-    auto room = budget[b].item<int64_t>();  // on the CPU
-    std::vector<bool> taken(size_t(slots), false);
-    std::vector<std::vector<int64_t>> parts;  // best first
-    for (const auto& unit : ranked) {
-      std::vector<int64_t> part;
-      for (auto i = unit.begin; i < unit.end && room > 0; ++i) {
-        if (taken[size_t(i)]) continue;
-        taken[size_t(i)] = true;
-        part.push_back(i);
-        --room;
-      }
-      parts.push_back(std::move(part));
-    }
-    std::vector<int64_t> tokens;
-    for (auto part = parts.rbegin(); part != parts.rend(); ++part)
-      tokens.insert(tokens.end(), part->begin(), part->end());
-    if (rag_.order == "document") std::sort(tokens.begin(), tokens.end());
-    longest = std::max(longest, tokens.size());
-    chosen.push_back(std::move(tokens));
+    auto& text = texts[size_t(b)];
+    text.taken.resize(size_t(slots));
+    text.room = budget[b].item<int64_t>();  // on the CPU
+    auto ranked = best_first(batch, b, batch.records.at(size_t(b)).at(0).question);
+    auto most = ranked.size();
+    if (rag_.passages > 0) most = std::min(most, size_t(rag_.passages));
+    for (size_t i = 0; i < most; ++i) take(ranked[i], text);
+  }
+  if (rag_.iterations > 0) iterate(batch, model, texts);
+  return assemble(batch, model, texts, state);
+}
+
+SelectedTokens RagMethod::assemble(const Batch& batch, const LanguageModelView& model,
+                                   const std::vector<Text>& texts, MethodState& state) {
+  const auto& before = demonstrations();
+  std::vector<std::vector<int64_t>> rows;
+  size_t longest = 0;
+  bool added = !before.empty();
+  for (const auto& text : texts) {
+    std::vector<int64_t> row(before.size(), -1);
+    auto tokens = text.reading_order(rag_.order == "document");
+    row.insert(row.end(), tokens.begin(), tokens.end());
+    row.insert(row.end(), text.follow_ups.size(), -1);
+    added |= !text.follow_ups.empty();
+    longest = std::max(longest, row.size());
+    rows.push_back(std::move(row));
   }
   SelectedTokens selected;
   selected.index = at::zeros({batch.size(), int64_t(longest)}, at::kLong);
   selected.mask = at::zeros(selected.index.sizes(), at::kBool);
   for (int64_t b = 0; b < batch.size(); ++b) {
-    const auto& tokens = chosen[size_t(b)];
-    std::copy(tokens.begin(), tokens.end(), selected.index[b].data_ptr<int64_t>());
-    selected.mask[b].narrow(0, 0, int64_t(tokens.size())).fill_(true);
+    const auto& row = rows[size_t(b)];
+    std::copy(row.begin(), row.end(), selected.index[b].data_ptr<int64_t>());
+    selected.mask[b].narrow(0, 0, int64_t(row.size())).fill_(true);
+  }
+  if (added) {
+    auto ids = batch.context.to(at::kCPU).gather(1, selected.index.clamp_min(0));
+    for (int64_t b = 0; b < batch.size(); ++b) {
+      auto* row = ids[b].data_ptr<int64_t>();
+      const auto& behind = texts[size_t(b)].follow_ups;
+      std::copy(before.begin(), before.end(), row);
+      std::copy(behind.begin(), behind.end(), row + rows[size_t(b)].size() - behind.size());
+    }
+    state.selected_inputs = model.embed(ids.to(batch.context.device()));
   }
   selected.index = selected.index.to(batch.context.device());
   selected.mask = selected.mask.to(batch.context.device());
-  selected.reordered = rag_.order == "best_last";
+  // What is put together anew is numbered in a row.
+  selected.reordered = rag_.order == "best_last" || added;
   if (longest > 0) selected.lengths.push_back(int64_t(longest));
   return selected;
 }

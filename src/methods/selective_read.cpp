@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "dsrsq/attention/dense.h"
+#include "dsrsq/methods/standard.h"
+#include "dsrsq/model/attention_stats.h"
 
 namespace dsrsq {
 
@@ -30,18 +33,41 @@ MethodState SelectiveReadMethod::make_state(const Batch& batch, const PassOption
 
 at::Tensor SelectiveReadMethod::attend(const AttentionInput& input, MethodState& state) {
   auto& layer = state.layers[size_t(input.layer)];
-  auto& memory = static_cast<SelectiveReadMemory&>(*state.memory);
+  auto& memory = memory_of(state);
   auto* stats = state.options.collect_stats ? &state.stats : nullptr;
-  bool fresh = layer.entries() == 0;
-  auto q = input.rotated(input.q);
+  if (layer.entries() == 0) {
+    auto out = attend_first_chunk(input, layer, stats);
+    context_read(layer, memory, input.layer);
+    return out;
+  }
   layer.append(input.rotated(input.k), input.v, input.positions, input.order, input.valid, {},
                false, {}, input.padded);
-  if (!fresh && layer.entries() > sinks_ + memory.slots)
-    return read_chosen(input, q, layer, memory, stats);
-  if (stats != nullptr) count_dense(input, *stats);
-  context_read(layer, memory, input.layer);
-  // A first chunk is padded behind its tokens only, where causal attention needs no mask.
-  return causal_attention(q, layer.keys, layer.values);
+  return read_chosen(input, input.rotated(input.q), layer, memory, stats);
+}
+
+SelectiveReadMemory& SelectiveReadMethod::memory_of(MethodState& state) const {
+  return static_cast<SelectiveReadMemory&>(*state.memory);
+}
+
+// Behind the context, which the first chunk holds.
+void SelectiveReadMethod::end_segment(MethodState& state) {
+  auto& memory = memory_of(state);
+  for (auto& branch : memory.branches) {
+    if (branch.layers[0].entries() > 0) continue;
+    follow_branch(state, branch);
+    branch.layers = state.layers;
+    memory_of(branch).page_bounds = memory.page_bounds;
+  }
+}
+
+void SelectiveReadMethod::add_branches(const Batch& batch, const std::vector<PassOptions>& others,
+                                       MethodState& state) {
+  for (const auto& options : others)
+    memory_of(state).branches.push_back(make_state(batch, options));
+}
+
+std::vector<MethodState> SelectiveReadMethod::take_branches(MethodState& state) {
+  return std::exchange(memory_of(state).branches, {});
 }
 
 namespace {
@@ -61,16 +87,6 @@ Chosen most_important(const at::Tensor& importance, const std::vector<int64_t>& 
   chosen.live = at::arange(*most, own.options()) < own;
   chosen.even = *fewest == *most;
   return chosen;
-}
-
-void count_reads(const AttentionInput& input, const at::Tensor& attended, AttentionStats& stats) {
-  auto padding = input.valid.logical_not().unsqueeze(1);
-  auto own = attended.masked_fill(padding, 0);
-  auto seen = (input.order + 1).unsqueeze(1).masked_fill(padding, 0).expand_as(own);
-  stats.add(stats.rows, input.valid.sum() * own.size(1));
-  stats.add(stats.sparse_rows, (own * 2 < seen).sum());
-  stats.add(stats.attended_pairs, own.sum());
-  stats.add(stats.visible_pairs, seen.sum());
 }
 
 // One query a sequence: keys and values that are not attended are not read.
@@ -95,9 +111,9 @@ at::Tensor read_gathered(const AttentionInput& input, const at::Tensor& q, const
     mask.narrow(3, sinks, chosen.live.size(3)).logical_and_(chosen.live);
   }
   if (stats != nullptr)
-    count_reads(
+    count_attended(
         input,
-        mask.defined() ? mask.sum(-1) : at::full({batch, heads, 1}, entries, index.options()),
+        mask.defined() ? mask.sum(-1) : at::full({batch, heads, 1}, entries, index.options()), 1,
         *stats);
   return read_entries(q, gathered(layer.keys), gathered(layer.values), mask);
 }
@@ -120,7 +136,7 @@ at::Tensor SelectiveReadMethod::read_chosen(const AttentionInput& input, const a
                   .expand({-1, q.size(1), -1, -1})
                   .clone();
   mask.narrow(3, sinks_, memory.slots).logical_and_(in_context);
-  if (stats != nullptr) count_reads(input, mask.sum(-1), *stats);
+  if (stats != nullptr) count_attended(input, mask.sum(-1), 1, *stats);
   return read_entries(q, layer.keys, layer.values, mask);
 }
 

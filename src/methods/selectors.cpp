@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <unordered_map>
 
 #include "dsrsq/ops/noise.h"
+#include "dsrsq/retriever/bm25.h"
 
 namespace dsrsq {
 
@@ -54,35 +54,12 @@ at::Tensor OracleEvidenceSelector::score(const Batch& batch, const MethodState& 
 
 namespace {
 
-using Counts = std::unordered_map<int64_t, double>;
-
-// BM25 score of each passage of one document; passage[i] is that of token i.
-std::vector<double> passage_scores(const int64_t* tokens, const int64_t* passage, int64_t length,
-                                   const std::vector<int64_t>& question,
-                                   const SelectorConfig& config) {
-  auto passages = length > 0 ? passage[length - 1] + 1 : 0;
-  std::vector<Counts> counts(static_cast<size_t>(passages));
-  std::vector<double> own_length(counts.size(), 0.0);
-  for (int64_t i = 0; i < length; ++i) {
-    counts[size_t(passage[i])][tokens[i]] += 1;
-    own_length[size_t(passage[i])] += 1;
-  }
-  auto mean_length = double(length) / double(std::max<int64_t>(1, passages));
-  std::vector<double> scores(size_t(passages), 0.0);
-  for (auto term : question) {
-    auto holders = double(std::count_if(counts.begin(), counts.end(),
-                                        [&](const Counts& c) { return c.count(term) > 0; }));
-    auto idf = std::log(1 + (double(passages) - holders + 0.5) / (holders + 0.5));
-    for (int64_t p = 0; p < passages; ++p) {
-      auto found = counts[size_t(p)].find(term);
-      if (found == counts[size_t(p)].end()) continue;
-      auto saturation = config.bm25_k1 *
-                        (1 - config.bm25_b + config.bm25_b * own_length[size_t(p)] / mean_length);
-      scores[size_t(p)] +=
-          idf * found->second * (config.bm25_k1 + 1) / (found->second + saturation);
-    }
-  }
-  return scores;
+// The tokens of each passage of one document; passage[i] is that of token i.
+std::vector<std::vector<int64_t>> tokens_by_passage(const int64_t* tokens, const int64_t* passage,
+                                                    int64_t length) {
+  std::vector<std::vector<int64_t>> passages(size_t(length > 0 ? passage[length - 1] + 1 : 0));
+  for (int64_t i = 0; i < length; ++i) passages[size_t(passage[i])].push_back(tokens[i]);
+  return passages;
 }
 
 }  // namespace
@@ -110,8 +87,8 @@ at::Tensor Bm25Selector::score(const Batch& batch, const MethodState& state) con
       if (valid.data_ptr<bool>()[i]) question.push_back(ids.data_ptr<int64_t>()[i]);
     auto length = lengths.data_ptr<int64_t>()[b];
     const auto* passage_of = passage.data_ptr<int64_t>() + b * tokens;
-    auto scores = passage_scores(context.data_ptr<int64_t>() + b * tokens, passage_of, length,
-                                 question, config_);
+    auto texts = tokens_by_passage(context.data_ptr<int64_t>() + b * tokens, passage_of, length);
+    auto scores = bm25_scores(texts, question, config_.bm25_k1, config_.bm25_b);
     std::vector<int64_t> ranked(scores.size());
     std::iota(ranked.begin(), ranked.end(), 0);
     std::stable_sort(ranked.begin(), ranked.end(),

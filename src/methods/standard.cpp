@@ -6,6 +6,8 @@
 #include <cmath>
 #include <utility>
 
+#include "dsrsq/attention/dense.h"
+
 namespace dsrsq {
 
 void StandardConfig::visit_fields(ConfigVisitor& v) {
@@ -36,7 +38,23 @@ SelectedTokens StandardMethod::select(const Batch& batch, const LanguageModelVie
   return selected;
 }
 
+at::Tensor attend_first_chunk(const AttentionInput& input, LayerState& layer,
+                              AttentionStats* stats) {
+  if (stats != nullptr) count_dense(input, *stats);
+  layer.append(input.rotated(input.k), input.v, input.positions, input.order, input.valid, {},
+               false, {}, input.padded);
+  return causal_attention(input.rotated(input.q), layer.keys, layer.values);
+}
+
+bool StandardMethod::one_segment_per_chunk() const { return !at::GradMode::is_enabled(); }
+
 at::Tensor StandardMethod::attend(const AttentionInput& input, MethodState& state) {
+  auto& layer = state.layers[size_t(input.layer)];
+  // A first chunk that closes its segment holds nothing behind the context (Transformer::forward).
+  bool context_alone = input.segments.size() == 2 && input.segments.back() == 0;
+  bool plain = !input.key_bias.defined() && !input.record_rows.defined();
+  if (context_alone && plain && layer.entries() == 0)
+    return attend_first_chunk(input, layer, state.options.collect_stats ? &state.stats : nullptr);
   auto& counting = state.options.collect_stats;
   auto wanted = std::exchange(counting, false);
   auto out = Method::attend(input, state);

@@ -3,8 +3,10 @@
 #include <torch/torch.h>
 
 #include <cmath>
+#include <utility>
 
 #include "dsrsq/core/timer.h"
+#include "dsrsq/model/shared_prompt.h"
 #include "dsrsq/ops/noise.h"
 
 namespace dsrsq {
@@ -36,28 +38,20 @@ at::Tensor next_tokens(const at::Tensor& logits, const GenerateOptions& options,
   return (score + noise).argmax(-1);
 }
 
-Generated generate(LanguageModel& model, const Batch& batch, const PassOptions& options,
-                   const GenerateOptions& settings) {
-  at::NoGradGuard no_grad;
+namespace {
+
+// Token by token from `hidden` [B, T, D] of the tail on.
+void decode(LanguageModel& model, const Batch& batch, const at::Tensor& tail_hidden,
+            const GenerateOptions& settings, Generated& result) {
   auto device = model->device();
-  Generated result;
-  result.tokens.resize(size_t(batch.size()));
-  result.state = model->method().make_state(batch, options);
   auto& state = result.state;
-
-  wait_for(device);
+  result.tokens.resize(size_t(batch.size()));
   Timer timer;
-  model->choose_tokens(batch, state);
-  wait_for(device);
-  result.select_seconds = timer.seconds();
-
-  timer.restart();
-  auto hidden = model->read_selected(batch, state);
   auto last = (batch.tail_valid.sum(1) - 1).view({-1, 1});
-  auto next = next_tokens(model->backbone()->logits(gather_entries(hidden, last, 1).squeeze(1)),
-                          settings, batch.sample_ids, 0);  // [B]
+  auto first = gather_entries(tail_hidden, last, 1).squeeze(1);
+  auto next = next_tokens(model->backbone()->logits(first), settings, batch.sample_ids, 0);  // [B]
   auto host = next.to(at::kCPU);
-  result.prefill_seconds = timer.seconds();
+  result.prefill_seconds += timer.seconds();
 
   timer.restart();
   std::vector<bool> open(size_t(batch.size()), true);
@@ -82,7 +76,7 @@ Generated generate(LanguageModel& model, const Batch& batch, const PassOptions& 
     }
     if (unfinished == 0 || step + 1 == settings.maximum_tokens) break;
     result.decoded_tokens += unfinished;
-    hidden = model->read_next(next, unfinished_mask.to(device), state);
+    auto hidden = model->read_next(next, unfinished_mask.to(device), state);
     next = next_tokens(model->backbone()->logits(hidden.squeeze(1)), settings, batch.sample_ids,
                        step + 1);
     host = next.to(at::kCPU);
@@ -90,7 +84,75 @@ Generated generate(LanguageModel& model, const Batch& batch, const PassOptions& 
   wait_for(device);
   result.decode_seconds = timer.seconds();
   result.state_bytes = model->method().state_bytes(state);
+}
+
+// The tail behind a context that `state` has read whole, so that ranks and places are the same.
+at::Tensor read_tail(LanguageModel& model, const Batch& batch, MethodState& state) {
+  ReaderInput reader;
+  reader.inputs = model->backbone()->embed(batch.tail);
+  reader.valid = batch.tail_valid;
+  reader.padded = !batch.tail_valid.all().item<bool>();
+  auto before = batch.context_valid.sum(1, true) + model->backbone()->config().sinks;
+  reader.order = reader.positions = (batch.tail_valid.cumsum(1) - 1).clamp_min(0) + before;
+  reader.segments = {batch.tail.size(1)};
+  return model->backbone()->forward(reader, model->method(), state);
+}
+
+}  // namespace
+
+Generated generate(LanguageModel& model, const Batch& batch, const PassOptions& options,
+                   const GenerateOptions& settings) {
+  at::NoGradGuard no_grad;
+  auto device = model->device();
+  Generated result;
+  result.state = model->method().make_state(batch, options);
+
+  wait_for(device);
+  Timer timer;
+  model->choose_tokens(batch, result.state);
+  wait_for(device);
+  result.select_seconds = timer.seconds();
+
+  timer.restart();
+  auto hidden = model->read_selected(batch, result.state);
+  result.prefill_seconds = timer.seconds();
+  decode(model, batch, hidden, settings, result);
   return result;
+}
+
+void generate_budgets(LanguageModel& model, const Batch& batch,
+                      const std::vector<PassOptions>& options, const GenerateOptions& settings,
+                      const std::function<void(size_t, const Generated&)>& use) {
+  at::NoGradGuard no_grad;
+  auto* shared = dynamic_cast<SharedPrompt*>(&model->method());
+  if (shared == nullptr || options.size() < 2) {
+    for (size_t i = 0; i < options.size(); ++i)
+      use(i, generate(model, batch, options[i], settings));
+    return;
+  }
+  auto state = model->method().make_state(batch, options.front());
+  shared->add_branches(batch, {options.begin() + 1, options.end()}, state);
+  model->choose_tokens(batch, state);
+  auto hidden = model->read_selected(batch, state);
+  auto branches = shared->take_branches(state);
+  auto parting = shared->parting();
+  for (auto& branch : branches) {
+    if (parting == Parting::kSelection) continue;
+    branch.selected = state.selected;
+    branch.next_order = state.next_order;
+    branch.next_position = state.next_position;
+  }
+  for (size_t i = 0; i < options.size(); ++i) {
+    Generated result;
+    result.state = std::move(i == 0 ? state : branches[i - 1]);
+    auto own = hidden;
+    if (i > 0 && parting == Parting::kSelection)
+      own = model->read_selected(batch, result.state);
+    else if (i > 0 && parting == Parting::kContext)
+      own = read_tail(model, batch, result.state);
+    decode(model, batch, own, settings, result);
+    use(i, result);
+  }
 }
 
 }  // namespace dsrsq

@@ -6,6 +6,7 @@
 
 #include "dsrsq/attention/dense.h"
 #include "dsrsq/attention/read_mass.h"
+#include "dsrsq/model/attention_stats.h"
 
 namespace dsrsq {
 
@@ -79,13 +80,7 @@ int64_t Method::state_bytes(const MethodState& state) const {
 }
 
 void count_dense(const AttentionInput& input, AttentionStats& stats) {
-  auto heads = input.q.size(1);
-  auto rows = input.valid.sum() * heads;
-  auto pairs = (input.order + 1).masked_fill(input.valid.logical_not(), 0).sum() * heads;
-  stats.add(stats.rows, rows);
-  stats.add(stats.sparse_rows, at::zeros_like(rows));
-  stats.add(stats.attended_pairs, pairs);
-  stats.add(stats.visible_pairs, pairs);
+  count_attended(input, (input.order + 1).unsqueeze(1), input.q.size(1), stats);
 }
 
 at::Tensor dense_attend(const AttentionInput& input, LayerState& layer, AttentionStats* stats) {

@@ -36,6 +36,7 @@ void load_pretrained(Transformer& backbone, const PretrainedFolder& folder) {
   folder.require_all_used();
   auto parameters = backbone->named_parameters();
   for (const auto& weight : folder.weights()) {
+    if (backbone->left_out().count(weight.name) > 0) continue;
     auto* target = parameters.find(weight.name);
     TORCH_CHECK(target != nullptr, "load_pretrained: the backbone has no ", weight.name);
     copy_weight(*target, weight, folder);
@@ -50,7 +51,10 @@ void load_pretrained(Transformer& backbone, const PretrainedFolder& folder) {
   }
   log_info("pretrained weights of ", folder.folder(), " (", folder.architecture(),
            "): ", folder.weights().size(), " tensors",
-           convolutions > 0 ? "; convolutions start as the identity" : "");
+           convolutions > 0 ? "; convolutions start as the identity" : "",
+           backbone->left_out().empty()
+               ? ""
+               : "; queries and keys of layers that share attention are left out");
 }
 
 }  // namespace dsrsq

@@ -21,7 +21,7 @@ at::Tensor TransformerImpl::weight(const std::string& name, at::IntArrayRef shap
 }
 
 TransformerImpl::TransformerImpl(const TransformerConfig& config, int64_t vocabulary_size,
-                                 int64_t seed)
+                                 int64_t seed, const Method* method)
     : config_(config), vocabulary_size_(vocabulary_size), seed_(seed) {
   auto width = config.width;
   auto deviation = config.initial_deviation;
@@ -30,13 +30,14 @@ TransformerImpl::TransformerImpl(const TransformerConfig& config, int64_t vocabu
       config.tie_embeddings ? embedding_ : weight("output", {vocabulary_size, width}, deviation);
   if (config.position_embedding == "learned")
     position_table_ = weight("position_table", {config.learned_positions, width}, deviation);
-  for (int64_t layer = 0; layer < config.layers; ++layer) blocks_.push_back(make_block(layer));
+  for (int64_t layer = 0; layer < config.layers; ++layer)
+    blocks_.push_back(make_block(layer, method == nullptr || method->scores_keys(layer)));
   final_norm_ = register_parameter("final_norm", at::ones({width}));
   if (config.norm == "layernorm")
     final_norm_bias_ = register_parameter("final_norm_bias", at::zeros({width}));
 }
 
-TransformerImpl::Block TransformerImpl::make_block(int64_t layer) {
+TransformerImpl::Block TransformerImpl::make_block(int64_t layer, bool scores) {
   auto width = config_.width, head = config_.head_width(), inner = config_.mlp_width;
   auto queries = config_.heads * head, keys = config_.key_value_heads * head;
   auto deviation = config_.initial_deviation;
@@ -52,16 +53,21 @@ TransformerImpl::Block TransformerImpl::make_block(int64_t layer) {
   Block block;
   block.attention_norm = filled(true, "attention_norm", width, 1);
   block.attention_norm_bias = filled(shifts, "attention_norm_bias", width, 0);
-  block.query = weight(name("query"), {queries, width}, deviation);
-  block.key = weight(name("key"), {keys, width}, deviation);
+  if (scores) {
+    block.query = weight(name("query"), {queries, width}, deviation);
+    block.key = weight(name("key"), {keys, width}, deviation);
+  }
   block.value = weight(name("value"), {keys, width}, deviation);
   block.output = weight(name("output"), {width, queries}, residual);
-  block.query_bias = filled(of_qkv, "query_bias", queries, 0);
-  block.key_bias = filled(of_qkv, "key_bias", keys, 0);
+  block.query_bias = filled(scores && of_qkv, "query_bias", queries, 0);
+  block.key_bias = filled(scores && of_qkv, "key_bias", keys, 0);
   block.value_bias = filled(of_qkv, "value_bias", keys, 0);
   block.output_bias = filled(of_output, "output_bias", width, 0);
-  block.query_norm = filled(config_.query_key_norm, "query_norm", head, 1);
-  block.key_norm = filled(config_.query_key_norm, "key_norm", head, 1);
+  block.query_norm = filled(scores && config_.query_key_norm, "query_norm", head, 1);
+  block.key_norm = filled(scores && config_.query_key_norm, "key_norm", head, 1);
+  if (!scores)
+    for (const char* part : {"query", "key", "query_bias", "key_bias", "query_norm", "key_norm"})
+      left_out_.insert(name(part));
   if (config_.conv_width > 0) {
     auto taps =
         ops::initial_normal(name("conv"), {width, config_.conv_width}, 0.18, uint64_t(seed_));
@@ -162,13 +168,15 @@ at::Tensor TransformerImpl::read_block(const ReaderInput& input, AttentionInput 
   normed = cast_for_products(normed);
   attention.hidden = normed;
   attention.residual = x;
-  attention.q = split(at::linear(normed, block.query, block.query_bias), config_.heads);
-  attention.k = split(at::linear(normed, block.key, block.key_bias), config_.key_value_heads);
-  attention.v = split(at::linear(normed, block.value, block.value_bias), config_.key_value_heads);
-  if (block.query_norm.defined()) {
-    attention.q = rms_norm(attention.q, block.query_norm, config_.norm_epsilon);
-    attention.k = rms_norm(attention.k, block.key_norm, config_.norm_epsilon);
+  if (method.scores_keys(attention.layer)) {
+    attention.q = split(at::linear(normed, block.query, block.query_bias), config_.heads);
+    attention.k = split(at::linear(normed, block.key, block.key_bias), config_.key_value_heads);
+    if (block.query_norm.defined()) {
+      attention.q = rms_norm(attention.q, block.query_norm, config_.norm_epsilon);
+      attention.k = rms_norm(attention.k, block.key_norm, config_.norm_epsilon);
+    }
   }
+  attention.v = split(at::linear(normed, block.value, block.value_bias), config_.key_value_heads);
   auto attended = method.attend(attention, state);
   // What is held between appending and evicting; a decoded token adds little, and would pay for it.
   if (tokens > 1 && !at::GradMode::is_enabled())
@@ -252,7 +260,17 @@ at::Tensor TransformerImpl::read_chunk(const ReaderInput& input, Method& method,
   return normalise(x, final_norm_, final_norm_bias_);
 }
 
+void TransformerImpl::require_scores(const Method& method) const {
+  for (size_t layer = 0; layer < blocks_.size(); ++layer)
+    if (!blocks_[layer].query.defined() && method.scores_keys(int64_t(layer)))
+      throw ConfigError(concat(method.method_name(), " attends with the queries and keys of layer ",
+                               layer,
+                               ", which these weights have not: they were trained with "
+                               "shared attention; take another --checkpoint for it"));
+}
+
 at::Tensor TransformerImpl::forward(const ReaderInput& input, Method& method, MethodState& state) {
+  require_scores(method);
   if (config_.position_embedding == "learned" &&
       input.positions.max().item<int64_t>() >= config_.learned_positions)
     throw ConfigError(concat("model.learned_positions: the reader's sequence reaches position ",
@@ -288,6 +306,7 @@ LanguageModelImpl::LanguageModelImpl(Transformer backbone, std::shared_ptr<Metho
       prefix_(prefix) {
   TORCH_CHECK(int64_t(prefix.size()) <= backbone_->config().sinks,
               "LanguageModel: the prefix does not fit into model.sinks");
+  backbone_->require_scores(*method_);
   register_module("method", method_);
 }
 

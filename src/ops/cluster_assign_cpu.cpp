@@ -1,145 +1,167 @@
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
+// One parallel region: tasks assign a stretch of a head's keys and sum its members, and then add
+// the sums of all stretches in order. Stretches depend on the shape alone, so neither does any
+// result on the number of threads.
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <optional>
 #include <tuple>
-#include <vector>
 
 #include "cluster_assign_checks.h"
+#include "cluster_order_cpu.h"
+#include "cpu_stages.h"
+#include "cpu_tiles.h"
 
 namespace dsrsq::ops {
 namespace {
 
-// Clusters scored at a time: their sums stay in registers, and the inner loop has a constant
-// length.
-constexpr int64_t kTile = 16;
+constexpr int64_t kKeys = 64;  // of a tile of scores
+constexpr int64_t kClustersPerTask = 16;
 
-struct Sizes {
+struct AssignSizes {
   int64_t batch, heads, tokens, width, clusters;
-  int64_t tiles() const { return (clusters + kTile - 1) / kTile; }
+  // Keys that are summed together: enough that the sums are no more memory than the keys.
+  int64_t stretch() const {
+    return panels(std::max<int64_t>(1024, 4 * clusters)) * kPanel / kKeys * kKeys;
+  }
+  int64_t stretches() const { return (tokens + stretch() - 1) / stretch(); }
+  int64_t sums() const { return clusters * (2 * width + 1); }  // raw, of directions, count
 };
 
-// [H_kv, m, d] -> [H_kv, tiles, d, kTile], zero beyond m.
-std::vector<float> tile_centroids(const Sizes& s, const float* centroids) {
-  std::vector<float> tiled(s.heads * s.tiles() * s.width * kTile, 0.f);
-  for (int64_t head = 0; head < s.heads; ++head) {
-    for (int64_t cluster = 0; cluster < s.clusters; ++cluster) {
-      const float* source = centroids + (head * s.clusters + cluster) * s.width;
-      float* tile = tiled.data() + (head * s.tiles() + cluster / kTile) * s.width * kTile;
-      for (int64_t i = 0; i < s.width; ++i) tile[i * kTile + cluster % kTile] = source[i];
-    }
+struct AssignData {
+  AssignSizes s;
+  Rows keys;
+  const float *centroids, *bias;
+  const bool* valid;  // or null
+  int64_t* assignment;
+  float* partial;  // [H_kv, B, stretches, sums]
+  float *raw_sum, *direction_sum, *count;
+};
+
+// 16 keys become their directions k / ||k||, or 0; `inverse` receives 1 / ||k||.
+void normalise_panel(int64_t width, float* panel, float* inverse) {
+  float square[kPanel] = {};
+  for (int64_t i = 0; i < width; ++i)
+    for (int64_t r = 0; r < kPanel; ++r) square[r] += panel[i * kPanel + r] * panel[i * kPanel + r];
+  for (int64_t r = 0; r < kPanel; ++r)
+    inverse[r] = square[r] > 0.f ? 1.f / std::sqrt(square[r]) : 0.f;
+  for (int64_t i = 0; i < width; ++i)
+    for (int64_t r = 0; r < kPanel; ++r) panel[i * kPanel + r] *= inverse[r];
+}
+
+void add_members(const AssignData& d, const float* rows, const float* inverse,
+                 const int64_t* assignment, int64_t count, float* sums) {
+  const int64_t width = d.s.width;
+  for (int64_t i = 0; i < count; ++i) {
+    if (assignment[i] < 0) continue;
+    const float* key = rows + i * width;
+    float* raw = sums + assignment[i] * (2 * width + 1);
+    float* direction = raw + width;
+    for (int64_t j = 0; j < width; ++j) raw[j] += key[j];
+    for (int64_t j = 0; j < width; ++j) direction[j] += key[j] * inverse[i];
+    direction[width] += 1.f;
   }
-  return tiled;
 }
 
-// k / ||k||, or 0; the reciprocal norm comes back.
-float normalise(int64_t width, const float* key, float* direction) {
-  float square = 0.f;
-  for (int64_t i = 0; i < width; ++i) square += key[i] * key[i];
-  const float scale = square > 0.f ? 1.f / std::sqrt(square) : 0.f;
-  for (int64_t i = 0; i < width; ++i) direction[i] = key[i] * scale;
-  return scale;
-}
-
-int64_t best_cluster(const Sizes& s, const float* direction, const float* tiled,
-                     const float* bias) {
-  float best = -std::numeric_limits<float>::infinity();
-  int64_t best_index = 0;
-  for (int64_t first = 0; first < s.clusters; first += kTile) {
-    const float* tile = tiled + first * s.width;
-    float score[kTile] = {};
-    for (int64_t i = 0; i < s.width; ++i) {
-      for (int64_t c = 0; c < kTile; ++c) score[c] += direction[i] * tile[i * kTile + c];
-    }
-    const int64_t count = std::min(kTile, s.clusters - first);
-    for (int64_t c = 0; c < count; ++c) {
-      const float candidate = score[c] + bias[first + c];
-      if (candidate > best) {  // false for NaN, and for a tie with a lower index
-        best = candidate;
-        best_index = first + c;
-      }
-    }
+void assign_stretch(const AssignData& d, int64_t task, Scratch& scratch) {
+  const AssignSizes& s = d.s;
+  const int64_t stretch = task % s.stretches(), sample = task / s.stretches() % s.batch;
+  const int64_t head = task / s.stretches() / s.batch;
+  const int64_t row = (sample * s.heads + head) * s.tokens;  // of the first token
+  const bool* valid = d.valid != nullptr ? d.valid + sample * s.tokens : nullptr;
+  float* sums = d.partial + task * s.sums();
+  std::fill_n(sums, s.sums(), 0.f);
+  float* copies = scratch.take<float>(kKeys * s.width);
+  float* directions = scratch.take<float>(kKeys * s.width);
+  float* inverse = scratch.take<float>(kKeys);
+  float* scores = scratch.take<float>(s.clusters * kKeys);
+  int32_t* index = scratch.take<int32_t>(kKeys);
+  float value;
+  const int64_t end = std::min((stretch + 1) * s.stretch(), s.tokens);
+  for (int64_t first = stretch * s.stretch(); first < end; first += kKeys) {
+    const int64_t count = std::min(kKeys, end - first);
+    const float* rows = d.keys.read_block(row + first, count, copies);
+    transpose_panels(rows, count, s.width, directions);
+    for (int64_t panel = 0; panel < panels(count); ++panel)
+      normalise_panel(s.width, directions + panel * kPanel * s.width, inverse + panel * kPanel);
+    cpu_tiles().multiply({.rows = s.clusters,
+                          .inner = s.width,
+                          .panels = panels(count),
+                          .a = d.centroids + head * s.clusters * s.width,
+                          .a_row = s.width,
+                          .a_inner = 1,
+                          .b = directions,
+                          .b_panel = kPanel * s.width,
+                          .b_inner = kPanel,
+                          .c = scores,
+                          .c_row = kKeys});
+    cpu_tiles().best({.rows = s.clusters,
+                      .panels = panels(count),
+                      .best = 1,
+                      .scores = scores,
+                      .row = kKeys,
+                      .bias = d.bias + head * s.clusters,
+                      .values = &value,
+                      .index = index});
+    int64_t* assignment = d.assignment + row + first;
+    for (int64_t i = 0; i < count; ++i)
+      assignment[i] = valid == nullptr || valid[first + i] ? index[i] : -1;
+    add_members(d, rows, inverse, assignment, count, sums);
   }
-  return best_index;
 }
 
-void assign(const Sizes& s, const float* keys, const std::vector<float>& tiled, const float* bias,
-            const bool* valid, int64_t* assignment, float* inverse_norm) {
-  const int64_t rows = s.batch * s.heads * s.tokens;
-  constexpr int64_t kGrain = 256;
-  at::parallel_for(0, rows, kGrain, [&](int64_t begin, int64_t end) {
-    std::vector<float> direction(s.width);
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t t = row % s.tokens;
-      const int64_t head = row / s.tokens % s.heads;
-      const int64_t b = row / s.tokens / s.heads;
-      if (valid != nullptr && !valid[b * s.tokens + t]) {
-        assignment[row] = -1;
-        continue;
-      }
-      inverse_norm[row] = normalise(s.width, keys + row * s.width, direction.data());
-      assignment[row] =
-          best_cluster(s, direction.data(), tiled.data() + head * s.tiles() * s.width * kTile,
-                       bias + head * s.clusters);
+// Clusters [first, first + kClustersPerTask) of a head: all its stretches, in order.
+void add_stretches(const AssignData& d, int64_t head, int64_t first, Scratch& scratch) {
+  const AssignSizes& s = d.s;
+  const int64_t stretches = s.batch * s.stretches(), size = 2 * s.width + 1;
+  float* sum = scratch.take<float>(size);
+  for (int64_t c = first; c < std::min(first + kClustersPerTask, s.clusters); ++c) {
+    std::fill_n(sum, size, 0.f);
+    for (int64_t i = 0; i < stretches; ++i) {
+      const float* partial = d.partial + (head * stretches + i) * s.sums() + c * size;
+      for (int64_t j = 0; j < size; ++j) sum[j] += partial[j];
     }
-  });
-}
-
-// A head is summed by one thread in token order: the result does not depend on the number of
-// threads.
-void add_members(const Sizes& s, const float* keys, const int64_t* assignment,
-                 const float* inverse_norm, float* raw_sum, float* direction_sum, float* count) {
-  at::parallel_for(0, s.heads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t head = begin; head < end; ++head) {
-      for (int64_t b = 0; b < s.batch; ++b) {
-        for (int64_t t = 0; t < s.tokens; ++t) {
-          const int64_t row = (b * s.heads + head) * s.tokens + t;
-          if (assignment[row] < 0) continue;
-          const int64_t cluster = head * s.clusters + assignment[row];
-          const float* key = keys + row * s.width;
-          float* raw = raw_sum + cluster * s.width;
-          float* direction = direction_sum + cluster * s.width;
-          for (int64_t i = 0; i < s.width; ++i) {
-            raw[i] += key[i];
-            direction[i] += key[i] * inverse_norm[row];
-          }
-          count[cluster] += 1.f;
-        }
-      }
-    }
-  });
+    const int64_t row = head * s.clusters + c;
+    std::copy_n(sum, s.width, d.raw_sum + row * s.width);
+    std::copy_n(sum + s.width, s.width, d.direction_sum + row * s.width);
+    d.count[row] = sum[2 * s.width];
+  }
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> cluster_assign_cpu(
     const at::Tensor& keys, const at::Tensor& centroids, const at::Tensor& bias,
     const std::optional<at::Tensor>& valid) {
   check_cluster_assign(keys, centroids, bias, valid);
-  const Sizes s{keys.size(0), keys.size(1), keys.size(2), keys.size(3), centroids.size(1)};
-  const at::Tensor k = keys.to(at::kFloat).contiguous();
-  const at::Tensor c = centroids.contiguous();
-  const at::Tensor offsets = bias.contiguous();
+  const AssignSizes s{keys.size(0), keys.size(1), keys.size(2), keys.size(3), centroids.size(1)};
+  const bool bf16 = keys.scalar_type() == at::kBFloat16;
+  const at::Tensor k = bf16 ? keys.contiguous() : keys.to(at::kFloat).contiguous();
+  const at::Tensor c = centroids.contiguous(), offsets = bias.contiguous();
   const at::Tensor mask = valid.has_value() ? valid->contiguous() : at::Tensor();
-  const auto fp32 = k.options();
+  const auto fp32 = c.options();
 
   at::Tensor assignment = at::empty({s.batch, s.heads, s.tokens}, fp32.dtype(at::kLong));
-  at::Tensor inverse_norm = at::empty({s.batch, s.heads, s.tokens}, fp32);
-  at::Tensor raw_sum = at::zeros({s.heads, s.clusters, s.width}, fp32);
-  at::Tensor direction_sum = at::zeros({s.heads, s.clusters, s.width}, fp32);
-  at::Tensor count = at::zeros({s.heads, s.clusters}, fp32);
-
-  const float* key_data = k.const_data_ptr<float>();
-  assign(s, key_data, tile_centroids(s, c.const_data_ptr<float>()), offsets.const_data_ptr<float>(),
-         mask.defined() ? mask.const_data_ptr<bool>() : nullptr,
-         assignment.mutable_data_ptr<int64_t>(), inverse_norm.mutable_data_ptr<float>());
-  add_members(s, key_data, assignment.const_data_ptr<int64_t>(),
-              inverse_norm.const_data_ptr<float>(), raw_sum.mutable_data_ptr<float>(),
-              direction_sum.mutable_data_ptr<float>(), count.mutable_data_ptr<float>());
+  at::Tensor raw_sum = at::empty({s.heads, s.clusters, s.width}, fp32);
+  at::Tensor direction_sum = at::empty({s.heads, s.clusters, s.width}, fp32);
+  at::Tensor count = at::empty({s.heads, s.clusters}, fp32);
+  at::Tensor partial = at::empty({s.heads, s.batch, s.stretches(), s.sums()}, fp32);
+  const AssignData d{s,
+                     {k.const_data_ptr(), bf16, s.width, s.width},
+                     c.const_data_ptr<float>(),
+                     offsets.const_data_ptr<float>(),
+                     mask.defined() ? mask.const_data_ptr<bool>() : nullptr,
+                     assignment.mutable_data_ptr<int64_t>(),
+                     partial.mutable_data_ptr<float>(),
+                     raw_sum.mutable_data_ptr<float>(),
+                     direction_sum.mutable_data_ptr<float>(),
+                     count.mutable_data_ptr<float>()};
+  const int64_t parts = (s.clusters + kClustersPerTask - 1) / kClustersPerTask;
+  run_stages({{s.heads * s.batch * s.stretches(),
+               [&](int64_t task, Scratch& scratch) { assign_stretch(d, task, scratch); }},
+              {s.heads * parts, [&](int64_t task, Scratch& scratch) {
+                 add_stretches(d, task / parts, task % parts * kClustersPerTask, scratch);
+               }}});
   return {assignment, raw_sum, direction_sum, count};
 }
 

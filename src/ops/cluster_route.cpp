@@ -36,12 +36,6 @@ at::Tensor cluster_route_autocast(const at::Tensor& queries, const at::Tensor& c
   return op().call(queries, centroids, slots);
 }
 
-at::Tensor cluster_route_cpu(const at::Tensor& queries, const at::Tensor& centroids,
-                             int64_t slots) {
-  check_cluster_route(queries, centroids, slots);
-  return cluster_route_plain(queries, centroids, slots);
-}
-
 }  // namespace
 
 at::Tensor cluster_route_plain(const at::Tensor& queries, const at::Tensor& centroids,
@@ -82,6 +76,5 @@ TORCH_LIBRARY_IMPL(dsrsq, AutocastCPU, m) {
 TORCH_LIBRARY_IMPL(dsrsq, AutocastCUDA, m) {
   m.impl("cluster_route", cluster_route_autocast<c10::DispatchKey::AutocastCUDA>);
 }
-TORCH_LIBRARY_IMPL(dsrsq, CPU, m) { m.impl("cluster_route", cluster_route_cpu); }
 
 }  // namespace dsrsq::ops

@@ -61,4 +61,35 @@ ClusterAttention cluster_attention(const at::Tensor& q, const at::Tensor& k, con
   return {out, score.detach().logsumexp(-1)};
 }
 
+AttentionMass attention_mass(const AttentionMassInputs& in, const AttentionMassOptions& options) {
+  at::NoGradGuard no_grad;
+  const int64_t kv_heads = in.k.size(1), group = in.q.size(1) / kv_heads;
+  const auto each_head = [&](const at::Tensor& x) { return x.repeat_interleave(group, 1); };
+  const at::Tensor p = in.query_position.unsqueeze(1).unsqueeze(-1);  // [B, 1, N_q, 1]
+  const at::Tensor j = in.key_position.unsqueeze(1).unsqueeze(2);     // [B, 1, 1, N]
+  at::Tensor sees = (j <= p).logical_and(j >= 0).logical_and(p >= 0);
+  if (in.routes.has_value()) {
+    const at::Tensor cluster = each_head(*in.assignment).unsqueeze(2).unsqueeze(-1);
+    const at::Tensor member =
+        (in.routes->unsqueeze(3) == cluster).logical_and(cluster >= 0).any(-1);
+    sees =
+        sees.logical_and(member.logical_or(p - j < options.window).logical_or(j < options.sinks));
+  }
+  at::Tensor score =
+      at::einsum("bhqd,bhkd->bhqk", {in.q.to(at::kDouble), each_head(in.k.to(at::kDouble))}) *
+      options.scale;
+  if (in.key_bias.has_value()) {
+    score = score + each_head(in.key_bias->to(at::kDouble)).unsqueeze(2);
+  }
+  const at::Tensor lse = in.lse.to(at::kDouble).unsqueeze(-1);
+  const at::Tensor weight =
+      (score - lse)
+          .exp()
+          .masked_fill(sees.logical_and(lse.isneginf().logical_not()).logical_not(), 0);
+  const auto by_group = [&](const at::Tensor& x) {
+    return x.sum(2).view({x.size(0), kv_heads, group, x.size(3)}).sum(2);
+  };
+  return {by_group(weight), by_group(weight.square())};
+}
+
 }  // namespace dsrsq::ops::reference

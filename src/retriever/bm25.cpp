@@ -25,10 +25,14 @@ std::vector<std::string> bm25_terms(std::string_view text) {
   return terms;
 }
 
-std::vector<double> bm25_scores(const std::vector<std::vector<std::string>>& documents,
-                                const std::vector<std::string>& query, double k1, double b) {
-  std::vector<std::unordered_map<std::string_view, double>> counts(documents.size());
-  std::unordered_map<std::string_view, double> holders;
+namespace {
+
+// `Key`: what a term is looked up by.
+template <typename Key, typename Term>
+std::vector<double> scores_of(const std::vector<std::vector<Term>>& documents,
+                              const std::vector<Term>& query, double k1, double b) {
+  std::vector<std::unordered_map<Key, double>> counts(documents.size());
+  std::unordered_map<Key, double> holders;
   double total = 0;
   for (size_t i = 0; i < documents.size(); ++i) {
     for (const auto& term : documents[i]) counts[i][term] += 1;
@@ -50,6 +54,18 @@ std::vector<double> bm25_scores(const std::vector<std::vector<std::string>>& doc
     }
   }
   return scores;
+}
+
+}  // namespace
+
+std::vector<double> bm25_scores(const std::vector<std::vector<std::string>>& documents,
+                                const std::vector<std::string>& query, double k1, double b) {
+  return scores_of<std::string_view>(documents, query, k1, b);
+}
+
+std::vector<double> bm25_scores(const std::vector<std::vector<int64_t>>& documents,
+                                const std::vector<int64_t>& query, double k1, double b) {
+  return scores_of<int64_t>(documents, query, k1, b);
 }
 
 }  // namespace dsrsq

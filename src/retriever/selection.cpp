@@ -41,13 +41,14 @@ int64_t SelectedTokens::slots() const {
 }
 
 at::Tensor SelectedTokens::chosen(int64_t tokens, int64_t span) const {
-  // Masked slots point at token 0, so selected ones are counted, not written.
+  // Masked slots point at token 0, so selected ones are counted, not written; -1 is no token.
   return at::zeros({index.size(0), (tokens + span - 1) / span}, index.options())
-             .scatter_add_(1, index.floor_divide(span), mask.to(at::kLong)) > 0;
+             .scatter_add_(1, index.clamp_min(0).floor_divide(span),
+                           mask.logical_and(index >= 0).to(at::kLong)) > 0;
 }
 
 at::Tensor SelectedTokens::marked(const at::Tensor& marks) const {
-  return marks.gather(1, index).logical_and(mask);
+  return marks.gather(1, index.clamp_min(0)).logical_and(mask).logical_and(index >= 0);
 }
 
 at::Tensor question_complexity(const std::string& kind, const at::Tensor& phi,

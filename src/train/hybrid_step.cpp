@@ -15,7 +15,9 @@ namespace dsrsq {
 
 std::string parameter_group(const std::string& name) {
   if (name.rfind("method.dsr.encoder.", 0) == 0) return "encoder";
-  if (name.rfind("method.dsr.", 0) == 0) return "retriever";
+  // What GCA adds to a backbone: retrieval, and what reads its results.
+  for (const char* own : {"method.dsr.", "method.gca."})
+    if (name.rfind(own, 0) == 0) return "retriever";
   // The buffer's gate and age bias are ordinary weights; only projections wander at the full rate.
   if (name.find("_projection_") != std::string::npos) return "projections";
   return "backbone";

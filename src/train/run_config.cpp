@@ -22,7 +22,8 @@ void DataConfig::visit_fields(ConfigVisitor& v) {
 
 void GroupRates::visit_fields(ConfigVisitor& v) {
   v.field("backbone", backbone, "Multiplies the learning rate of the transformer.", at_least(0));
-  v.field("retriever", retriever, "Multiplies the learning rate of the retriever.", at_least(0));
+  v.field("retriever", retriever,
+          "Multiplies the learning rate of the retriever, or of what gca adds.", at_least(0));
   v.field("projections", projections,
           "Multiplies the learning rate of the cache's projections; they wander at the full rate.",
           at_least(0));
@@ -80,12 +81,15 @@ void TrainConfig::visit_fields(ConfigVisitor& v) {
 }
 
 void RunConfig::visit_fields(ConfigVisitor& v) {
-  v.field("method", method, "What is trained.", one_of({"dsrsq", "standard"}));
+  v.field("method", method, "What is trained.",
+          one_of({"dsrsq", "standard", "gca", "shared_attention"}));
   v.group("model", model, "The backbone.");
   v.group("prompt", prompt, "How a question stands in the reader's sequence.");
   v.group("data", data, "Data sets.");
   dsrsq.visit_fields(v);
   v.group("standard", standard, "The standard transformer.");
+  v.group("gca", gca, "Grouped cross-attention with chunk retrieval.");
+  v.group("shared_attention", shared_attention, "Attention weights reused across layers.");
   v.group("selectors", selectors, "The controls of dsrsq-eval.");
   v.group("rag", rag, "Methods that rank passages of the context.");
   v.group("attention_rag", attention_rag, "AttentionRAG.");
@@ -111,6 +115,12 @@ void RunConfig::validate(const ConfigLocations& locations) const {
   rag.validate(locations);
   eviction.validate(locations);
   if (method == "dsrsq") dsrsq.validate(model, locations);
+  if (method == "gca") gca.validate(model, locations);
+  if (method == "shared_attention") shared_attention.validate(model, locations);
+  if (train.activation_checkpointing && (method == "gca" || method == "shared_attention"))
+    throw ConfigError(concat(locations.of("train.activation_checkpointing"),
+                             ": train.activation_checkpointing: expected false with method: ",
+                             method, ", whose layers read what others computed; got true"));
   if (method == "dsrsq" && dsrsq.sqa.enabled && dsrsq.sqa.centroids == "kmeans" &&
       loss.task_tokens == "all")
     throw ConfigError(

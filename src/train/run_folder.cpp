@@ -162,8 +162,8 @@ std::string describe_run(RunConfig& config, LanguageModel& model, int64_t typica
   const auto& d = config.dsrsq;
   auto kv_bytes = 2 * m.key_value_heads * m.head_width() * 4;  // fp32, a token and layer
   bool dsrsq = config.method == "dsrsq";
-  auto read = !dsrsq ? std::min(typical_context, config.standard.window)
-              : d.dsr.enabled
+  auto read = config.method == "standard" ? std::min(typical_context, config.standard.window)
+              : dsrsq && d.dsr.enabled
                   ? std::min(typical_context,
                              int64_t(double(d.dsr.budget) *
                                      (d.dsr.complexity == "none" ? 1.0 : 1.0 + d.dsr.alpha)))
@@ -177,11 +177,19 @@ std::string describe_run(RunConfig& config, LanguageModel& model, int64_t typica
     exact = std::min(read, m.sinks + d.rckv.window + own);
     latents = std::min(d.rckv.buffer_length, read - exact);
   }
+  int64_t beside = 0;  // bytes, of all layers together
+  if (config.method == "gca") {
+    const auto& g = config.gca;
+    if (g.window > 0) exact = std::min(read, m.sinks + g.window + g.window / 4);
+    beside = read * kv_bytes + read / g.chunk * m.width * 4;  // chunks and their landmarks
+  }
+  if (config.method == "shared_attention")
+    beside = -config.shared_attention.resolved(m).layers * exact * kv_bytes / 2;  // no keys
   out << "of a context of " << typical_context << " tokens the reader reads at most " << read
       << "\n"
       << "bytes held a sequence (keys, values, latents), at most: "
-      << m.layers * (exact * kv_bytes + latents * 2 * d.rckv.latent_width * 4) << " (" << exact
-      << " exact keys and " << latents
+      << m.layers * (exact * kv_bytes + latents * 2 * d.rckv.latent_width * 4) + beside << " ("
+      << exact << " exact keys and " << latents
       << " latents a layer; all keys exact: " << m.layers * typical_context * kv_bytes << ")\n";
   // Of one block; with activation checkpointing the others keep but their inputs.
   auto tokens = config.train.batch_size * read;

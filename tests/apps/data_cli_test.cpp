@@ -14,6 +14,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using testing::Program;
 using testing::ProgramResult;
 using testing::read_bytes;
 using testing::run_program;
@@ -308,6 +309,64 @@ TEST_F(Evaluation, ARowABudgetAndRowsThatAreThereAreNotReadAgain) {
     EXPECT_EQ(second.at("records")[i], first.at("records")[i]) << i;
   command.insert(command.end(), {"--resume", "never"});
   EXPECT_THAT(eval(command).err, ::testing::Not(HasSubstr("taken from")));
+}
+
+// Answers by two processes side by side, then costs by one, then the table without a model: the
+// same answers as all at once.
+TEST_F(Evaluation, AnswersAndCostsAtDifferentTimesMakeTheSameRows) {
+  auto folder = project().folder() + "/parts", whole = project().folder() + "/whole";
+  const std::vector<std::string> methods{"--methods", "snapkv,quest,random,question_only",
+                                         "--budget", "25%,50%"};
+  auto part = [&](const std::string& what) {
+    auto command = methods;
+    command.insert(command.end(), {"--output-dir", folder, "--measure", what});
+    return command;
+  };
+  std::vector<std::string> all{"dsrsq-eval", "--checkpoint", "full=" + run()};
+  auto answers = part("answers");
+  all.insert(all.end(), answers.begin(), answers.end());
+  {
+    Program one(all, project().folder() + "/output-one"),
+        other(all, project().folder() + "/output-other");
+    auto first = one.wait(), second = other.wait();
+    ASSERT_EQ(first.code, 0) << first.err;
+    ASSERT_EQ(second.code, 0) << second.err;
+  }
+  // What the two skipped because the other was at it is there by now, or is done here.
+  ASSERT_EQ(eval(answers).code, 0);
+  EXPECT_FALSE(fs::exists(folder + "/results.json"));
+  EXPECT_EQ(eval(part("costs")).code, 0);
+  auto collected = run_program({"dsrsq-eval", "--collect", folder + "/rows", "--baseline",
+                                "full@25%", "--output-dir", folder},
+                               project().folder() + "/output-collect");
+  ASSERT_EQ(collected.code, 0) << collected.err;
+  auto together = methods;
+  together.insert(together.end(), {"--output-dir", whole, "--baseline", "full@25%"});
+  ASSERT_EQ(eval(together).code, 0);
+  auto values = [](const std::string& of) {
+    std::map<std::string, double> found;
+    auto results = nlohmann::json::parse(read_bytes(of + "/results.json"));
+    for (const auto& record : results.at("records"))
+      found[record.at("method").get<std::string>() + " " + record.at("metric").get<std::string>()] =
+          record.at("value");
+    return found;
+  };
+  auto apart = values(folder), at_once = values(whole);
+  ASSERT_EQ(apart.size(), at_once.size());
+  for (const auto& [name, value] : at_once) {
+    ASSERT_TRUE(apart.count(name)) << name;
+    bool timed = name.find("latency") != std::string::npos ||
+                 name.find("throughput") != std::string::npos ||
+                 name.find("peak_memory") != std::string::npos;
+    if (!timed) EXPECT_NEAR(apart[name], value, 1e-9 * std::abs(value)) << name;
+  }
+  auto table = read_bytes(folder + "/table.md");
+  EXPECT_LT(table.find("| full@25%"), table.find("| random@25%"));
+  EXPECT_LT(table.find("| snapkv@25%"), table.find("| snapkv@50%"));
+  auto none = run_program({"dsrsq-eval", "--collect", folder + "/nothing"},
+                          project().folder() + "/output-collect");
+  EXPECT_EQ(none.code, 3) << none.err;
+  EXPECT_EQ(none.errors().size(), 1u) << none.err;
 }
 
 TEST_F(Evaluation, AuditsMethods) {

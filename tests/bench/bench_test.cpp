@@ -66,7 +66,7 @@ TEST(BenchAttention, BalancedKeysFillAllClustersAndSkewedOnesDoNot) {
   const auto largest = [&](const std::string& routing) {
     const AttentionData d = make_attention_data(o, size, routing, at::kCPU);
     const at::Tensor nearest =
-        (at::matmul(d.k[0][0], d.centroids[0].t()) - d.centroids[0].pow(2).sum(-1) / 2).argmax(-1);
+        (at::matmul(d.k[0][0], d.means[0].t()) - d.means[0].pow(2).sum(-1) / 2).argmax(-1);
     return nearest.bincount({}, 20).max().item<double>() / 200;
   };
   EXPECT_LT(largest("balanced"), 1.5);
@@ -98,6 +98,13 @@ TEST(BenchAttention, SuiteRecordsEveryMetricWithItsBaseline) {
                                           "cluster_attention forward_backward_speedup / dense",
                                           "cluster_attention forward_speedup / dense",
                                           "dense forward", "dense forward_backward"}));
+  o.cases[0].type = "bf16";
+  EXPECT_EQ(run_attention_suite(o, at::kCPU)[0].case_name, "balanced, n 128, m 4, bf16");
+  EXPECT_EQ(make_attention_data(o, o.cases[0], "balanced", at::kCPU).q.scalar_type(),
+            at::kBFloat16);
+  o.cases[0].type = "fp16";
+  EXPECT_THROW(run_attention_suite(o, at::kCPU), ConfigError);
+  o.cases[0].type = "";
   o.slots = 5;
   EXPECT_THROW(run_attention_suite(o, at::kCPU), ConfigError);
   o.slots = 2, o.kv_heads = 3;

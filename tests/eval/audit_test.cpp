@@ -21,6 +21,10 @@ class AuditTest : public ::testing::Test {
     config_.model.initial_deviation = 0.3;
     config_.eviction.window = 4;
     config_.razor.search_tokens = 20;
+    config_.gca.chunk = 8;
+    config_.gca.chunks_per_query = 2;
+    config_.gca.window = 16;
+    config_.gca.output_start = "normal";
   }
   // The names of the checks that fail.
   std::vector<std::string> failures(std::shared_ptr<Method> method, const AuditOptions& options) {

@@ -113,6 +113,83 @@ TEST_F(EvaluatorTest, EvictionReportsTheBudgetAndWhatWasHeld) {
   EXPECT_EQ(find(result_records(dense, "test", "dense"), "budget_bytes"), nullptr);
 }
 
+// Answers of several budgets at once and costs on their own: what one evaluation each finds.
+TEST_F(EvaluatorTest, AnswersOfSeveralBudgetsAndCostsAreThoseOfOneEvaluationEach) {
+  config_.method = "standard";
+  auto reader = make_model(config_, facts_.tokenizer());
+  for (const char* name : {"snapkv", "kv_compress", "quest", "random"}) {
+    auto method = find_method(name).make(config_, reader->shared_method());
+    LanguageModel model(reader->backbone(), method, facts_.tokenizer().begin_id());
+    std::vector<PassOptions> budgets(2);
+    budgets[0].budget_share = 0.5;
+    budgets[1].budget_share = 0.25;
+    FlopSettings flops;
+    flops.vocabulary_size = facts_.tokenizer().vocabulary_size();
+    auto together = evaluate_answers(model, loader(false), facts_.tokenizer(), config_.eval,
+                                     budgets, flops, "test");
+    ASSERT_EQ(together.size(), 2u);
+    for (size_t i = 0; i < budgets.size(); ++i) {
+      evaluate_costs(model, loader(false), facts_.tokenizer(), config_.eval, budgets[i],
+                     together[i]);
+      auto alone = run(model, budgets[i]);
+      ASSERT_EQ(together[i].questions.size(), alone.questions.size());
+      for (size_t q = 0; q < alone.questions.size(); ++q) {
+        EXPECT_EQ(together[i].questions[q].prediction, alone.questions[q].prediction) << name;
+        EXPECT_EQ(together[i].questions[q].answer_held, alone.questions[q].answer_held) << name;
+        EXPECT_EQ(together[i].questions[q].place, alone.questions[q].place) << name;
+      }
+      for (auto number :
+           {&EvaluationResult::flops, &EvaluationResult::density, &EvaluationResult::sparse_share,
+            &EvaluationResult::state_bytes, &EvaluationResult::prefill_bytes,
+            &EvaluationResult::budget_bytes, &EvaluationResult::tokens_spent})
+        EXPECT_DOUBLE_EQ(together[i].*number, alone.*number) << name << " " << i;
+      EXPECT_EQ(together[i].latencies.size(), alone.latencies.size());
+      EXPECT_GT(together[i].context_tokens_per_second, 0);
+    }
+    if (model->method().method_name() != "random")
+      EXPECT_LT(together[1].density, together[0].density) << name;
+  }
+}
+
+// Where everything is read and kept the answer is held whole; where nothing is read, not at all;
+// half of the entries, chosen at random, hold about half of it.
+TEST_F(EvaluatorTest, AnswerHeldIsTheShareOfItsEntriesThatIsLeft) {
+  config_.method = "standard";
+  auto reader = make_model(config_, facts_.tokenizer());
+  auto held = [&](const char* name, double share) {
+    auto method = find_method(name).make(config_, reader->shared_method());
+    LanguageModel model(reader->backbone(), method, facts_.tokenizer().begin_id());
+    PassOptions options;
+    options.budget_share = share;
+    auto result = run(model, options);
+    double sum = 0;
+    for (const auto& question : result.questions) sum += question.answer_held;
+    return sum / double(result.questions.size());
+  };
+  EXPECT_EQ(held("random_eviction", 1), 1);
+  EXPECT_EQ(held("quest", 0.25), 1);  // all stay
+  EXPECT_EQ(held("question_only", 0), 0);
+  auto half = held("random_eviction", 0.5);
+  EXPECT_GT(half, 0.3);
+  EXPECT_LT(half, 0.7);
+  EXPECT_EQ(held("oracle_evidence", 0.9), 1);
+}
+
+TEST_F(EvaluatorTest, Bf16HoldsHalfTheBytes) {
+  config_.method = "standard";
+  auto reader = make_model(config_, facts_.tokenizer());
+  auto method = find_method("snapkv").make(config_, reader->shared_method());
+  LanguageModel model(reader->backbone(), method, facts_.tokenizer().begin_id());
+  PassOptions options;
+  options.budget_share = 0.5;
+  auto single = run(model, options);
+  config_.eval.precision = "bf16";
+  auto half = run(model, options);
+  EXPECT_EQ(single.budget_bytes, 2 * half.budget_bytes);
+  // Beside keys and values, each entry has its rank of 4 bytes in every head.
+  EXPECT_LT(half.state_bytes, 0.6 * single.state_bytes);
+}
+
 TEST_F(EvaluatorTest, WithoutABufferEveryChosenAnswerIsExact) {
   config_.dsrsq.rckv.enabled = false;
   config_.dsrsq.dsr.enabled = false;

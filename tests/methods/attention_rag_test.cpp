@@ -69,7 +69,7 @@ struct Exposed : AttentionRagMethod {
   }
   Reading read(const std::vector<int32_t>& context, const std::vector<int32_t>& question,
                const std::string& prefix) {
-    return read_chunks(context, question, prefix, view, at::kCPU);
+    return read_chunks({{context, question, prefix}}, view, at::kCPU).front();
   }
   LanguageModelView view;
 };

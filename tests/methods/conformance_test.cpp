@@ -7,7 +7,9 @@
 #include <set>
 
 #include "dsrsq/core/error.h"
+#include "dsrsq/model/generate.h"
 #include "dsrsq/registry.h"
+#include "methods/kept_entries.h"
 #include "methods/tiny_words.h"
 #include "support/expect_tensor.h"
 #include "support/tiny.h"
@@ -25,6 +27,11 @@ RunConfig config() {
   run.dsrsq = testing::tiny_dsrsq(true, true, true);
   run.standard.window = 40;
   run.standard.reserved = 10;
+  run.gca.chunk = 4;
+  run.gca.chunks_per_query = 2;
+  run.gca.window = 8;
+  run.gca.encoder_layers = 1;
+  run.gca.output_start = "normal";
   run.train.seed = 3;
   run.eviction.window = 4;
   run.kv_compress.block = 4;
@@ -128,6 +135,40 @@ TEST_P(Conformance, ACopyOfTheStateGoesOnByItself) {
   EXPECT_TENSOR_NEAR(model->read_next(first, open, copy), one, (Tolerance{0, 1e-6}));
 }
 
+// One reading of the prompts for three budgets, or one each: the same answers from the same state.
+TEST_P(Conformance, SeveralBudgetsAtOnceAreEachAsAlone) {
+  torch::NoGradGuard no_grad;
+  auto model = make();
+  auto batch = tiny_batch(kSequences);
+  std::vector<PassOptions> budgets(3);
+  budgets[0].budget_share = 0.5;
+  budgets[1].budget_share = 1;
+  budgets[2].budget_share = 0.2;
+  for (auto& options : budgets) options.collect_stats = true;
+  GenerateOptions settings;
+  settings.maximum_tokens = 4;
+  size_t seen = 0;
+  generate_budgets(model, batch, budgets, settings, [&](size_t i, const Generated& together) {
+    ASSERT_EQ(i, seen++);
+    auto alone = generate(model, batch, budgets[i], settings);
+    EXPECT_EQ(together.tokens, alone.tokens) << i;
+    EXPECT_EQ(together.state_bytes, alone.state_bytes) << i;
+    EXPECT_TRUE(together.state.selected.index.equal(alone.state.selected.index)) << i;
+    for (auto sum : {&AttentionStats::rows, &AttentionStats::attended_pairs,
+                     &AttentionStats::visible_pairs, &AttentionStats::sparse_rows}) {
+      EXPECT_EQ((together.state.stats.*sum).item<double>(), (alone.state.stats.*sum).item<double>())
+          << i;
+    }
+    EXPECT_TENSOR_NEAR(together.state.next_order, alone.state.next_order, (Tolerance{0, 0}));
+    auto open = at::ones({3}, at::kBool);
+    auto next = testing::token_ids("next", {3});
+    auto copy = together.state;
+    EXPECT_TENSOR_NEAR(model->read_next(next, open, copy),
+                       model->read_next(next, open, alone.state), (Tolerance{0, 1e-5}));
+  });
+  EXPECT_EQ(seen, budgets.size());
+}
+
 TEST_P(Conformance, ReadsOnAGpuAsOnTheCpu) {
   if (!torch::cuda::is_available()) GTEST_SKIP() << "no GPU";
   torch::NoGradGuard no_grad;
@@ -202,6 +243,24 @@ TEST(Registry, AnUnknownMethodNamesTheNearest) {
     EXPECT_NE(std::string(error.what()).find("did you mean 'bm25'?"), std::string::npos)
         << error.what();
   }
+}
+
+// What a prompt puts in front of every context is kept by a method that reads with another's
+// weights, outside its budget.
+TEST(Registry, AMethodKeepsThePrefixOfTheModelThatItReadsWith) {
+  torch::NoGradGuard no_grad;
+  auto run = config();
+  run.method = "standard";
+  run.prompt.prefix = "w1 w2 w3";
+  run.streaming_llm.sinks = 0;
+  auto model = with_method(make_model(run, *testing::tiny_words()), "streaming_llm", run);
+  PassOptions options;
+  options.budget_share = 0.5;
+  MethodState state;
+  read_batch(model, tiny_batch({{.context = 10, .tail = 2, .sample = 1}}), options, &state);
+  // 2 sinks and 3 tokens of the prefix, the last half of the context, the question.
+  EXPECT_EQ(testing::kept_ranks(state, 1, 2)[0][0][0],
+            (std::set<int64_t>{0, 1, 2, 3, 4, 10, 11, 12, 13, 14, 15, 16}));
 }
 
 TEST(Registry, ProbesRunOnTrainedWeights) {

@@ -10,6 +10,7 @@
 #include "methods/tiny_words.h"
 #include "support/expect_tensor.h"
 #include "support/tiny.h"
+#include "support/tiny_run.h"
 
 namespace dsrsq {
 namespace {
@@ -126,6 +127,174 @@ TEST(Rag, ReorderedPassagesAreReadAsATextOfTheirOwn) {
   testing::read_batch(dense, copy, {}, &copied);
   EXPECT_TENSOR_NEAR(model->read_next(one, open, state), dense->read_next(one, open, copied),
                      (testing::Tolerance{0, 1e-5}));
+}
+
+// A model that says what it is told, token by token, and whose embedding of an id is the id.
+struct Scripted {
+  explicit Scripted(std::vector<int32_t> script) : script_(std::move(script)) {
+    view.embed = [this](const at::Tensor& ids) {
+      read.push_back(ids);
+      return ids.to(at::kFloat).unsqueeze(-1);
+    };
+    view.forward = [](const ReaderInput& input, Method&, MethodState&) { return input.inputs; };
+    view.logits = [this](const at::Tensor& hidden) {
+      auto logits = at::zeros({hidden.size(0), tokenizer()->vocabulary_size()});
+      logits.select(1, script_.at(said++)).fill_(1);
+      return logits;
+    };
+  }
+  LanguageModelView view;
+  std::vector<at::Tensor> read;
+  size_t said = 0;
+
+ private:
+  std::vector<int32_t> script_;
+};
+
+Ints ids_of(const std::string& text) {
+  auto ids = tokenizer()->encode(text);
+  return {ids.begin(), ids.end()};
+}
+Ints row_of(const at::Tensor& x) {
+  auto row = x[0].to(at::kLong).reshape(-1).contiguous();
+  return {row.data_ptr<int64_t>(), row.data_ptr<int64_t>() + row.numel()};
+}
+
+PromptConfig short_prompt() {
+  PromptConfig prompt;
+  prompt.question = " tree {question}";
+  prompt.answer = " {answer}";
+  prompt.end_answer = false;
+  return prompt;
+}
+
+// The text, of passages of four words, is asked about the dog, which stands in the third.
+struct Asked {
+  explicit Asked(RagConfig config, RagExamples examples = {})
+      : rag(std::make_shared<StandardMethod>(StandardConfig{}, testing::tiny_model()),
+            std::move(config), tokenizer(), std::move(examples)),
+        batch(collate_text(*tokenizer(), short_prompt(), {{kText, "dog"}})),
+        state(rag.make_state(batch, {})) {}
+  RagMethod rag;
+  Batch batch;
+  MethodState state;
+};
+
+// DRAG, by hand: the example's passage that holds its question's word, its question and answer, the
+// end of the example; then the text's own passages.
+TEST(Rag, DemonstrationsStandInFront) {
+  testing::TemporaryFolder folder;
+  DocumentExample example;
+  example.document = " rain dog cat dog sea sky fox stone";
+  Question question;
+  question.text = "fox";
+  question.answers = {"stone"};
+  example.questions = {question};
+  testing::write_store(folder / "examples.h5", *tokenizer(), {example}, {0});
+  auto config = four_words();
+  config.passages = 1;
+  config.demonstrations = 1;
+  config.demonstration_end = " rain";
+  Asked asked(config, {folder / "examples.h5", short_prompt()});
+  Scripted model({});
+  auto selected = asked.rag.select(asked.batch, model.view, asked.state);
+  auto front = ids_of(" sea sky fox stone tree fox stone rain");
+  ASSERT_EQ(front.size(), 8u);
+  EXPECT_EQ(row_of(selected.index), (Ints{-1, -1, -1, -1, -1, -1, -1, -1, 8, 9, 10, 11}));
+  auto read = front;
+  for (auto id : ids_of(" dog dog rain sky")) read.push_back(id);
+  EXPECT_EQ(row_of(asked.state.selected_inputs), read);
+  EXPECT_TRUE(selected.mask.all().item<bool>());
+  EXPECT_TRUE(selected.reordered);
+  // An example is no token of the context.
+  EXPECT_EQ(selected.chosen(16).sum().item<int64_t>(), 4);
+  EXPECT_EQ(selected.marked(at::ones({1, 16}, at::kBool)).sum().item<int64_t>(), 4);
+  EXPECT_THAT(asked.rag.tokens_to_choose(), ElementsAre(0));
+  config.demonstrations = 2;
+  Asked more(config, {folder / "examples.h5", short_prompt()});
+  EXPECT_THROW(more.rag.select(more.batch, model.view, more.state), DataError);
+}
+
+// IterDRAG, by hand: the model asks for the fox, gets its passage, answers in two words, and wants
+// no more.
+TEST(Rag, FollowUpQuestionsBringPassagesAndAnswers) {
+  auto config = four_words();
+  config.passages = 1;
+  config.iterations = 3;
+  config.iteration_tokens = 2;
+  config.follow_up = " cat";
+  config.final_answer = " stone";
+  config.intermediate_answer = " rain";
+  auto word = [](const char* text) { return tokenizer()->encode(text).at(0); };
+  // cat before stone: it asks on; "fox", then no text; "sea sky"; then stone before cat.
+  Scripted model({word(" cat"), word(" fox"), 0, word(" sea"), word(" sky"), word(" stone")});
+  Asked asked(config, {"", short_prompt()});
+  auto selected = asked.rag.select(asked.batch, model.view, asked.state);
+  EXPECT_EQ(model.said, 6u);
+  EXPECT_EQ(row_of(selected.index), (Ints{4, 5, 6, 7, 8, 9, 10, 11, -1, -1, -1, -1, -1}));
+  EXPECT_EQ(row_of(asked.state.selected_inputs),
+            ids_of(" fox stone rain sea dog dog rain sky cat fox rain sea sky"));
+  ASSERT_EQ(model.read.size(), 7u);  // the last: what the reader reads
+  EXPECT_EQ(row_of(model.read[0]), ids_of(" dog dog rain sky tree dog"));
+  EXPECT_EQ(row_of(model.read[1]), ids_of(" dog dog rain sky tree dog cat"));
+  EXPECT_EQ(row_of(model.read[2]), ids_of(" fox"));
+  EXPECT_EQ(row_of(model.read[3]), ids_of(" fox stone rain sea dog dog rain sky tree fox"));
+  EXPECT_EQ(row_of(model.read[5]),
+            ids_of(" fox stone rain sea dog dog rain sky cat fox rain sea sky tree dog"));
+  // Prompts of 6, 7, 10 and 15 tokens, and 1 and 2 that were written.
+  EXPECT_THAT(asked.rag.tokens_to_choose(), ElementsAre(6 + 7 + 1 + 10 + 2 + 15));
+}
+
+// The budget pays for one passage, so that follow-up questions find no room; one that holds no text
+// ends the asking.
+TEST(Rag, FollowUpQuestionsKeepTheBudget) {
+  auto config = four_words();
+  config.iterations = 2;
+  config.follow_up = " cat";
+  config.final_answer = " stone";
+  auto word = [](const char* text) { return tokenizer()->encode(text).at(0); };
+  Scripted model({word(" cat"), word(" fox"), 0, word(" sea"), 0, word(" cat"), 0});
+  Asked asked(config, {"", short_prompt()});
+  asked.state.options.budget = 4;
+  auto selected = asked.rag.select(asked.batch, model.view, asked.state);
+  EXPECT_EQ(model.said, 7u);
+  EXPECT_EQ(selected.chosen(16).sum().item<int64_t>(), 4);
+  config.final_answer = config.follow_up;
+  EXPECT_THROW(config.validate({}), ConfigError);
+}
+
+// With the real reader: as a text in which the example stands in front.
+TEST(Rag, DemonstrationsAreReadAsText) {
+  torch::NoGradGuard no_grad;
+  auto words = testing::tiny_words();
+  auto shape = testing::tiny_model();
+  PromptConfig prompt;
+  prompt.question = " . {question}";
+  prompt.answer = " {answer}";
+  prompt.end_answer = false;
+  testing::TemporaryFolder folder;
+  DocumentExample example;
+  example.document = "w1 w2 w3 w4";
+  Question question;
+  question.text = "w3";
+  question.answers = {"w4"};
+  example.questions = {question};
+  testing::write_store(folder / "examples.h5", *words, {example}, {0});
+  auto config = four_words();
+  config.demonstrations = 1;
+  config.demonstration_end = "?";
+  auto reader = std::make_shared<StandardMethod>(StandardConfig{}, shape);
+  auto rag = std::make_shared<RagMethod>(reader, config, words,
+                                         RagExamples{folder / "examples.h5", prompt});
+  auto model = testing::tiny_language_model(shape, rag);
+  auto dense = testing::tiny_language_model(shape, reader);
+  PassOptions options;
+  options.budget = 4;
+  auto hidden = testing::read_batch(
+      model, collate_text(*words, prompt, {{"w5 w6 w7 w8 w9 w10 w11 w12", "w10"}}), options);
+  auto text = testing::read_batch(
+      dense, collate_text(*words, prompt, {{"w1 w2 w3 w4 . w3 w4 ? w9 w10 w11 w12", "w10"}}));
+  EXPECT_TENSOR_NEAR(hidden, text, (testing::Tolerance{0, 1e-5}));
 }
 
 TEST(Rag, DenseNeedsAnEncoder) {

@@ -341,6 +341,108 @@ TEST(ClusterAttention, WrongArgumentsAreNamed) {
   }
 }
 
+// On the CPU alone from here: lengths about its blocks and tiles, and what must not change a bit.
+TEST(ClusterAttentionCpu, EveryLengthMatchesTheOracle) {
+  for (const int64_t n : {1, 63, 65, 1000, 4097}) {
+    for (const bool skewed : {false, true}) {
+      SCOPED_TRACE(n);
+      if (n == 4097 && !skewed) continue;  // the oracle is slow
+      const int64_t heads = n > 1000 ? 1 : 4, width = n > 1000 ? 24 : 64;
+      const Inputs in = make_inputs(
+          {"", 1, heads, heads > 1 ? heads / 2 : 1, n, n, width, 8, 3, 40, 5, skewed, true});
+      const at::Tensor weighting = at::randn_like(in.q);
+      const auto expected = run(in, weighting, oracle), actual = run(in, weighting, call);
+      for (size_t i = 0; i < actual.size(); ++i)
+        EXPECT_LE(error(actual[i], expected[i]), 1e-5) << "result " << i;
+    }
+  }
+}
+
+// The window, the sinks and the clusters all name every key.
+TEST(ClusterAttentionCpu, KeysOfSeveralReasonsCountOnce) {
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    const Inputs in = make_inputs({"", 2, 2, 1, 150, 333, 48, 4, 4, 333, 333}).to(at::kCPU, type);
+    Inputs few = in;
+    few.options.window = 0, few.options.sinks = 0;
+    const at::Tensor expected = oracle(in).out;
+    EXPECT_LE(error(call(in).out, expected), type == at::kFloat ? 1e-6 : 4e-3);
+    EXPECT_LE(error(call(few).out, expected), type == at::kFloat ? 1e-6 : 4e-3);
+  }
+}
+
+TEST(ClusterAttentionCpu, BiasOfMinusInfinityHidesAKey) {
+  Inputs in = make_inputs({"", 1, 4, 2, 200, 200, 32, 4, 2, 16, 4, false, true});
+  in.key_bias->slice(2, 0, 200, 3).fill_(-INFINITY);
+  in.key_bias->slice(2, 0, 40).fill_(-INFINITY);  // the first queries see nothing
+  const at::Tensor weighting = at::randn_like(in.q);
+  const auto expected = run(in, weighting, oracle), actual = run(in, weighting, call);
+  for (size_t i = 0; i < actual.size(); ++i) EXPECT_LE(error(actual[i], expected[i]), 1e-5) << i;
+  EXPECT_EQ(actual[0].slice(2, 0, 40).abs().max().item<float>(), 0.f);
+}
+
+// Blocks, tiles and the order of clusters are of the shape, not of the threads or of what follows.
+TEST(ClusterAttentionCpu, BitsDependNeitherOnThreadsNorOnTheFuture) {
+  constexpr int64_t kCut = 2000;
+  const Inputs in = make_inputs({"", 1, 2, 1, 4200, 4200, 32, 16, 4, 100, 4, true, true});
+  const at::Tensor weighting = at::randn_like(in.q);
+  const int threads = at::get_num_threads();
+  at::set_num_threads(1);
+  const auto one = run(in, weighting, call);
+  at::set_num_threads(2);
+  for (int i = 0; i < 10; ++i) {
+    const auto two = run(in, weighting, call);
+    for (size_t r = 0; r < one.size(); ++r) EXPECT_TENSOR_EQUAL(two[r], one[r]);
+  }
+  at::set_num_threads(threads);
+  Inputs other = in;
+  for (at::Tensor* x : {&other.q, &other.k, &other.v, &*other.key_bias}) {
+    *x = x->clone();
+    x->slice(2, kCut).mul_(-3).add_(1);
+  }
+  other.assignment = other.assignment.clone();
+  other.assignment.slice(2, kCut).fill_(3);
+  const ClusterAttention a = call(in), b = call(other);
+  EXPECT_TENSOR_EQUAL(b.out.slice(2, 0, kCut), a.out.slice(2, 0, kCut));
+  EXPECT_TENSOR_EQUAL(b.lse.slice(2, 0, kCut), a.lse.slice(2, 0, kCut));
+  EXPECT_FALSE(at::equal(b.out.slice(2, kCut), a.out.slice(2, kCut)));
+}
+
+TEST(ClusterAttentionCpu, NoQueriesAndWrongClusters) {
+  const Inputs in = make_inputs({"", 1, 2, 1, 6, 9, 16, 4, 2, 2, 1});
+  Inputs none = in;
+  none.q = in.q.slice(2, 0, 0), none.routes = in.routes.slice(2, 0, 0);
+  EXPECT_EQ(call(none).out.numel(), 0);
+  Inputs wrong = in;
+  wrong.assignment = at::full_like(in.assignment, 4);
+  EXPECT_THROW(call(wrong), c10::Error);
+  wrong = in;
+  wrong.routes = at::full_like(in.routes, 4);
+  EXPECT_THROW(call(wrong), c10::Error);
+}
+
+// A number that is none reaches the output of the queries that see it, and no other's.
+TEST(ClusterAttentionCpu, NanIsNotHidden) {
+  Inputs in = make_inputs({"", 1, 1, 1, 100, 100, 16, 4, 4, 0, 0});
+  in.k[0][0][60].fill_(NAN);
+  const at::Tensor out = call(in).out;
+  EXPECT_FALSE(out.slice(2, 0, 60).isnan().any().item<bool>());
+  EXPECT_TRUE(out.slice(2, 60).isnan().all().item<bool>());
+}
+
+TEST(ClusterRoute, AnyNumberOfSlotsWithTiesToTheLowest) {
+  const at::Tensor q = at::randn({1, 2, 70, 20}), c = at::randn({1, 1, 40, 20});
+  const at::Tensor score = at::matmul(q.to(at::kDouble), c.to(at::kDouble).transpose(-1, -2));
+  for (const int64_t k : {1, 2, 3, 7, 16, 17, 40}) {
+    const at::Tensor best = std::get<1>(score.topk(k, -1)).to(at::kInt);
+    EXPECT_TENSOR_EQUAL(ops::cluster_route(q, c, k), best);
+  }
+  const at::Tensor equal = c.slice(2, 0, 1).expand({1, 1, 40, 20});
+  for (const int64_t k : {4, 20}) {
+    EXPECT_TENSOR_EQUAL(ops::cluster_route(q, equal, k),
+                        at::arange(k, at::TensorOptions(at::kInt)).expand({1, 2, 70, k}));
+  }
+}
+
 TEST(ClusterRoute, TakesTheClustersOfGreatestScoreBestFirst) {
   for (const at::Device device : test_devices()) {
     for (const auto type : {at::kFloat, at::kBFloat16}) {

@@ -66,6 +66,7 @@ std::vector<OpCase> cluster_assign_cases() {
       make_case({1, 2, 127, 33, 65}, at::kHalf, false),
       make_case({3, 1, 64, 24, 17}, at::kDouble, true),
       make_case({1, 1, 2100, 128, 200}, at::kBFloat16, false),
+      make_case({2, 2, 300, 64, 1000}, at::kBFloat16, true),
       make_case({1, 1, 1500, 128, 1024}, at::kFloat, true),
       make_case({2, 1, 20000, 8, 6}, at::kFloat, true),
       make_case({2, 3, 0, 16, 4}, at::kFloat, false),

@@ -56,7 +56,8 @@ DsrsqConfig tiny_dsrsq(bool dsr, bool sqa, bool rckv) {
 
 LanguageModel tiny_language_model(const TransformerConfig& model, std::shared_ptr<Method> method,
                                   int64_t seed) {
-  return LanguageModel(Transformer(model, kTinyVocabulary, seed), std::move(method), kTinyBegin);
+  Transformer backbone(model, kTinyVocabulary, seed, method.get());
+  return LanguageModel(backbone, std::move(method), kTinyBegin);
 }
 
 LanguageModel tiny_dsrsq_model(const TransformerConfig& model, const DsrsqConfig& config,

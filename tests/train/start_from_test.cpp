@@ -7,6 +7,7 @@
 #include "dsrsq/core/error.h"
 #include "dsrsq/registry.h"
 #include "dsrsq/train/trainer.h"
+#include "support/expect_tensor.h"
 #include "support/tiny_run.h"
 
 namespace dsrsq {
@@ -92,6 +93,38 @@ TEST_F(StartFrom, ABufferThatComesSlowlyIsCalibrated) {
   auto before = module_tensors(*run.model).at(name).clone();
   run.trainer->train_step();
   EXPECT_FALSE(at::equal(module_tensors(*run.model).at(name), before));
+}
+
+// A dense checkpoint to which GCA is added reads as before; what is missing there starts anew.
+TEST_F(StartFrom, AMethodWithMoreWeightsIsAddedToACheckpoint) {
+  auto config = config_;
+  config.method = "standard";
+  auto dense = start(config, "dense");
+  dense.trainer->run();
+  config.method = "gca";
+  config.gca.chunk = 8;
+  config.gca.window = 0;
+  config.train.seed = 9;
+  auto added = start(config, "added");
+  added.trainer->start_from(find_checkpoint(facts_.folder("dense"), false));
+  LoaderOptions options;
+  options.split = "test";
+  options.batch_size = 3;
+  Loader loader(facts_.store_path(), facts_.tokenizer(), config.prompt, options);
+  auto batch = loader.pass_batch(0);
+  auto read = [&](LanguageModel& model) {
+    torch::NoGradGuard no_grad;
+    auto state = model->method().make_state(batch, {});
+    return model->read(batch, state) * batch.tail_valid.unsqueeze(-1);
+  };
+  EXPECT_TENSOR_NEAR(read(added.model), read(dense.model), (dsrsq::testing::Tolerance{0, 1e-6}));
+  // The first step moves what was added.
+  added.trainer->train_step();
+  EXPECT_GT((read(added.model) - read(dense.model)).abs().max().item<double>(), 1e-6);
+  int64_t own = 0;
+  for (const auto& [name, tensor] : module_tensors(*added.model))
+    own += parameter_group(name) == "retriever";
+  EXPECT_GT(own, 10);
 }
 
 TEST_F(StartFrom, AnotherShapeIsAnError) {

@@ -17,6 +17,7 @@ namespace dsrsq::bench {
 struct AttentionCase {
   int64_t tokens = 16384;  // N
   int64_t clusters = 128;  // m
+  std::string type;        // fp32, bf16; empty: bf16 on CUDA, else fp32
 };
 
 struct AttentionSuiteOptions {
@@ -27,6 +28,7 @@ struct AttentionSuiteOptions {
   int64_t window = 128, sinks = 4;
   int64_t seed = 0;
   bool kernels = false;           // also the time of each kernel
+  bool moba = true;               // on a GPU: also blocks of neighbouring keys (moba.h)
   int64_t dense_up_to = 1 << 30;  // longer cases run without dense attention
   TimingOptions timing;
 };
@@ -35,9 +37,12 @@ struct AttentionSuiteOptions {
 // from none. skewed: a centre's share of keys falls as 1 / rank, and queries lean to large
 // clusters.
 struct AttentionData {
-  at::Tensor q, k, v, d_out;  // [B, H, N, d], [B, H_kv, N, d], ...; bf16 on CUDA, else fp32
-  at::Tensor centroids;       // [H_kv, m, d] fp32
-  at::Tensor bias;            // [H_kv, m] fp32, 0
+  at::Tensor q, k, v, d_out;  // [B, H, N, d], [B, H_kv, N, d], ...; of the case's type
+  at::Tensor route_q;         // as q: what is routed (q before RoPE)
+  at::Tensor assign_k;        // as k: what is assigned
+  at::Tensor directions;      // [H_kv, m, d] fp32: what keys are compared with
+  at::Tensor means;           // [H_kv, m, d] fp32: what queries are compared with
+  at::Tensor bias;            // [H_kv, m] fp32
 };
 AttentionData make_attention_data(const AttentionSuiteOptions& options, const AttentionCase& size,
                                   const std::string& routing, at::Device device);
@@ -50,9 +55,15 @@ struct ClusterLoad {
 ClusterLoad cluster_load(const at::Tensor& assignment, const at::Tensor& routes, int64_t clusters,
                          int64_t window, int64_t sinks);
 
-// Methods cluster_attention, dense_cudnn and dense_flash (on a CPU: dense); metrics forward,
-// forward_backward (s), their speedup over the faster dense backend (x), peak memory, density,
-// balance, and with `kernels` one metric kernel/NAME a kernel. Throws ConfigError.
+// One case over given vectors. Methods cluster_attention, moba (blocks of N / m keys) where asked
+// for, dense_cudnn and dense_flash (on a CPU: dense); metrics forward, forward_backward (s), their
+// speedup over the faster dense backend (x), peak memory, density, balance, and with `kernels` one
+// metric kernel/NAME a kernel. `name` begins the records' case.
+std::vector<ResultRecord> measure_attention(const AttentionSuiteOptions& options,
+                                            const AttentionCase& size, const std::string& name,
+                                            const AttentionData& data);
+
+// All cases and routings over random vectors. Throws ConfigError.
 std::vector<ResultRecord> run_attention_suite(const AttentionSuiteOptions& options,
                                               at::Device device);
 

@@ -94,6 +94,8 @@ struct LayerState {
               const at::Tensor& new_positions, const at::Tensor& new_order,
               const at::Tensor& new_valid, const at::Tensor& new_cluster, bool keep_mass,
               const at::Tensor& new_bias = {}, bool new_padded = true);
+  // Appends values alone, of a layer that scores no keys (Method::scores_keys).
+  void append_values(const at::Tensor& new_values);
   // Keeps the entries at `index` int64 [B, kept].
   void keep(const at::Tensor& index);
   // All tensors, latents included (D24); without the room kept for the next entries, at most an

@@ -37,6 +37,9 @@ struct QuestionResult {
   double evidence_recall =
       -1;  // share of evidence tokens that were selected; -1 where there is no evidence
   double answer_recall = -1;  // the same for answer tokens
+  // Share of the answer tokens' entries, over layers (and heads, where heads hold their own), that
+  // are exact keys when the answer is decoded; -1 where none is marked.
+  double answer_held = -1;
   AnswerPlace place = AnswerPlace::kUnknown;
   bool retained = false;  // kLatent: every answer token is in the latents of at least one layer
   double selected_tokens = 0;
@@ -47,7 +50,8 @@ struct QuestionResult {
 void score_answer(QuestionResult& question);
 
 // Metrics that are a mean over questions: em, f1, subspan_em, rouge_1, rouge_2, rouge_l,
-// rouge_lsum, evidence_recall, answer_recall. A question whose value is negative has none.
+// rouge_lsum, evidence_recall, answer_recall, answer_held. A question whose value is negative has
+// none.
 struct AnswerMetric {
   std::string_view name;
   double QuestionResult::*value;

@@ -20,6 +20,7 @@ struct EvalConfig {
   int64_t questions = 0;           // 0: the whole split
   int64_t latency_questions = 20;  // questions timed one by one, after two untimed ones
   int64_t counted_questions = 0;   // whose attended keys are counted, at least; 0: all
+  std::string precision = "fp32";  // or bf16 autocast
   void visit_fields(ConfigVisitor& v);
 };
 
@@ -35,22 +36,42 @@ struct EvaluationResult {
                             // budget was
   double shared_bytes = 0;
   double flops = 0;         // analytic, a question
+  double tokens_spent = 0;  // that went through the blocks, a question: to choose, read and answer
   double sparse_share = 0;  // share of query rows under half of their visible exact keys
   double density = 1;       // attended / visible pairs
   double latent_mass = 0;   // mean over query rows that could read a latent
   bool has_latents = false;
 };
 
-// The answers, by greedy decoding. `probe`: see Probe. Progress is shown under `label`.
+// The answers alone, without what they cost: questions, FLOPs and what is attended, for each of
+// `budgets`, which differ in their budget alone; a method that can reads each prompt once for all
+// of them (model/shared_prompt.h).
+std::vector<EvaluationResult> evaluate_answers(LanguageModel& model, const Loader& loader,
+                                               const Tokenizer& tokenizer, const EvalConfig& config,
+                                               const std::vector<PassOptions>& budgets,
+                                               const FlopSettings& flops, const std::string& label);
+// What such answers cost, into the result that holds them: the questions of latency_questions one
+// by one, then one batch for throughput and peak memory.
+void evaluate_costs(LanguageModel& model, const Loader& loader, const Tokenizer& tokenizer,
+                    const EvalConfig& config, const PassOptions& options, EvaluationResult& result);
+
+// Both in one pass: the answers, by greedy decoding. `probe`: see Probe. Progress is shown under
+// `label`.
 EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Tokenizer& tokenizer,
                           const EvalConfig& config, const PassOptions& options,
                           const FlopSettings& flops, const std::string& label);
 
 // The records of one row: those of answer_records, then em_exact, em_latent, share_latent,
-// retained_latent, throughput, latency_p50, latency_p95, peak_memory, bytes_held, prefill_bytes,
-// budget_bytes, bytes_shared, flops, tokens_read, token_efficiency, sparse_share, density,
+// retained_latent, flops, tokens_read, tokens_spent, token_efficiency, sparse_share, density,
 // latent_mass. A metric without data (no evidence, no latents, no question in that place) has no
 // record.
+std::vector<ResultRecord> quality_records(const EvaluationResult& result,
+                                          const std::string& case_name, const std::string& row);
+// throughput, latency_p50, latency_p95, peak_memory, bytes_held, prefill_bytes, budget_bytes,
+// bytes_shared.
+std::vector<ResultRecord> cost_records(const EvaluationResult& result, const std::string& case_name,
+                                       const std::string& row);
+// Both.
 std::vector<ResultRecord> result_records(const EvaluationResult& result,
                                          const std::string& case_name, const std::string& row);
 

@@ -5,10 +5,12 @@
 // list is an unanswerable question. row: of which row the line is, on every line or on none. Other
 // keys are left alone. Written lines have besides em, f1, subspan_em, rouge_1, rouge_2, rouge_l,
 // rouge_lsum and sentence_bleu, and of a model's own answers place, tokens_read, context_tokens,
-// evidence_recall and answer_recall. Reading scores anew and takes no score from the file.
+// retained, evidence_recall, answer_recall and answer_held. Reading scores anew and takes no score
+// from the file.
 #pragma once
 
 #include <map>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -17,6 +19,11 @@
 namespace dsrsq {
 
 std::string question_lines(const AnsweredRow& row);
+
+// One question of such a line, without row and scores, and back; the scores are those of
+// score_answer. parse_question_json throws nlohmann's exceptions.
+nlohmann::ordered_json question_json(const QuestionResult& question);
+QuestionResult parse_question_json(const nlohmann::json& item);
 
 // What is done about a question of the references that a file has no prediction for.
 enum class MissingPrediction { kError, kEmpty, kSkip };

@@ -7,7 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "dsrsq/methods/prompt_tokens.h"
 #include "dsrsq/methods/selectors.h"
+#include "dsrsq/model/shared_prompt.h"
 #include "dsrsq/text/tokenizer.h"
 
 namespace dsrsq {
@@ -33,7 +35,7 @@ std::vector<int64_t> sentences(const std::string& text, const std::vector<Tokeni
 // is dropped, unless all are. A sentence is worth its most attended token. With a budget the best
 // sentences stay until it is full, the last one cut; without one, those that hold one of the
 // `tokens` most attended tokens of their chunk. They are read in document order.
-class AttentionRagMethod : public SelectorMethod {
+class AttentionRagMethod : public SelectorMethod, public SharedPrompt, public PromptTokens {
  public:
   // `prompt`: how an answer stands behind a question; `tokenizer`: the backbone's.
   AttentionRagMethod(std::shared_ptr<Method> reader, const AttentionRagConfig& config,
@@ -42,6 +44,19 @@ class AttentionRagMethod : public SelectorMethod {
   SelectedTokens select(const Batch& batch, const LanguageModelView& model,
                         MethodState& state) override;
 
+  // What reading the chunks gives serves all budgets.
+  void add_branches(const Batch& batch, const std::vector<PassOptions>& others,
+                    MethodState& state) override;
+  std::vector<MethodState> take_branches(MethodState& state) override;
+  Parting parting() const override { return Parting::kSelection; }
+
+  // Of the chunks and their anchors.
+  const std::vector<int64_t>& tokens_to_choose() const override { return spent_; }
+
+  struct Text {
+    std::vector<int32_t> context, question;
+    std::string prefix;  // answer_prefix
+  };
   // What reading the chunks of one context gave: [N] fp64 attention of each token, and which chunks
   // have an anchor.
   struct Reading {
@@ -50,17 +65,21 @@ class AttentionRagMethod : public SelectorMethod {
   };
 
  protected:
-  Reading read_chunks(const std::vector<int32_t>& context, const std::vector<int32_t>& question,
-                      const std::string& prefix, const LanguageModelView& model,
-                      at::Device device) const;
+  // Chunks of all texts side by side.
+  std::vector<Reading> read_chunks(const std::vector<Text>& texts, const LanguageModelView& model,
+                                   at::Device device);
   at::Tensor score(const Batch& batch, const MethodState& state) const override { return {}; }
 
  private:
+  SelectedTokens choose_sentences(const Batch& batch, const std::vector<Text>& texts,
+                                  const std::vector<Reading>& readings, MethodState& state) const;
   std::vector<double> token_scores(const std::vector<int32_t>& context, const Reading& reading,
                                    bool budgeted) const;
   AttentionRagConfig own_;
   std::string opening_;  // of an answer: what stands before its text
   std::shared_ptr<const Tokenizer> tokenizer_;
+  std::vector<int64_t> spent_;         // [B] of the last batch
+  std::vector<MethodState> branches_;  // from add_branches to take_branches
 };
 
 }  // namespace dsrsq

@@ -22,6 +22,7 @@
 
 #include "dsrsq/model/config.h"
 #include "dsrsq/model/method.h"
+#include "dsrsq/model/shared_prompt.h"
 
 namespace dsrsq {
 
@@ -57,10 +58,11 @@ struct EvictionMemory : MethodMemory {
   std::vector<at::Tensor> scores;
   std::vector<at::Tensor> similarity;  // [layers] of fp32 [B], what squeeze compares layers by
   std::vector<at::Tensor> capacity;    // [layers] of int64 [B, H_kv] on the CPU, by compare_layers
+  std::vector<MethodState> branches;   // of other budgets (SharedPrompt), each with its own memory
   int64_t bytes() const override;
 };
 
-class EvictionMethod : public Method {
+class EvictionMethod : public Method, public SharedPrompt {
  public:
   EvictionMethod(const EvictionConfig& config, const TransformerConfig& model)
       : Method(model.attention_shape()), config_(config), sinks_(model.sinks) {}
@@ -72,6 +74,12 @@ class EvictionMethod : public Method {
   void end_segment(MethodState& state) override;
   bool one_segment_per_chunk() const override { return true; }
   bool counts_without_masks() const override { return true; }
+  void add_branches(const Batch& batch, const std::vector<PassOptions>& others,
+                    MethodState& state) override;
+  std::vector<MethodState> take_branches(MethodState& state) override;
+  Parting parting() const override {
+    return config_.query_aware ? Parting::kQuestion : Parting::kContext;
+  }
 
  protected:
   // Importance of the context's entries, fp32 or fp64 [B, H_kv, N], higher stays; padding is masked
@@ -126,6 +134,8 @@ class EvictionMethod : public Method {
   int64_t sinks_;
 
  private:
+  // Cuts `layer` down to memory's budget, or leaves its score for compare_layers.
+  void evict_or_compare(const AttentionInput& input, LayerState& layer, EvictionMemory& memory);
   void evict(LayerState& layer, const at::Tensor& score, const at::Tensor& capacity,
              const EvictionMemory& memory) const;
   HeadEntries cut_out(const LayerState& layer, const at::Tensor& ranked, const at::Tensor& capacity,

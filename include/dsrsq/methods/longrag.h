@@ -19,7 +19,8 @@ class LongRagMethod : public RagMethod {
   std::string method_name() const override { return "longrag"; }
 
  protected:
-  std::vector<RankedUnit> units(const Batch& batch, int64_t b) const override;
+  std::vector<RankedUnit> units(const Batch& batch, int64_t b,
+                                const std::string& query) const override;
 };
 
 }  // namespace dsrsq

@@ -1,13 +1,21 @@
 // Retrieval-augmented generation within the given text: it is cut into passages, a retriever ranks
 // them against the question, and the reader reads the best ones that the budget pays for, the best
-// one last. The reader's weights, prompt and cache are untouched.
+// one last. The reader's weights and cache are untouched.
+//
+// Two ways to spend more tokens on a question (Yue et al., arXiv 2410.04343): DRAG, where answered
+// questions with their passages stand in front (rag.demonstrations), and IterDRAG, where the model
+// asks follow-up questions, each of which brings passages and an intermediate answer, before the
+// answer is read off (rag.iterations).
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "dsrsq/batch/collate.h"
 #include "dsrsq/batch/encoder_input.h"
+#include "dsrsq/methods/prompt_tokens.h"
 #include "dsrsq/methods/selectors.h"
 #include "dsrsq/retriever/sentence_encoder.h"
 #include "dsrsq/text/tokenizer.h"
@@ -24,6 +32,15 @@ struct RagConfig {
   double bm25_b = 0.4;
   std::string order = "best_last";
   int64_t unit_tokens = 4000;
+  int64_t demonstrations = 0;
+  int64_t demonstration_passages = 1;
+  std::string demonstration_end = "\n\n";
+  int64_t iterations = 0;
+  int64_t iteration_passages = 1;
+  int64_t iteration_tokens = 24;
+  std::string follow_up = "\nFollow up:";
+  std::string intermediate_answer = "\nIntermediate answer:";
+  std::string final_answer = "\nSo the final answer is:";
   void visit_fields(ConfigVisitor& v);
   void validate(const ConfigLocations& locations) const;  // throws ConfigError
 };
@@ -57,24 +74,35 @@ class PassageRanker {
   SentenceEncoder encoder_{nullptr};
 };
 
-class RagMethod : public SelectorMethod {
+// Where rag.demonstrations come from: the first sequences of the training split, in the prompt's
+// words.
+struct RagExamples {
+  std::string data;  // a data set (HDF5); empty: there are none
+  PromptConfig prompt;
+};
+
+class RagMethod : public SelectorMethod, public PromptTokens {
  public:
-  // `tokenizer`: the backbone's.
+  // `tokenizer`: the backbone's. `examples` is opened when the first batch is read.
   RagMethod(std::shared_ptr<Method> reader, const RagConfig& config,
-            std::shared_ptr<const Tokenizer> tokenizer);
+            std::shared_ptr<const Tokenizer> tokenizer, RagExamples examples = {});
   std::string method_name() const override { return "rag"; }
-  // The best units' tokens until the budget is full, each token once, where the best unit that
-  // holds it stands; the last unit is cut.
+  // [demonstrations][passages][follow-ups]: of the passages the best units' tokens until the budget
+  // is full, each token once, where the best unit that holds it stands; the last unit is cut. What
+  // is no token of the context has index -1, and state.selected_inputs holds its embedding.
   SelectedTokens select(const Batch& batch, const LanguageModelView& model,
                         MethodState& state) override;
+  // Of the iterations' prompts and what was written behind them.
+  const std::vector<int64_t>& tokens_to_choose() const override { return spent_; }
 
  protected:
   struct RankedUnit {
     int64_t begin = 0, end = 0;  // tokens
     double score = 0;
   };
-  // The units of sequence b, in any order.
-  virtual std::vector<RankedUnit> units(const Batch& batch, int64_t b) const;
+  // The units of sequence b, scored against `query`, in any order.
+  virtual std::vector<RankedUnit> units(const Batch& batch, int64_t b,
+                                        const std::string& query) const;
   at::Tensor score(const Batch& batch, const MethodState& state) const override { return {}; }
   // Ids of sequence b's context, without padding.
   std::vector<int32_t> context_ids(const Batch& batch, int64_t b) const;
@@ -82,6 +110,38 @@ class RagMethod : public SelectorMethod {
   RagConfig rag_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   PassageRanker ranker_;
+
+ private:
+  // What the reader will read of one sequence.
+  struct Text {
+    std::vector<std::vector<int64_t>> parts;  // context tokens, the best unit first
+    std::vector<bool> taken;                  // [N]
+    int64_t room = 0;                         // tokens that the budget still pays for
+    std::vector<int64_t> follow_ups;          // ids
+    std::vector<int64_t> reading_order(bool document) const;
+  };
+  std::vector<RankedUnit> best_first(const Batch& batch, int64_t b, const std::string& query) const;
+  static void take(const RankedUnit& unit, Text& text);
+  const std::vector<int64_t>& demonstrations();
+  // IterDRAG: fills follow_ups and adds passages (rag_iterations.cpp).
+  void iterate(const Batch& batch, const LanguageModelView& model, std::vector<Text>& texts);
+  std::vector<std::vector<int64_t>> prompts(const Batch& batch, const LanguageModelView& model,
+                                            const std::vector<Text>& texts,
+                                            const std::vector<int64_t>& open);
+  void retrieve(const Batch& batch, const std::vector<int64_t>& open,
+                const std::vector<std::vector<int32_t>>& questions, std::vector<Text>& texts) const;
+  std::vector<std::vector<int32_t>> write(std::vector<std::vector<int64_t>> prompts,
+                                          const std::vector<int64_t>& open,
+                                          const LanguageModelView& model, at::Device device);
+  std::vector<bool> asks_on(const std::vector<std::vector<int64_t>>& prompts,
+                            const std::vector<int64_t>& open, const LanguageModelView& model,
+                            at::Device device);
+  SelectedTokens assemble(const Batch& batch, const LanguageModelView& model,
+                          const std::vector<Text>& texts, MethodState& state);
+
+  RagExamples examples_;
+  std::optional<std::vector<int64_t>> demonstrations_;  // ids
+  std::vector<int64_t> spent_;                          // [B] of the last batch
 };
 
 }  // namespace dsrsq

@@ -29,6 +29,7 @@ class SelectorMethod : public Method {
   }
   SelectedTokens select(const Batch& batch, const LanguageModelView& model,
                         MethodState& state) override;
+  bool scores_keys(int64_t layer) const override { return reader_->scores_keys(layer); }
   at::Tensor attend(const AttentionInput& input, MethodState& state) override {
     return reader_->attend(input, state);
   }
@@ -45,6 +46,7 @@ class SelectorMethod : public Method {
     return reader_->state_bytes(state);
   }
   int64_t shared_bytes() const override { return reader_->shared_bytes(); }
+  double token_flops() const override { return reader_->token_flops(); }
   bool counts_without_masks() const override { return reader_->counts_without_masks(); }
 
  protected:

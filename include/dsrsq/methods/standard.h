@@ -14,6 +14,11 @@ struct StandardConfig {
   void visit_fields(ConfigVisitor& v);
 };
 
+// Appends a first chunk to an empty layer and attends it causally, without a mask: [B, H, T, d]. It
+// may be padded behind its tokens only, as a chunk that holds the context alone is.
+at::Tensor attend_first_chunk(const AttentionInput& input, LayerState& layer,
+                              AttentionStats* stats);
+
 class StandardMethod : public Method {
  public:
   StandardMethod(const StandardConfig& config, const TransformerConfig& model)
@@ -25,6 +30,8 @@ class StandardMethod : public Method {
   SelectedTokens select(const Batch& batch, const LanguageModelView& model,
                         MethodState& state) override;
   at::Tensor attend(const AttentionInput& input, MethodState& state) override;
+  // Outside training the context is a chunk of its own: padded at its end only, it needs no mask.
+  bool one_segment_per_chunk() const override;
   bool counts_without_masks() const override { return true; }
 
  private:

@@ -40,4 +40,11 @@ struct Generated {
 Generated generate(LanguageModel& model, const Batch& batch, const PassOptions& options,
                    const GenerateOptions& generate);
 
+// The same for each of `options`, which differ in their budget alone: use(i, generated) is called
+// in their order, and the state is dropped behind it, so that states need not fit side by side. A
+// SharedPrompt reads the prompt once for all; its times hold what a budget does on its own.
+void generate_budgets(LanguageModel& model, const Batch& batch,
+                      const std::vector<PassOptions>& options, const GenerateOptions& generate,
+                      const std::function<void(size_t, const Generated&)>& use);
+
 }  // namespace dsrsq

@@ -206,6 +206,9 @@ class Method : public torch::nn::Module {
   // never): how the selectors (random, BM25, oracle) choose exactly as many tokens from the same
   // segments. Default: options.budget, or all.
   virtual SelectedTokens choose(const at::Tensor& score, const Batch& batch, MethodState& state);
+  // false: the layer scores no keys of its own (it attends with another layer's probabilities), so
+  // the backbone has no queries and keys there: AttentionInput::q and k are undefined.
+  virtual bool scores_keys(int64_t layer) const { return true; }
   // Appends the chunk to the layer's state and attends: -> [B, H, T, d]. Default: dense causal
   // attention. A method that closes segments inside a layer does so for every segment but the
   // chunk's last, which stays open.
@@ -250,6 +253,10 @@ class Method : public torch::nn::Module {
   // weights (codebooks).
   virtual int64_t state_bytes(const MethodState& state) const;
   virtual int64_t shared_bytes() const { return 0; }
+  // Analytic FLOP (a multiply-add is 2) of a token that the reader reads, over all layers, beside
+  // the standard transformer's and without what AttentionStats counts; negative where the method
+  // computes less.
+  virtual double token_flops() const { return 0; }
   // true: collect_stats costs next to nothing (no explicit masks), so that an evaluation counts in
   // the pass that it times.
   virtual bool counts_without_masks() const { return false; }

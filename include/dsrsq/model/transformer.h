@@ -4,6 +4,7 @@
 
 #include <torch/nn/module.h>
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -29,11 +30,15 @@ struct ReaderInput {
 
 class TransformerImpl : public torch::nn::Module {
  public:
-  TransformerImpl(const TransformerConfig& config, int64_t vocabulary_size, int64_t seed);
+  // `method`: where it scores no keys in a layer, that layer gets no query and key projections;
+  // null: every layer has them.
+  TransformerImpl(const TransformerConfig& config, int64_t vocabulary_size, int64_t seed,
+                  const Method* method = nullptr);
 
   at::Tensor embed(const at::Tensor& ids) const;  // int64 [...] -> [..., D]
   at::Tensor table_mean() const;                  // [D] fp32 without gradient
-  // Reads one chunk after what `state` holds; -> final normed hidden [B, T, D].
+  // Reads one chunk after what `state` holds; -> final normed hidden [B, T, D]. Throws ConfigError
+  // where the method needs queries and keys of a layer that has none.
   at::Tensor forward(const ReaderInput& input, Method& method, MethodState& state);
   at::Tensor logits(const at::Tensor& hidden) const;  // [..., D] -> [..., V]
   // hidden [n, D], targets [n] int64 -> the sum of the cross-entropies of their logits, of which
@@ -42,6 +47,10 @@ class TransformerImpl : public torch::nn::Module {
 
   const TransformerConfig& config() const { return config_; }
   int64_t vocabulary_size() const { return vocabulary_size_; }
+  // Names of parameters that the configuration has and this backbone, by its method, has not.
+  const std::set<std::string>& left_out() const { return left_out_; }
+  // Throws ConfigError as forward does.
+  void require_scores(const Method& method) const;
 
  private:
   struct Block {
@@ -58,7 +67,7 @@ class TransformerImpl : public torch::nn::Module {
                         Method& method, MethodState& state) const;
   at::Tensor read_block_checkpointed(const ReaderInput& input, const AttentionInput& attention,
                                      const at::Tensor& x, Method& method, MethodState& state) const;
-  Block make_block(int64_t layer);
+  Block make_block(int64_t layer, bool scores);
   at::Tensor weight(const std::string& name, at::IntArrayRef shape, double deviation);
 
   TransformerConfig config_;
@@ -69,6 +78,7 @@ class TransformerImpl : public torch::nn::Module {
   at::Tensor position_table_;  // [P, D] for learned positions
   at::Tensor final_norm_, final_norm_bias_;
   std::vector<Block> blocks_;
+  std::set<std::string> left_out_;
 };
 TORCH_MODULE(Transformer);
 

@@ -21,7 +21,9 @@ struct ClusterAttention {
       lse;  // [B, H, N_q] fp32, natural logarithm of the sum of exponentials; -infinity there
 };
 
-//   q           [B, H, N_q, d]    bf16 on CUDA, d 64 or 128; the queries are the last N_q positions
+//   q           [B, H, N_q, d]    bf16 on CUDA, d 64 or 128; on a CPU any type, computed in fp32
+//                                 (double: in double, slowly); the queries are the last N_q
+//                                 positions
 //   k, v        [B, H_kv, N, d]   H a multiple of H_kv, N_q <= N
 //   assignment  [B, H_kv, N]      int32; cluster of each key, -1: the key is not seen by anybody
 //   routes      [B, H, N_q, k]    int32; distinct clusters of each query in any order, -1: unused;

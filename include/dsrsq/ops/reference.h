@@ -3,6 +3,7 @@
 // and benchmarks' checks call them.
 #pragma once
 
+#include "dsrsq/ops/attention_mass.h"
 #include "dsrsq/ops/cluster_assign.h"
 #include "dsrsq/ops/cluster_attention.h"
 
@@ -18,5 +19,9 @@ ClusterAttention cluster_attention(const at::Tensor& q, const at::Tensor& k, con
                                    const at::Tensor& assignment, const at::Tensor& routes,
                                    const std::optional<at::Tensor>& key_bias,
                                    const ClusterAttentionOptions& options);
+
+// As ops::attention_mass; sums come back in fp64.
+AttentionMass attention_mass(const AttentionMassInputs& inputs,
+                             const AttentionMassOptions& options);
 
 }  // namespace dsrsq::ops::reference

@@ -1,7 +1,8 @@
-// BM25 (Robertson et al. 1994) over words, in Lucene's form: as the bm25s package's method
+// BM25 (Robertson et al. 1994) over terms, in Lucene's form: as the bm25s package's method
 // "lucene".
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,5 +19,8 @@ std::vector<std::string> bm25_terms(std::string_view text);
 // empty.
 std::vector<double> bm25_scores(const std::vector<std::vector<std::string>>& documents,
                                 const std::vector<std::string>& query, double k1, double b);
+// The same over token ids.
+std::vector<double> bm25_scores(const std::vector<std::vector<int64_t>>& documents,
+                                const std::vector<int64_t>& query, double k1, double b);
 
 }  // namespace dsrsq

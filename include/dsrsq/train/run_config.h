@@ -10,12 +10,14 @@
 #include "dsrsq/eval/evaluator.h"
 #include "dsrsq/methods/attention_rag.h"
 #include "dsrsq/methods/dsrsq.h"
+#include "dsrsq/methods/gca.h"
 #include "dsrsq/methods/kv_compress.h"
 #include "dsrsq/methods/pyramid.h"
 #include "dsrsq/methods/quest.h"
 #include "dsrsq/methods/rag.h"
 #include "dsrsq/methods/razor.h"
 #include "dsrsq/methods/selectors.h"
+#include "dsrsq/methods/shared_attention.h"
 #include "dsrsq/methods/squeeze.h"
 #include "dsrsq/methods/standard.h"
 #include "dsrsq/methods/streaming_llm.h"
@@ -74,6 +76,8 @@ struct RunConfig {
   DataConfig data;
   DsrsqConfig dsrsq;  // its groups dsr, sqa, rckv stand at the top level
   StandardConfig standard;
+  GcaConfig gca;
+  SharedAttentionConfig shared_attention;
   SelectorConfig selectors;
   RagConfig rag;
   AttentionRagConfig attention_rag;
