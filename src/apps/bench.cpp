@@ -1,6 +1,7 @@
 // dsrsq-bench: operators against dense attention, timed in one process, and what they lose.
 #include <torch/torch.h>
 
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "bench_trained.h"
@@ -126,9 +127,13 @@ std::vector<ResultRecord> read_results(const std::string& path) {
   }
 }
 
-std::vector<ResultRecord> run_train(Options& o, at::Device device) {
+using Save = std::function<void(const std::vector<ResultRecord>&)>;
+
+// Saves after each case: one that runs out of time or memory takes no other with it.
+std::vector<ResultRecord> run_train(Options& o, at::Device device, const Save& save) {
   auto& t = o.train;
-  for (const auto& text : o.train_cases) t.cases.push_back(bench::parse_train_case(text));
+  std::vector<bench::TrainCase> cases;
+  for (const auto& text : o.train_cases) cases.push_back(bench::parse_train_case(text));
   t.heads = o.attention.heads;
   t.width = t.heads * o.attention.width;
   t.mlp_width = t.width * 8 / 3;
@@ -139,15 +144,20 @@ std::vector<ResultRecord> run_train(Options& o, at::Device device) {
   t.timing.seconds = o.attention.timing.seconds;
   std::vector<ResultRecord> other;  // read first: a wrong file costs no run
   if (!o.pytorch.empty()) other = read_results(o.pytorch);
-  auto records = bench::run_train_suite(t, device);
-  const auto ratios = bench::step_speedups(records, other);
-  records.insert(records.end(), other.begin(), other.end());
-  records.insert(records.end(), ratios.begin(), ratios.end());
+  auto records = other;
+  for (const auto& size : cases) {
+    t.cases = {size};
+    const auto own = bench::run_train_suite(t, device);
+    const auto ratios = bench::step_speedups(own, other);
+    records.insert(records.end(), own.begin(), own.end());
+    records.insert(records.end(), ratios.begin(), ratios.end());
+    save(records);
+  }
   return records;
 }
 
-std::vector<ResultRecord> run_suite(Options& o, const at::Device& device) {
-  if (o.suite == "train") return run_train(o, device);
+std::vector<ResultRecord> run_suite(Options& o, const at::Device& device, const Save& save) {
+  if (o.suite == "train") return run_train(o, device, save);
   std::vector<ResultRecord> records;
   auto& a = o.attention;
   for (const auto& text : o.cases) a.cases.push_back(parse_case(text));
@@ -178,11 +188,13 @@ void run(Options& o, const std::vector<std::string>& command) {
   const at::Device device(o.device);
   if (device.is_cuda() && !torch::cuda::is_available())
     throw ConfigError("--device cuda: this machine has no usable GPU; give --device cpu");
-  const auto records = run_suite(o, device);
   auto provenance = make_provenance(command, bench::device_name(device), {o.attention.seed});
   for (const auto& [name, version] : bench::device_versions(device))
     provenance["versions"][name] = version;
-  write_file_atomic(o.output, results_json(provenance, records).dump(1) + "\n");
+  const Save save = [&](const std::vector<ResultRecord>& records) {
+    write_file_atomic(o.output, results_json(provenance, records).dump(1) + "\n");
+  };
+  save(run_suite(o, device, save));
   log_info("wrote ", o.output);
 }
 

@@ -74,6 +74,7 @@ at::Tensor DsrsqMethod::attend(const AttentionInput& given, MethodState& state) 
       native_obstacle(config_.sqa, model_, input.q.device(), attention_type(input.q)).empty();
   if (by_head)
     for (auto* x : {&input.q, &input.k, &input.v}) *x = ops::laid_out_by_head(*x);
+
   if (rckv_on(options) && options.training) {
     auto error = rckv_->compression_error(input.layer, input.k, input.v, input.valid);
     auto& term = state.losses["compression"];

@@ -102,13 +102,10 @@ at::Tensor read_clusters(const ClusterRead& read, const LayerState& layer,
       return count == tokens ? x : x.narrow(2, first, count);
     };
     auto keys = [&](const at::Tensor& x) { return seen == entries ? x : x.narrow(2, 0, seen); };
-    if (rest)
-      return ops::cluster_attention(queries(q), keys(k), keys(v), keys(cluster), queries(routes),
-                                    bias ? std::optional(keys(*bias)) : std::nullopt, options,
-                                    ops::ClusterAttention{queries(rest->out), queries(rest->lse)})
-          .out;
+    std::optional<ops::ClusterAttention> part;
+    if (rest) part = ops::ClusterAttention{queries(rest->out), queries(rest->lse)};
     return ops::cluster_attention(queries(q), keys(k), keys(v), keys(cluster), queries(routes),
-                                  bias ? std::optional(keys(*bias)) : std::nullopt, options)
+                                  bias ? std::optional(keys(*bias)) : std::nullopt, options, part)
         .out;
   };
   auto dense = std::clamp<int64_t>(read.dense_below - before, 0, tokens);
@@ -119,8 +116,8 @@ at::Tensor read_clusters(const ClusterRead& read, const LayerState& layer,
     options.window = read.window;
   }
   if (dense < tokens) {
-    auto rest_of_them = attend(dense, tokens - dense);
-    out = out.defined() ? at::cat({out, rest_of_them}, 2) : rest_of_them;
+    auto sparse = attend(dense, tokens - dense);
+    out = out.defined() ? at::cat({out, sparse}, 2) : sparse;
   }
   if (!order.defined()) return out;
   return gather_entries(out, order.argsort(int64_t{1}, /*descending=*/false), 2);

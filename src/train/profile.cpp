@@ -23,6 +23,12 @@ std::set<ActivityType> activities(bool cuda) {
 }
 
 std::vector<ProfileEvent> to_events(const std::vector<kineto::KinetoEvent>& recorded) {
+  const auto is_phase = [](const kineto::KinetoEvent& event) {
+    return event.scope() == uint8_t(at::RecordScope::USER_SCOPE);
+  };
+  std::set<std::string> phases;
+  for (const auto& event : recorded)
+    if (is_phase(event)) phases.insert(event.name());
   std::vector<ProfileEvent> events;
   for (const auto& event : recorded) {
     ProfileEvent made;
@@ -30,11 +36,11 @@ std::vector<ProfileEvent> to_events(const std::vector<kineto::KinetoEvent>& reco
     made.thread = event.startThreadId();
     made.begin_ns = int64_t(event.startNs());
     made.end_ns = int64_t(event.endNs());
-    bool phase = event.scope() == uint8_t(at::RecordScope::USER_SCOPE);
     if (event.deviceType() != c10::DeviceType::CPU) {
-      if (phase) continue;  // Kineto repeats the phases on the device's time line
+      // Kineto repeats the phases on the device's time line, where nothing but the name tells them.
+      if (phases.count(made.name) > 0) continue;
       made.kind = ProfileEvent::Kind::kDevice;
-    } else if (phase) {
+    } else if (is_phase(event)) {
       made.kind = ProfileEvent::Kind::kPhase;
     }
     events.push_back(std::move(made));
