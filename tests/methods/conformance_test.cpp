@@ -253,10 +253,13 @@ TEST(Registry, AnUnknownMethodNamesTheNearest) {
 TEST(Registry, AMethodKeepsThePrefixOfTheModelThatItReadsWith) {
   torch::NoGradGuard no_grad;
   auto run = config();
-  run.method = "standard";
-  run.prompt.prefix = "w1 w2 w3";
   run.streaming_llm.sinks = 0;
-  auto model = with_method(make_model(run, *testing::tiny_words()), "streaming_llm", run);
+  auto reader = run.model;
+  reader.sinks += 3;  // as make_model counts a prefix
+  auto standard = std::make_shared<StandardMethod>(run.standard, reader);
+  LanguageModel trained(Transformer(reader, testing::kTinyVocabulary, 3, standard.get()), standard,
+                        testing::kTinyBegin, {5, 6, 7});
+  auto model = with_method(trained, "streaming_llm", run);
   PassOptions options;
   options.budget_share = 0.5;
   MethodState state;
