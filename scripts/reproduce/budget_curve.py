@@ -3,7 +3,8 @@
 
     .venv/bin/python scripts/reproduce/budget_curve.py FOLDER     reads FOLDER/results.json, writes FOLDER/curve.md and FOLDER/curve.png
 
-Rows that have a budget are called METHOD@BUDGET; others (dense attention) are a line of their own.
+Rows that have a budget are called METHOD@BUDGET; others (dense attention) are a line of their own. Where the bytes were not measured
+(--measure costs), the figure is of quality against the budget that was asked for.
 """
 
 import collections
@@ -50,9 +51,10 @@ def cell(records, metric):
 
 
 def table(rows):
-    lines = ["| row | " + " | ".join(title for _, title in COLUMNS) + " |", "|:---|" + "---:|" * len(COLUMNS)]
+    columns = [c for c in COLUMNS if any(value(records, c[0]) is not None for records in rows.values())]
+    lines = ["| row | " + " | ".join(title for _, title in columns) + " |", "|:---|" + "---:|" * len(columns)]
     for name, records in rows.items():
-        lines.append(f"| {name} | " + " | ".join(cell(records, metric) for metric, _ in COLUMNS) + " |")
+        lines.append(f"| {name} | " + " | ".join(cell(records, metric) for metric, _ in columns) + " |")
     return ("\n".join(lines) + "\n\nIn brackets: difference of F1 to the first row, question by question, with its 95 % paired bootstrap "
             "interval. Answer held: share of the answer tokens' entries, over layers and heads, that are exact keys when the answer is "
             "decoded.\n\n" + below_random(rows))
@@ -102,13 +104,23 @@ def below_random(rows):
 
 
 def draw(rows, path):
+    measured = any(value(records, "bytes_held") is not None for records in rows.values())
     curves = collections.OrderedDict()
     figure, axes = plt.subplots(figsize=(9, 6))
     for name, records in rows.items():
-        if value(records, "bytes_held") is None:
+        method, at, budget = name.partition("@")
+        if measured and value(records, "bytes_held") is None:
             continue
-        point = (records["bytes_held"]["value"] / 1e6, records["f1"]["value"])
-        method, at, _ = name.partition("@")
+        if measured:
+            x = records["bytes_held"]["value"] / 1e6
+        elif at and budget.endswith("%"):
+            x = float(budget[:-1])
+        else:  # without a budget to stand at: a line
+            axes.axhline(value(records, "f1"), color="0.6", linewidth=0.8, linestyle="--")
+            axes.annotate(name, (1, value(records, "f1")), xycoords=("axes fraction", "data"), textcoords="offset points", xytext=(-3, 2),
+                          ha="right", fontsize=7, color="0.35")
+            continue
+        point = (x, value(records, "f1"))
         if at:
             curves.setdefault(method, []).append(point)
         else:
@@ -119,8 +131,13 @@ def draw(rows, path):
         points.sort()
         axes.plot(*zip(*points), marker=markers[number % len(markers)], markersize=5, label=method, color=plt.cm.tab20(number % 20))
     axes.set_xscale("log")
-    axes.set_xlabel("bytes held a question (MB, log scale)")
+    if not measured:
+        ticks = sorted({x for points in curves.values() for x, _ in points})
+        axes.set_xticks(ticks, [f"{t:g} %" for t in ticks])
+        axes.minorticks_off()
+    axes.set_xlabel("bytes held a question (MB, log scale)" if measured else "budget, share of the context (log scale)")
     axes.set_ylabel("F1")
+    axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.tight_layout()
