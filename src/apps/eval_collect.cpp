@@ -7,6 +7,7 @@
 
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/logging.h"
+#include "dsrsq/eval/answers.h"
 #include "dsrsq/registry.h"
 #include "eval_kept_rows.h"
 
@@ -51,6 +52,25 @@ std::string common_settings(const std::string& key) {
   return key.substr(0, begin) + key.substr(end);
 }
 
+// Metrics of the answers that the program which kept the row did not know yet: the questions are
+// all there.
+void add_missing_metrics(KeptRow& kept) {
+  std::set<std::string> known;
+  for (const auto& record : kept.records) known.insert(record.metric);
+  for (const auto& metric : answer_metrics()) {
+    auto has = [&](const QuestionResult& question) { return question.*metric.value >= 0; };
+    const auto& questions = kept.row.questions;
+    if (known.count(std::string(metric.name)) > 0 ||
+        std::none_of(questions.begin(), questions.end(), has))
+      continue;
+    for (auto& record : answer_records(kept.row)) {
+      if (record.metric != metric.name) continue;
+      record.shape = kept.records.front().shape;
+      kept.records.push_back(std::move(record));
+    }
+  }
+}
+
 std::tuple<size_t, double, std::string> place(const Found& found) {
   const auto& row = found.kept.row.row;
   const auto& table = method_table();
@@ -80,6 +100,7 @@ EvalOutcome collect_rows(const std::vector<std::string>& folders) {
     if (common_settings(key) != common_settings(rows.front().key))
       throw DataError(concat(file, ": expected the weights, settings and commit of ",
                              rows.front().file, ", got others; collect them apart"));
+    add_missing_metrics(kept);
     outcome.records.insert(outcome.records.end(), kept.records.begin(), kept.records.end());
     outcome.records.insert(outcome.records.end(), kept.costs.begin(), kept.costs.end());
     outcome.notes += kept.notes;

@@ -139,6 +139,7 @@ const std::vector<AnswerMetric>& answer_metrics() {
       {"rouge_lsum", &QuestionResult::rouge_lsum},
       {"evidence_recall", &QuestionResult::evidence_recall},
       {"answer_recall", &QuestionResult::answer_recall},
+      {"answer_held", &QuestionResult::answer_held},
   };
   return metrics;
 }

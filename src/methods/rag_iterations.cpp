@@ -27,14 +27,15 @@ std::string trimmed(const std::string& text) {
 
 // Sequences whose model had nothing to ask are done.
 void drop_silent(std::vector<int64_t>& open, std::vector<std::vector<int32_t>>& questions) {
-  size_t kept = 0;
+  std::vector<int64_t> asking;
+  std::vector<std::vector<int32_t>> asked;
   for (size_t s = 0; s < open.size(); ++s) {
     if (questions[s].empty()) continue;
-    open[kept] = open[s];
-    questions[kept++] = std::move(questions[s]);
+    asking.push_back(open[s]);
+    asked.push_back(std::move(questions[s]));
   }
-  open.resize(kept);
-  questions.resize(kept);
+  open = std::move(asking);
+  questions = std::move(asked);
 }
 
 }  // namespace
