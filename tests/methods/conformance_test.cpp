@@ -258,7 +258,7 @@ TEST(Registry, AMethodKeepsThePrefixOfTheModelThatItReadsWith) {
   reader.sinks += 3;  // as make_model counts a prefix
   auto standard = std::make_shared<StandardMethod>(run.standard, reader);
   LanguageModel trained(Transformer(reader, testing::kTinyVocabulary, 3, standard.get()), standard,
-                        testing::kTinyBegin, {5, 6, 7});
+                        testing::kTinyBegin, std::vector<int32_t>{5, 6, 7});
   auto model = with_method(trained, "streaming_llm", run);
   PassOptions options;
   options.budget_share = 0.5;
