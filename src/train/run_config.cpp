@@ -136,10 +136,12 @@ void RunConfig::validate(const ConfigLocations& locations) const {
   const auto& parts = dsrsq;
   if (method == "dsrsq" && parts.sqa.enabled && parts.sqa.kernel == "native" &&
       parts.rckv.enabled && parts.rckv.weight == "attention_rate" &&
-      std::all_of(stages.begin(), stages.end(), [](const StageConfig& s) { return s.rckv; }))
+      std::none_of(stages.begin(), stages.end(), [](const StageConfig& s) {
+        return s.sqa && (!s.rckv || std::min(s.buffer_from, s.buffer_to) < 1);
+      }))
     throw ConfigError(concat(locations.of("sqa.kernel"),
                              ": sqa.kernel: expected auto or masked_dense with rckv.weight: "
-                             "attention_rate in every stage, got native, which keeps no "
+                             "attention_rate in every stage with sqa, got native, which keeps no "
                              "probabilities; change it or rckv.weight"));
   validate_policy(locations);
   if (train.frozen_layers > model.layers)

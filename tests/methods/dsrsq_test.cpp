@@ -33,10 +33,13 @@ void expect_same_hidden(const at::Tensor& actual, const at::Tensor& expected, co
   EXPECT_TENSOR_NEAR(actual * valid, expected * valid, (Tolerance{0, tolerance}));
 }
 
+// As in training, where it reads whole sequences as DSRSQ does, not the context and then the tail:
+// the same bits, those of padding among them.
 at::Tensor standard_hidden(const Batch& batch) {
+  at::AutoGradMode with_gradients(true);
   auto model = testing::tiny_language_model(
       tiny_model(), std::make_shared<StandardMethod>(StandardConfig{}, tiny_model()));
-  return read_batch(model, batch);
+  return read_batch(model, batch).detach();
 }
 
 TEST(Dsrsq, WithoutPartsIsTheStandardTransformer) {

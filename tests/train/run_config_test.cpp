@@ -115,7 +115,9 @@ TEST(RunConfig, ANativeKernelThatCanNeverServeIsAnError) {
   EXPECT_THAT(error_of({"sqa.kernel=native", "rckv.weight=attention_rate"}),
               AllOf(HasSubstr("sqa.kernel"), HasSubstr("rckv.weight")));
   EXPECT_EQ(error_of({"sqa.kernel=native", "rckv.weight=recency"}), kNoError);
-  EXPECT_EQ(error_of({"sqa.kernel=native", "stages.0.rckv=false"}), kNoError);
+  // A stage with sqa and without the buffer, always or at times.
+  EXPECT_EQ(error_of({"sqa.kernel=native", "stages.2.sqa=true"}), kNoError);
+  EXPECT_EQ(error_of({"sqa.kernel=native", "stages.3.buffer_from=0.5"}), kNoError);
   EXPECT_EQ(error_of({"sqa.kernel=auto", "sqa.centroids=segment"}), kNoError);
 }
 
