@@ -262,8 +262,8 @@ void time_layer(const TrainedSuiteOptions& o, const LayerVectors& x, const Sqa& 
   timed.timing = o.timing;
   for (const int64_t slots : o.slots) {
     timed.slots = slots;
-    const auto records =
-        measure_attention(timed, {o.tokens, o.clusters, ""}, concat("trained, layer ", x.layer), data);
+    const auto records = measure_attention(timed, {o.tokens, o.clusters, ""},
+                                           concat("trained, layer ", x.layer), data);
     all.insert(all.end(), records.begin(), records.end());
   }
 }
