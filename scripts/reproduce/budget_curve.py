@@ -72,7 +72,7 @@ def cause(records, control):
     """What of the answer was lost, in the evaluation's own numbers."""
     read_share, random_read = value(records, "answer_recall"), value(control, "answer_recall")
     held, random_held = value(records, "answer_held"), value(control, "answer_held")
-    if read_share is not None and random_read is not None and min(read_share, random_read) < 1:
+    if read_share is not None and random_read is not None and read_share < 1:
         verb = "fewer" if read_share < random_read else "no fewer"
         return f"{verb} of the answer's tokens are read: {read_share:.3f} against {random_read:.3f}"
     if held is None or random_held is None:
