@@ -72,11 +72,13 @@ def cause(records, control):
     """What of the answer was lost, in the evaluation's own numbers."""
     read_share, random_read = value(records, "answer_recall"), value(control, "answer_recall")
     held, random_held = value(records, "answer_held"), value(control, "answer_held")
-    if held is None or random_held is None:
-        return "no question has its answer marked"
     if read_share is not None and random_read is not None and read_share < 1:
         verb = "fewer" if read_share < random_read else "no fewer"
         return f"{verb} of the answer's tokens are read: {read_share:.3f} against {random_read:.3f}"
+    if held is None or random_held is None:
+        return "no question has its answer marked"
+    if held == random_held == 1:
+        return "not by losing the answer: all of its entries are held, and read in another order or not by every query"
     if held < random_held:
         return f"more of the answer is evicted: {held:.3f} of its entries are held against {random_held:.3f}"
     density, random_density = value(records, "density"), value(control, "density")
