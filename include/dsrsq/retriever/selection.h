@@ -22,8 +22,8 @@ at::Tensor token_budget(int64_t base, double alpha, const at::Tensor& complexity
 // segments: part s of every sequence has lengths[s] slots, and slots that a sequence does not fill
 // are masked.
 struct SelectedTokens {
-  // [B, n] int64 into the context; 0 where masked; -1: no token of the context, its vector stands in
-  // MethodState::selected_inputs
+  // [B, n] int64 into the context; 0 where masked; -1: no token of the context, its vector stands
+  // in MethodState::selected_inputs
   at::Tensor index;
   at::Tensor mask;               // [B, n] bool
   std::vector<int64_t> lengths;  // slots of each reader segment; their sum is n
