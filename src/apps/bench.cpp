@@ -34,7 +34,8 @@ struct Options {
 
 void add_train_options(CLI::App& app, Options& o) {
   auto& t = o.train;
-  app.add_option("--train-cases", o.train_cases, "train: BATCHxTOKENS:CLUSTERS,...")
+  app.add_option("--train-cases", o.train_cases,
+                 "train: BATCHxTOKENS:CLUSTERS,...; CLUSTERS auto as in --cases")
       ->delimiter(',')
       ->capture_default_str();
   app.add_option("--layers", t.layers, "train: of the model, of width 64 times --heads")
@@ -60,8 +61,10 @@ void add_options(CLI::App& app, Options& o) {
       ->capture_default_str();
   app.add_option("--device", o.device, "cpu, cuda, cuda:N")->capture_default_str();
   app.add_option("--output", o.output, "results.json to write")->required();
-  app.add_option("--cases", o.cases,
-                 "TOKENS:CLUSTERS,...; also TOKENS:CLUSTERS:TYPE, fp32 (a CPU alone) or bf16")
+  app.add_option(
+         "--cases", o.cases,
+         "TOKENS:CLUSTERS,...; also TOKENS:CLUSTERS:TYPE, fp32 (a CPU alone) or bf16; CLUSTERS "
+         "auto: what sqa.clusters: auto gives for so many tokens")
       ->delimiter(',')
       ->capture_default_str();
   app.add_option("--routing", a.routings, "balanced, skewed")
@@ -90,6 +93,7 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--seconds", a.timing.seconds, "of measuring, a case and pass")
       ->capture_default_str();
   app.add_flag("--kernels", a.kernels, "also the time of each kernel (or operator, on a CPU)");
+  app.add_flag("--aten", a.aten, "also attention over clusters by plain tensor operations");
   app.add_flag("!--no-moba", a.moba, "on a GPU, without blocks of neighbouring keys (MoBA)");
   app.add_option("--model", o.model, "trained: a run, or a Hugging Face folder");
   app.add_option("--text", o.text, "trained: what it reads");
@@ -101,22 +105,6 @@ void add_options(CLI::App& app, Options& o) {
   add_train_options(app, o);
   app.add_option("--threads", o.threads, "of a CPU; 0: all");
   app.add_option("--log-level", o.log_level, "debug, info, warning, error")->capture_default_str();
-}
-
-// "16384:128", "8192:32:bf16"
-bench::AttentionCase parse_case(const std::string& text) {
-  const auto colon = text.find(':'), second_colon = text.find(':', colon + 1);
-  const auto end = std::min(second_colon, text.size());
-  size_t first = 0, second = 0;
-  try {
-    bench::AttentionCase size{std::stoll(text, &first), std::stoll(text.substr(colon + 1), &second),
-                              end < text.size() ? text.substr(end + 1) : ""};
-    if (first == colon && colon + 1 + second == end && size.tokens > 0 && size.clusters > 0)
-      return size;
-  } catch (const std::logic_error&) {
-  }
-  throw ConfigError(
-      concat("--cases: expected TOKENS:CLUSTERS, as 16384:128, got ", quote(text), "; change it"));
 }
 
 std::vector<ResultRecord> read_results(const std::string& path) {
@@ -160,7 +148,7 @@ std::vector<ResultRecord> run_suite(Options& o, const at::Device& device, const 
   if (o.suite == "train") return run_train(o, device, save);
   std::vector<ResultRecord> records;
   auto& a = o.attention;
-  for (const auto& text : o.cases) a.cases.push_back(parse_case(text));
+  for (const auto& text : o.cases) a.cases.push_back(bench::parse_attention_case(text));
   if (o.suite == "attention") {
     for (const int64_t slots : o.slots.empty() ? std::vector<int64_t>{a.slots} : o.slots) {
       a.slots = slots;
