@@ -65,10 +65,12 @@ void SqaConfig::visit_fields(ConfigVisitor& v) {
   v.field(
       "kernel", kernel,
       "Implementation of the attention over clusters; changes rounding only. native: the fused "
-      "operators, for centroids: codebook, on CUDA in bf16 with heads of width 64 or 128. "
-      "masked_dense: dense attention under a mask. auto: native where it serves and is faster, and "
-      "logs where that is.",
-      one_of({"auto", "native", "masked_dense"}, {"aten"}));
+      "operators, for centroids: codebook, on CUDA in bf16 with heads of width 64 or 128. aten: "
+      "the same by plain tensor operations, on every device and type, in memory linear in the "
+      "keys; to check native against. masked_dense: dense attention under a mask. auto: native "
+      "where it serves and is faster, and logs where that is. Also of the dense read beside "
+      "latents, where sqa is off.",
+      one_of({"auto", "native", "aten", "masked_dense"}));
   v.field("dense_below", dense_below, "Query positions below this attend densely.", at_least(0));
   v.field("decay", decay, "Decay of the codebook's moving averages, a step.", between(0, 1));
   v.field("balance_step", balance_step, "Step of the balance bias towards equal load.",
