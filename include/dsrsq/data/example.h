@@ -22,6 +22,8 @@ struct Question {
   std::vector<ByteSpan> answer_spans;  // where the answer itself stands; may be empty
   std::string timestamp;               // ISO 8601 or empty
   int64_t source_line = 0;             // line in the source file, for messages
+  // The same words are asked of every document ("What is the abstract of this paper?").
+  bool request = false;
 };
 
 // Questions of one document stand together: consecutive pairs may share a training sequence
