@@ -1,9 +1,10 @@
-// dsrsq-bench: operators against dense attention, timed in one process, and what they lose.
+// dsrsq-bench: operators and training against what else does the same, timed in one process.
 #include <torch/torch.h>
 
 #include <nlohmann/json.hpp>
 
 #include "bench_attention.h"
+#include "bench_data.h"
 #include "bench_train.h"
 #include "bench_trained.h"
 #include "dsrsq/bench/device.h"
@@ -22,19 +23,22 @@ struct Options {
   BenchAttentionOptions attention;
   BenchTrainedOptions trained;
   BenchTrainOptions train;
+  BenchDataOptions data;
 };
 
 void add_options(CLI::App& app, Options& o) {
   app.add_option("--suite", o.suite,
                  "attention: over clusters, whole operator, against dense; trained: what it loses "
-                 "and saves on a trained model's keys; train: a training step")
-      ->check(CLI::IsMember({"attention", "trained", "train"}))
+                 "and saves on a trained model's keys; train: a training step; data: reading and "
+                 "tokenizing a file")
+      ->check(CLI::IsMember({"attention", "trained", "train", "data"}))
       ->capture_default_str();
   app.add_option("--device", o.device, "cpu, cuda, cuda:N")->capture_default_str();
   app.add_option("--output", o.output, "results.json to write")->required();
   add_attention_options(app, o.attention);
   add_trained_options(app, o.trained);
   add_train_options(app, o.train);
+  add_data_options(app, o.data);
   app.add_option("--threads", o.threads, "of a CPU; 0: all");
   app.add_option("--log-level", o.log_level, "debug, info, warning, error")->capture_default_str();
 }
@@ -42,12 +46,13 @@ void add_options(CLI::App& app, Options& o) {
 std::vector<ResultRecord> run_suite(const Options& o, at::Device device, const SaveRecords& save) {
   if (o.suite == "train") return run_train(o.train, o.attention, device, save);
   if (o.suite == "trained") return run_trained(o.trained, o.attention, o.device);
+  if (o.suite == "data") return run_data(o.data, o.attention.suite.timing);
   return run_attention(o.attention, device);
 }
 
 void run(const Options& o, const std::vector<std::string>& command) {
   if (o.threads > 0) at::set_num_threads(int(o.threads));
-  const at::Device device(o.device);
+  const at::Device device(o.suite == "data" ? "cpu" : o.device);
   if (device.is_cuda() && !torch::cuda::is_available())
     throw ConfigError("--device cuda: this machine has no usable GPU; give --device cpu");
   auto provenance = make_provenance(command, bench::device_name(device), {o.attention.suite.seed});
@@ -64,7 +69,7 @@ void run(const Options& o, const std::vector<std::string>& command) {
 
 int main(int argc, char** argv) {
   Options options;
-  CLI::App app("Times operators against dense attention, in one process");
+  CLI::App app("Times operators, training steps and data preparation, in one process");
   add_options(app, options);
   return run_program(app, argc, argv, [&] {
     set_log_level(parse_log_level(options.log_level));

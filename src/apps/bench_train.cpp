@@ -1,24 +1,8 @@
 #include "bench_train.h"
 
-#include <nlohmann/json.hpp>
-
-#include "dsrsq/core/error.h"
-#include "dsrsq/core/files.h"
-#include "dsrsq/core/json.h"
+#include "bench_results.h"
 
 namespace dsrsq {
-namespace {
-
-std::vector<ResultRecord> read_results(const std::string& path) {
-  try {
-    return parse_results(parse_json(read_file(path)), path);
-  } catch (const JsonError& error) {
-    throw DataError(concat("--pytorch ", path, ": expected results in JSON: ", error.what()));
-  }
-}
-
-}  // namespace
-
 void add_train_options(CLI::App& app, BenchTrainOptions& o) {
   auto& t = o.suite;
   app.add_option("--train-cases", o.cases, "train: BATCHxTOKENS:CLUSTERS,...")
@@ -54,7 +38,7 @@ std::vector<ResultRecord> run_train(const BenchTrainOptions& o,
   suite.kernels = a.kernels;
   suite.timing.seconds = a.timing.seconds;
   std::vector<ResultRecord> other;  // read first: a wrong file costs no run
-  if (!o.pytorch.empty()) other = read_results(o.pytorch);
+  if (!o.pytorch.empty()) other = read_results("--pytorch", o.pytorch);
   auto records = other;
   for (const auto& size : cases) {
     suite.cases = {size};
