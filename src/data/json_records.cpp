@@ -59,6 +59,21 @@ bool is_list(const std::string& path) {
   return list;
 }
 
+// 2026, 2026-11, 2026-11-24, 2026-11-24T08:00:00Z: enough to sort by, which is what it is for.
+bool is_iso_8601(const std::string& text) {
+  const std::string pattern = "dddd-dd-ddTdd:dd:dd";
+  size_t i = 0;
+  for (; i < text.size() && i < pattern.size(); ++i) {
+    const char c = text[i];
+    const bool fits = pattern[i] == 'd'   ? c >= '0' && c <= '9'
+                      : pattern[i] == 'T' ? c == 'T' || c == ' '
+                                          : c == pattern[i];
+    if (!fits) break;
+  }
+  if (i == text.size()) return i == 4 || i == 7 || i == 10 || i == 16 || i == 19;
+  return (i == 16 || i == 19) && text.find_first_not_of("0123456789:.,+-Z", i) == std::string::npos;
+}
+
 std::string type_error(const json& value, const std::string& name, const char* expected) {
   return concat("\"", name, "\" must be ", expected, ", got ",
                 value.is_number_float() ? "a number that is no 64-bit integer" : value.type_name());
@@ -186,6 +201,15 @@ const std::string& require_text_key(const json& object, const std::string& key,
 
 std::string require_id(const json& value, const std::string& name) {
   return value.is_string() ? value.get<std::string>() : require_integer_text(value, name);
+}
+
+const std::string& require_date(const json& value, const std::string& name) {
+  const std::string& text = require_string(value, name);
+  if (!is_iso_8601(text))
+    throw BadRecord{concat("\"", name,
+                           "\" must be ISO 8601 (2026-11-24 or 2026-11-24T08:00:00Z), got \"", text,
+                           "\"")};
+  return text;
 }
 
 std::vector<std::string> require_answers(const json& value, const std::string& name) {
