@@ -19,6 +19,7 @@ struct Entry {
   std::string date;
   std::string subject;  // of a commit; or
   std::string package, version;
+  std::string id;  // of the source, or the line
   std::string heading;
   std::string text;
   int64_t line = 0;
@@ -46,11 +47,14 @@ Entry read_entry(const json& value, int64_t line) {
     entry.version = one_line(value, "version");
     entry.heading = concat(entry.date, " ", entry.package, " ", entry.version);
     entry.text = require_string(require_key(value, "text"), "text");
+    entry.id = concat(entry.package, "_", entry.version);
   } else {
     entry.subject = one_line(value, "subject");
     entry.heading = concat(entry.date, " ", entry.subject);
     const auto body = value.find("body");
     if (body != value.end()) entry.text = require_string(*body, "body");
+    const auto commit = value.find("commit");
+    entry.id = commit == value.end() ? std::to_string(line) : require_string(*commit, "commit");
   }
   return entry;
 }
@@ -92,7 +96,7 @@ class EntryWindow {
     question.text = entry.package.empty()
                         ? concat("What is the subject of the last commit of ", topic, "?")
                         : concat("What is the latest version of ", topic, "?");
-    question.id = concat(entry.line, "#", topic);
+    question.id = entry.id;
     question.answers = {entry.news()};
     question.timestamp = entries_.back().date;
     question.source_line = entry.line;

@@ -51,11 +51,11 @@ class GithubCodeReader {
       : context_(context), sink_(sink) {}
 
   void add(SourceFile&& file) {
+    const bool full = group_.size() == kGroupFiles || group_bytes_ + file.text.size() > kGroupBytes;
+    if (!group_.empty() && (full || group_[0].repository != file.repository)) flush();
     if (asked("next_line")) ask_next_line(file);
     if (asked("docstring")) ask_docstrings(file);
     if (!asked("definition")) return;
-    const bool full = group_.size() == kGroupFiles || group_bytes_ + file.text.size() > kGroupBytes;
-    if (!group_.empty() && (full || group_[0].repository != file.repository)) flush();
     group_bytes_ += file.text.size();
     group_.push_back(std::move(file));
   }
@@ -154,7 +154,7 @@ class GithubCodeReader {
                            {text.begin + chosen->line.begin, text.begin + chosen->line.end}};
       example.questions.push_back(std::move(question));
     }
-    if (group_.size() > 1) give(group_[0], std::move(example));
+    give(group_[0], std::move(example));
   }
 
   bool used_elsewhere(const std::string& name, size_t own) const {
