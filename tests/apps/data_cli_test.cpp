@@ -128,20 +128,20 @@ TEST(Prepare, AFolderOfSourceFilesIsAnInput) {
                                       "--tokenizer", project().tokenizer(),
                                       "--output",    output,
                                       "--questions", "docstring,definition"};
-  auto made = data(command);
+  auto made = dsrsq::data(command);
   ASSERT_EQ(made.code, 0) << made.err;
   EXPECT_THAT(made.out, HasSubstr("records           2\n"));
   EXPECT_EQ(data({"validate", output, "--tokenizer", project().tokenizer()}).code, 0);
   command.back() = "docstrings";
-  auto unknown = data(command);
+  auto unknown = dsrsq::data(command);
   EXPECT_EQ(unknown.code, 2);
   ASSERT_EQ(unknown.errors().size(), 1u) << unknown.err;
   EXPECT_THAT(unknown.errors()[0],
               AllOf(HasSubstr("\"docstrings\""), HasSubstr("next_line, docstring, definition")));
   command[3] = "squad";
-  EXPECT_EQ(data(command).code, 2) << "a format without kinds";
+  EXPECT_EQ(dsrsq::data(command).code, 2) << "a format without kinds";
   command.resize(8);
-  auto not_code = data(command);
+  auto not_code = dsrsq::data(command);
   EXPECT_EQ(not_code.code, 3);
   ASSERT_EQ(not_code.errors().size(), 1u) << not_code.err;
   EXPECT_THAT(not_code.errors()[0], HasSubstr("checkout: is a folder"));
