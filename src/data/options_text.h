@@ -9,6 +9,4 @@ namespace dsrsq {
 // The question and its options, a line each: "(A) ...". White space around an option is dropped.
 std::string with_options(const std::string& question, const std::vector<std::string>& options);
 
-std::string trimmed(const std::string& text);
-
 }  // namespace dsrsq

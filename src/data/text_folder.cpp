@@ -8,7 +8,7 @@
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/files.h"
 #include "dsrsq/core/logging.h"
-#include "text/utf8.h"
+#include "record_reader.h"
 
 namespace dsrsq {
 namespace {
@@ -44,13 +44,7 @@ std::vector<FolderFile> list_files(const std::string& folder) {
 }
 
 bool is_text(const std::string& bytes) {
-  if (bytes.find('\0') != std::string::npos) return false;
-  for (size_t at = 0; at < bytes.size();) {
-    const text::Decoded decoded = text::decode_utf8(bytes, at);
-    if (!decoded.valid) return false;
-    at += decoded.length;
-  }
-  return true;
+  return bytes.find('\0') == std::string::npos && is_utf8(bytes);
 }
 
 int64_t sum_of_sizes(const std::vector<FolderFile>& files) {

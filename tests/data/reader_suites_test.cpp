@@ -292,6 +292,7 @@ TEST_F(ReaderSuitesTest, TruncatedGzipIsAnErrorOfEveryFormat) {
   if (std::system(("gzip -kf '" + path + "'").c_str()) != 0) GTEST_SKIP() << "gzip is not there";
   std::filesystem::resize_file(path + ".gz", std::filesystem::file_size(path + ".gz") - 5);
   for (const ReaderEntry& entry : reader_table()) {
+    if (entry.name.starts_with("narrativeqa")) continue;  // CSV, tests of its own
     try {
       read(entry.name, path + ".gz");
       ADD_FAILURE() << entry.name;

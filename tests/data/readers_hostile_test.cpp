@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <set>
 
 #include "reader_fixture.h"
 
@@ -362,13 +363,15 @@ TEST_P(ReadersHostileTest, FilesThatAreSomethingElse) {
 INSTANTIATE_TEST_SUITE_P(Formats, ReadersHostileTest, ::testing::ValuesIn(cases()),
                          [](const auto& info) { return info.param.name; });
 
-// A reader without a case here would go untested.
+// A reader without a case here would go untested; those of CSV are in tests of their own.
 TEST(ReadersHostileTable, EveryFormatHasACase) {
+  const std::set<std::string> of_csv = {"narrativeqa", "narrativeqa_stories"};
   for (const ReaderEntry& entry : reader_table()) {
     const std::vector<Case> all = cases();
-    EXPECT_TRUE(std::any_of(all.begin(), all.end(), [&](const Case& test) {
-      return test.format == entry.name;
-    })) << entry.name;
+    EXPECT_NE(std::any_of(all.begin(), all.end(),
+                          [&](const Case& test) { return test.format == entry.name; }),
+              of_csv.count(entry.name) == 1)
+        << entry.name;
   }
 }
 

@@ -163,6 +163,16 @@ ReadReport read_babilong(const std::string& path, const ReadOptions& options,
 ReadReport read_quality(const std::string& path, const ReadOptions& options,
                         const ExampleSink& sink);
 
+// NarrativeQA (Kocisky et al. 2018), qaps.csv (RFC 4180): "document_id", "question", "answer1",
+// "answer2"; other columns are ignored. read_narrativeqa takes the summaries of summaries.csv
+// beside it as documents, read_narrativeqa_stories the stories tmp/ID.content, which NarrativeQA's
+// script fetches, as text where they are HTML. Titles are those of documents.csv, if it is there.
+// Answers are free words; one that stands once in the document has a span.
+ReadReport read_narrativeqa(const std::string& path, const ReadOptions& options,
+                            const ExampleSink& sink);
+ReadReport read_narrativeqa_stories(const std::string& path, const ReadOptions& options,
+                                    const ExampleSink& sink);
+
 // Key-value retrieval (Liu et al. 2023), JSONL: {"ordered_kv_records": [[key, value]], "key",
 // "value"}. The document is the JSON object of the pairs, a line each; evidence is the pair.
 ReadReport read_kv_retrieval(const std::string& path, const ReadOptions& options,
