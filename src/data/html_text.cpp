@@ -104,10 +104,10 @@ class HtmlText {
   }
 
   size_t after_element(const std::string& name) const {
+    constexpr size_t kLongestTag = 16;
     for (size_t at = html_.find("</", at_); at != std::string_view::npos;
          at = html_.find("</", at + 2)) {
-      const size_t end = after(">", at);
-      if (tag_name(html_.substr(at, end - at)) == name) return end;
+      if (tag_name(html_.substr(at, kLongestTag)) == name) return after(">", at);
     }
     return html_.size();
   }

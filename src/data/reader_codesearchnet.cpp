@@ -9,16 +9,21 @@ namespace {
 
 using nlohmann::json;
 
-// Of Python, whose functions hold their docstring; in other languages it is the comment before the
-// function, which is no part of it.
+// In Python the docstring is part of the function; in other languages it is the comment before it.
+// What stands there verbatim is cut as well, but single words, which may be names.
 std::string without_docstring(const std::string& code, const std::string& docstring) {
   std::vector<ByteSpan> cut;
   const std::vector<PythonFunction> functions = python_functions(code);
   if (!functions.empty() && functions[0].docstring.end > 0) cut.push_back(functions[0].docstring);
-  std::string text = CutText(code, cut).text();
-  for (size_t at = text.find(docstring); at != std::string::npos; at = text.find(docstring, at))
-    text.erase(at, docstring.size());
-  return text;
+  const std::string text = CutText(code, cut).text();
+  if (docstring.find_first_of(" \n") == std::string::npos) return text;
+  cut.clear();
+  for (size_t at = text.find(docstring); at != std::string::npos;) {
+    const size_t end = at + docstring.size();
+    cut.push_back({static_cast<int64_t>(at), static_cast<int64_t>(end)});
+    at = text.find(docstring, end);
+  }
+  return CutText(text, cut).text();
 }
 
 DocumentExample read_record(const json& value, const RecordPlace& place) {
@@ -31,7 +36,7 @@ DocumentExample read_record(const json& value, const RecordPlace& place) {
   if (example.document.find_first_not_of(" \t\r\n") == std::string::npos)
     throw BadRecord{"\"original_string\" is nothing but the docstring"};
   example.title = path;
-  example.split_keys = {repository + "/" + path};
+  example.split_keys = {repository + "/" + path, example.document};
   Question question;
   const auto url = value.find("url");
   question.id = url == value.end() ? concat(repository, "/", path, "#", function)

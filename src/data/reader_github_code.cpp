@@ -20,6 +20,7 @@ constexpr int64_t kLinesBefore = 10;  // of a line that is asked for
 constexpr size_t kGroupFiles = 8;     // of a document of several files
 constexpr size_t kGroupBytes = 96 * 1024;
 constexpr size_t kShortestName = 3;
+constexpr size_t kLargestPython = size_t{1} << 20;
 
 struct SourceFile {
   std::string repository;
@@ -28,6 +29,12 @@ struct SourceFile {
   int64_t line = 0;  // of the record
 
   std::string key() const { return repository + "/" + path; }
+  // Copies of a file in other repositories are the same file.
+  std::string split_key() const {
+    return text.find_first_not_of(" \t\r\n") == std::string::npos
+               ? key()
+               : concat("text ", stable_hash(text));
+  }
 };
 
 bool holds_letter(std::string_view text) {
@@ -94,7 +101,7 @@ class GithubCodeReader {
   }
 
   void ask_docstrings(const SourceFile& file) {
-    if (!file.path.ends_with(".py")) return;
+    if (!file.path.ends_with(".py") || file.text.size() > kLargestPython) return;
     const std::vector<PythonFunction> functions = python_functions(file.text);
     std::vector<ByteSpan> docstrings;
     std::multiset<std::string> names;
@@ -133,7 +140,7 @@ class GithubCodeReader {
     for (size_t i = 0; i < group_.size(); ++i) {
       const SourceFile& file = group_[i];
       const ByteSpan text = append_passage(example, file.path, file.text);
-      example.split_keys.push_back(file.key());
+      example.split_keys.push_back(file.split_key());
       const Definition* chosen = nullptr;
       for (const Definition& definition : definitions[i]) {
         if (definition.name.size() < kShortestName || names.count(definition.name) > 1 ||
@@ -168,7 +175,7 @@ class GithubCodeReader {
     if (example.questions.empty()) return;
     if (example.passages.empty()) {
       example.title = file.path;
-      example.split_keys = {file.key()};
+      example.split_keys = {file.split_key()};
     }
     for (const Question& question : example.questions)
       count_question(context_.report, example.document, question);

@@ -113,14 +113,15 @@ ReadReport read_hotpotqa(const std::string& path, const ReadOptions& options,
 //               repository, 96 KiB at most, a path as the heading of each. Of the names that a file
 //               defines in column 0, no other defines and another one uses, one a file. The answer
 //               is the path; evidence is the heading and the defining line.
-// No file is in two splits (split_keys); whole repositories are held out by separate inputs.
+// No file is in two splits, nor copies of it (split_keys); whole repositories are held out by
+// separate inputs.
 ReadReport read_github_code(const std::string& path, const ReadOptions& options,
                             const ExampleSink& sink);
 const std::vector<std::string>& github_code_questions();  // their names
 
 // CodeSearchNet (Husain et al. 2019), JSONL: {"repo", "path", "func_name", "original_string",
-// "docstring", "url"?}. The document is the function without its docstring, the answer is the
-// docstring, which the document does not hold.
+// "docstring", "url"?}. The document is the function without its docstring: that of Python, and
+// what stands there verbatim if it is more than a word. The answer is the docstring.
 ReadReport read_codesearchnet(const std::string& path, const ReadOptions& options,
                               const ExampleSink& sink);
 
