@@ -101,18 +101,17 @@ ReadReport read_hotpotqa(const std::string& path, const ReadOptions& options,
 // Stack v1 ("max_stars_repo_name", "max_stars_repo_path"), or a folder, whose name is then the
 // repository's: its files that are UTF-8 text of at most 1 MiB, in the order of their paths, hidden
 // ones and links left out. Three kinds of question, all of them unless options.questions says
-// otherwise; a file that has none gives none:
-//   next_line   "What is the next line of PATH?" The document is the file up to a line that the
-//   hash
-//               of repository and path chooses: after the tenth, with a letter. One a file.
-//   docstring   "What does the docstring of NAME say in its first line?" Python functions whose
-//   name
-//               the file defines once. The document is the file without any function's docstring;
-//               where it still holds that line, nothing is asked. Evidence is the function.
-//   definition  "In which file is NAME defined?" The document is up to 8 consecutive files of a
-//               repository, 96 KiB at most, a path as the heading of each. Of the names that a file
-//               defines in column 0, no other defines and another one uses, one a file. The answer
-//               is the path; evidence is the heading and the defining line.
+// otherwise; a file that has none gives none.
+// - next_line, "What is the next line of PATH?", one a file: the document is the file up to a line
+//   behind the tenth with a letter in it, which the hash of repository and path chooses.
+// - docstring, "What does the docstring of NAME say in its first line?", of Python files up to 1
+// MiB
+//   and functions whose name the file defines once: the document is the file without any function's
+//   docstring; where it still holds that line, nothing is asked. Evidence is the function.
+// - definition, "In which file is NAME defined?", one a file: the document is up to 8 consecutive
+//   files of a repository, 96 KiB at most, each under its path as a heading. Asked are names that a
+//   file defines in column 0, no other defines and another one uses. The answer is the path;
+//   evidence is the heading and the defining line.
 // No file is in two splits, nor copies of it (split_keys); whole repositories are held out by
 // separate inputs.
 ReadReport read_github_code(const std::string& path, const ReadOptions& options,
