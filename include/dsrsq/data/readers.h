@@ -104,10 +104,10 @@ ReadReport read_hotpotqa(const std::string& path, const ReadOptions& options,
 // otherwise; a file that has none gives none.
 // - next_line, "What is the next line of PATH?", one a file: the document is the file up to a line
 //   behind the tenth with a letter in it, which the hash of repository and path chooses.
-// - docstring, "What does the docstring of NAME say in its first line?", of Python files up to 1
-// MiB
-//   and functions whose name the file defines once: the document is the file without any function's
-//   docstring; where it still holds that line, nothing is asked. Evidence is the function.
+// - docstring, "What does the docstring of NAME say in its first line?", of functions whose
+//   name a Python file of at most 1 MiB defines once: the document is the file without any
+//   function's docstring; where it still holds that line, nothing is asked. Evidence is the
+//   function.
 // - definition, "In which file is NAME defined?", one a file: the document is up to 8 consecutive
 //   files of a repository, 96 KiB at most, each under its path as a heading. Asked are names that a
 //   file defines in column 0, no other defines and another one uses. The answer is the path;
