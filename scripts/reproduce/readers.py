@@ -19,6 +19,7 @@ import string
 import sys
 
 import h5py
+import readers_suites
 
 # From reference/data.md, section 3; other counts are Python's alone.
 DOCUMENTED = {"nq_simplified": 323, "lost_in_the_middle": 2126, "qed": 1076, "nq_open": 2875, "covid_qa": 927}
@@ -99,6 +100,16 @@ def hotpotqa(path):
 
 SOURCES = {"nq_simplified": nq, "natural_questions": nq, "nq_open": nq_open, "lost_in_the_middle": lost_in_the_middle, "qed": qed,
            "squad": squad, "timeqa": timeqa, "hotpotqa": hotpotqa}
+
+
+def suite_source(read):
+    def records(path):
+        for id, question, answers, document in read(path, read_lines):
+            yield Record(id, question, [answers] if isinstance(answers, str) else answers, 0, document)
+    return records
+
+
+SOURCES |= {name: suite_source(read) for name, read in readers_suites.SOURCES.items()}
 
 
 def byte_of_character():

@@ -13,7 +13,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr size_t kMaximumElement = size_t{64} << 20;  // as for_each_line's limit for a line
 constexpr size_t kListedBad = 5;
 
 json parse_record(const std::string& text) {
@@ -91,7 +90,7 @@ void read_json_lines(const ReadContext& context, const RecordSink& record) {
     if (text.find_first_not_of(" \t\r") == std::string::npos) return;
     read_record(context, text, {number, -1}, record);
   };
-  for_each_line(context.path, read_line, context.options.progress, kMaximumElement);
+  for_each_line(context.path, read_line, context.options.progress, kMaximumRecord);
 }
 
 void read_json_records(const ReadContext& context, const RecordSink& record) {
@@ -108,7 +107,7 @@ void read_json_elements(const ReadContext& context, const std::string& key,
     guard_record(context, describe_place(context.path, place), [&] { throw BadRecord{reason}; });
   };
   JsonElements elements(
-      key, kMaximumElement,
+      key, kMaximumRecord,
       [&](const std::string& text, const RecordPlace& place) {
         read_record(context, text, place, record);
       },
@@ -188,6 +187,15 @@ std::string require_id(const json& value, const std::string& name) {
   return value.is_string() ? value.get<std::string>() : require_integer_text(value, name);
 }
 
+const std::string& require_date(const json& value, const std::string& name) {
+  const std::string& text = require_string(value, name);
+  if (!is_iso_8601(text))
+    throw BadRecord{concat("\"", name,
+                           "\" must be ISO 8601 (2026-11-24 or 2026-11-24T08:00:00Z), got \"", text,
+                           "\"")};
+  return text;
+}
+
 std::vector<std::string> require_answers(const json& value, const std::string& name) {
   std::vector<std::string> answers;
   for (size_t i = 0; i < require_array(value, name).size(); ++i) {
@@ -198,6 +206,36 @@ std::vector<std::string> require_answers(const json& value, const std::string& n
     add_once(answers, answer);
   }
   return answers;
+}
+
+bool is_utf8(const std::string& text) {
+  try {
+    json(text).dump();
+    return true;
+  } catch (const json::type_error&) {
+    return false;
+  }
+}
+
+bool is_iso_8601(const std::string& text) {
+  const std::string pattern = "dddd-dd-ddTdd:dd:dd";
+  size_t i = 0;
+  for (; i < text.size() && i < pattern.size(); ++i) {
+    const char c = text[i];
+    const bool fits = pattern[i] == 'd'   ? c >= '0' && c <= '9'
+                      : pattern[i] == 'T' ? c == 'T' || c == ' '
+                                          : c == pattern[i];
+    if (!fits) break;
+  }
+  if (i == text.size()) return i == 4 || i == 7 || i == 10 || i == 16 || i == 19;
+  return (i == 16 || i == 19) && text.find_first_not_of("0123456789:.,+-Z", i) == std::string::npos;
+}
+
+std::string trimmed(const std::string& text) {
+  const char* blank = " \t\r\n";
+  const size_t begin = text.find_first_not_of(blank);
+  if (begin == std::string::npos) return "";
+  return text.substr(begin, text.find_last_not_of(blank) + 1 - begin);
 }
 
 void add_once(std::vector<std::string>& values, const std::string& value) {

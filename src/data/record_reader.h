@@ -23,6 +23,9 @@ struct ReadContext {
   ReadReport& report;
 };
 
+// The largest record, for_each_line's limit for a line.
+inline constexpr size_t kMaximumRecord = size_t{64} << 20;
+
 // Where a record begins: the line, and its index where it is the element of a list (-1: a line).
 struct RecordPlace {
   int64_t line = 0;
@@ -74,8 +77,16 @@ const std::string& require_text_key(const nlohmann::json& object, const std::str
                                     const std::string& where = "");
 // An id that is a string or an integer.
 std::string require_id(const nlohmann::json& value, const std::string& name);
+// ISO 8601: a year, a month, a day, or a time of a day.
+const std::string& require_date(const nlohmann::json& value, const std::string& name);
 // A list of strings, none of them empty, each once.
 std::vector<std::string> require_answers(const nlohmann::json& value, const std::string& name);
+
+bool is_utf8(const std::string& text);
+// 2026, 2026-11, 2026-11-24, 2026-11-24T08:00:00Z: enough to sort by, which is what it is for.
+bool is_iso_8601(const std::string& text);
+// Without white space at both ends.
+std::string trimmed(const std::string& text);
 
 // Appends unless it is there already.
 void add_once(std::vector<std::string>& values, const std::string& value);

@@ -130,5 +130,32 @@ TEST(SplitsTest, ClosedBookQuestionsHangTogetherByTheirTextAlone) {
 
 TEST(SplitsTest, NoRecordsGiveNoSplits) { EXPECT_TRUE(assign({}).empty()); }
 
+// Cuts of one file are one thing, whatever they ask; the same instruction over another is not.
+TEST(SplitKeys, TakeThePlaceOfQuestionsAndDocuments) {
+  const auto example = [](const std::string& document, const std::vector<std::string>& keys) {
+    DocumentExample made;
+    made.document = document;
+    made.questions.resize(1);
+    made.questions[0].text = "What is the next line?";
+    made.split_keys = keys;
+    return made;
+  };
+  SplitAssigner assigner(parse_splits("a=0.5,b=0.5"), 3);
+  constexpr int kFiles = 200;
+  for (int i = 0; i < kFiles; ++i) {
+    const std::string key = concat("file", i);
+    assigner.add(example("the same text", {key}));
+    assigner.add(example(concat("a cut of file ", i), {concat("other", i), key}));
+  }
+  const std::vector<uint8_t> splits = assigner.assign();
+  int first = 0;
+  for (int i = 0; i < kFiles; ++i) {
+    EXPECT_EQ(splits[2 * i], splits[2 * i + 1]) << i;
+    first += splits[2 * i] == 0;
+  }
+  EXPECT_GT(first, kFiles / 4);
+  EXPECT_LT(first, 3 * kFiles / 4);
+}
+
 }  // namespace
 }  // namespace dsrsq
