@@ -39,7 +39,8 @@ void add_prepare(CLI::App& app, dsrsq::PrepareOptions& options) {
       app.add_subcommand("prepare", "Read files of one format into a data set (HDF5)");
   command
       ->add_option("inputs", options.inputs,
-                   "Input files, plain, gzip or zstd; of cnn_dailymail also folders of stories")
+                   "Input files, plain, gzip or zstd; a folder of source files for github_code, of "
+                   "stories for cnn_dailymail")
       ->required();
   command
       ->add_option("--format", options.format,
@@ -69,6 +70,9 @@ void add_prepare(CLI::App& app, dsrsq::PrepareOptions& options) {
   command->add_option("--gold", options.gold,
                       "Where the question's own passage stands: first (default), middle, last or "
                       "an index from 0");
+  command->add_option(
+      "--questions", options.questions,
+      "Of github_code: next_line, docstring, definition, with commas; without: all");
   command
       ->add_option("--maximum-bad", options.maximum_bad,
                    "Bad records that are left out (and listed) in each input before it is an error")

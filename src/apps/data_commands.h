@@ -20,6 +20,7 @@ struct PrepareOptions {
   uint64_t seed = 0;                 // of the splits and of the passages that are drawn
   int64_t documents = 0;    // passages of an assembled context; 0: contexts are not assembled
   std::string gold;         // first, middle, last or an index; empty: first
+  std::string questions;    // kinds of question, "next_line,docstring"; empty: all of the format's
   int64_t maximum_bad = 0;  // an input file
   // Second files of the formats that take one: one for all inputs, or one for each.
   std::vector<std::string> companions;

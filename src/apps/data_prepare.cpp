@@ -23,20 +23,6 @@ namespace {
 // token.
 const std::string kNoContext = "\n";
 
-// Of a folder: of the files in it.
-int64_t size_of_input(const std::string& path) {
-  std::error_code error;
-  uintmax_t size = 0;
-  if (std::filesystem::is_directory(path)) {
-    for (const auto& entry : std::filesystem::directory_iterator(path, error))
-      size += entry.is_regular_file() ? entry.file_size() : 0;
-  } else {
-    size = std::filesystem::file_size(path, error);
-  }
-  if (error) throw DataError(concat(path, ": cannot be read: ", error.message()));
-  return static_cast<int64_t>(size);
-}
-
 // A folder may be given with a slash at its end.
 std::string name_of(const std::string& path) {
   const std::filesystem::path given(path);
@@ -62,6 +48,27 @@ std::vector<std::string> cut_at_commas(const std::string& text) {
     begin = comma + 1;
   }
   return parts;
+}
+
+// Kinds of question to make, checked against what the readers know.
+std::vector<std::string> find_questions(const std::string& text,
+                                        const std::vector<const ReaderEntry*>& readers) {
+  if (text.empty()) return {};
+  const std::vector<std::string> kinds = cut_at_commas(text);
+  for (const ReaderEntry* reader : readers) {
+    if (reader->questions == nullptr)
+      throw ConfigError(concat("--questions: format ", reader->name,
+                               " has the questions of its source; leave the option out"));
+    const std::vector<std::string>& known = reader->questions();
+    for (const std::string& kind : kinds) {
+      if (std::find(known.begin(), known.end(), kind) != known.end()) continue;
+      std::string list;
+      for (const std::string& name : known) list += (list.empty() ? "" : ", ") + name;
+      throw ConfigError(concat("--questions: unknown kind \"", kind, "\" of format ", reader->name,
+                               "; expected one of ", list));
+    }
+  }
+  return kinds;
 }
 
 // The reader of each input.
@@ -109,6 +116,7 @@ class Preparation {
       : options_(options),
         readers_(find_readers(options)),
         companions_(find_companions(options, readers_)),
+        questions_(find_questions(options.questions, readers_)),
         shares_(options.split.empty() ? std::vector<SplitShare>{{"all", 1.0}}
                                       : parse_splits(options.split)),
         assigner_(shares_, options.seed) {
@@ -123,7 +131,7 @@ class Preparation {
     if (options.documents > 0)
       position_ = gold_position(options.gold.empty() ? "first" : options.gold, options.documents);
     require_folder_of(options.output);
-    for (const std::string& input : options.inputs) bytes_ += size_of_input(input);
+    for (const std::string& input : options.inputs) bytes_ += input_bytes(input);
   }
 
   void run() {
@@ -194,6 +202,7 @@ class Preparation {
       ReadOptions read_options;
       read_options.maximum_bad = options_.maximum_bad;
       read_options.companion = companions_[i];
+      read_options.questions = questions_;
       read_options.progress = [&](int64_t done, int64_t) {
         progress.update(before + done, concat(records, " records"));
       };
@@ -206,7 +215,7 @@ class Preparation {
             sink(std::move(example));
           });
       if (account) add_report(*readers_[i], input, report, count_repeated(ids));
-      before += size_of_input(input);
+      before += input_bytes(input);
     }
     if (totals_.records == 0)
       throw DataError(concat(options_.inputs[0], ": no usable record in ", options_.inputs.size(),
@@ -263,6 +272,7 @@ class Preparation {
   const PrepareOptions& options_;
   std::vector<const ReaderEntry*> readers_;
   std::vector<std::string> companions_;
+  std::vector<std::string> questions_;
   std::vector<SplitShare> shares_;
   SplitAssigner assigner_;
   std::vector<std::string> timestamps_;  // of all records, for splits by time

@@ -236,6 +236,15 @@ std::string require_id(const json& value, const std::string& name) {
   return value.is_string() ? value.get<std::string>() : require_integer_text(value, name);
 }
 
+const std::string& require_date(const json& value, const std::string& name) {
+  const std::string& text = require_string(value, name);
+  if (!is_iso_8601(text))
+    throw BadRecord{concat("\"", name,
+                           "\" must be ISO 8601 (2026-11-24 or 2026-11-24T08:00:00Z), got \"", text,
+                           "\"")};
+  return text;
+}
+
 std::vector<std::string> require_answers(const json& value, const std::string& name) {
   std::vector<std::string> answers;
   for (size_t i = 0; i < require_array(value, name).size(); ++i) {

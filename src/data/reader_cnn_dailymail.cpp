@@ -2,9 +2,8 @@
 // publication a dated stream.
 #include <algorithm>
 #include <filesystem>
-#include <optional>
 
-#include "csv_rows.h"
+#include "csv_records.h"
 #include "dated_articles.h"
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/files.h"
@@ -85,60 +84,11 @@ void read_json(const ReadContext& context, const ArticleSink& sink) {
   });
 }
 
-// The columns of the header.
-class CsvColumns {
- public:
-  CsvColumns(const std::vector<std::string>& names)
-      : size_(names.size()),
-        id_(find(names, "id")),
-        article_(find(names, "article")),
-        highlights_(find(names, "highlights")) {}
-
-  Article read(const std::vector<std::string>& fields, int64_t line) const {
-    if (fields.size() != size_)
-      throw BadRecord{concat("the row has ", fields.size(), " fields, the header names ", size_)};
-    return {fields[id_], fields[article_], clean_highlights(fields[highlights_]), line, ""};
-  }
-
- private:
-  static size_t find(const std::vector<std::string>& names, const std::string& name) {
-    const auto found = std::find(names.begin(), names.end(), name);
-    if (found == names.end())
-      throw BadRecord{concat("the header has no column \"", name,
-                             "\"; expected article, highlights and id; nothing after it is read")};
-    return static_cast<size_t>(found - names.begin());
-  }
-  size_t size_, id_, article_, highlights_;
-};
-
 void read_csv(const ReadContext& context, const ArticleSink& sink) {
-  std::optional<CsvColumns> columns;
-  bool readable = true;
-  const auto guarded = [&context](int64_t line, const std::function<void()>& body) {
-    guard_record(context, concat(context.path, ":", line), body);
-  };
-  CsvRows rows(
-      kMaximumRecord,
-      [&](const std::vector<std::string>& fields, int64_t line) {
-        if (!readable) return;
-        guarded(line, [&] {
-          if (columns) return sink(columns->read(fields, line));
-          readable = false;
-          columns.emplace(fields);
-          readable = true;
-        });
-      },
-      [&](int64_t line, const std::string& reason) {
-        if (readable) guarded(line, [&] { throw BadRecord{reason}; });
-      });
-  for_each_chunk(
-      context.path,
-      [&](const char* bytes, size_t size) {
-        rows.add(bytes, size);
-        return readable;
-      },
-      context.options.progress);
-  rows.finish();
+  read_csv_records(context, {"id", "article", "highlights"},
+                   [&sink](const std::vector<std::string>& fields, int64_t line) {
+                     sink({fields[0], fields[1], clean_highlights(fields[2]), line, ""});
+                   });
 }
 
 std::vector<std::string> stories_of(const std::string& folder) {
@@ -176,7 +126,6 @@ Question request(const std::string& id, const std::string& words, const std::str
   Question question;
   question.id = id;
   question.text = words;
-  question.request = true;
   question.answers = {answer};
   question.timestamp = article.published;
   question.source_line = article.line;
@@ -188,6 +137,7 @@ DocumentExample write_example(const Article& article) {
   const std::string& day = article.published;
   if (!day.empty()) example.document = concat("[", day, "]\n");
   example.document += article.text;
+  example.split_keys = {article.text};  // the requests join nothing
   example.questions.push_back(request(article.id, kHighlightsRequest, article.highlights, article));
   if (day.empty()) return example;
   Question when = request(article.id + "#published", kDayRequest, day, article);

@@ -90,11 +90,7 @@ Question read_question(const json& value, int64_t line, const std::string& docum
   question.id = id == value.end() ? std::to_string(line) : require_id(*id, "id");
   if (const auto timestamp = value.find("timestamp"); timestamp != value.end()) {
     question.timestamp = require_string(*timestamp, "timestamp");
-    if (!question.timestamp.empty() && !is_iso_8601(question.timestamp)) {
-      throw BadRecord{
-          concat("\"timestamp\" must be ISO 8601 (2026-11-24 or 2026-11-24T08:00:00Z), got \"",
-                 question.timestamp, "\"")};
-    }
+    if (!question.timestamp.empty()) require_date(*timestamp, "timestamp");
   }
   return question;
 }

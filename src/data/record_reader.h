@@ -98,6 +98,8 @@ const std::string& require_text_key(const nlohmann::json& object, const std::str
                                     const std::string& where = "");
 // An id that is a string or an integer.
 std::string require_id(const nlohmann::json& value, const std::string& name);
+// ISO 8601: a year, a month, a day, or a time of a day.
+const std::string& require_date(const nlohmann::json& value, const std::string& name);
 // A list of strings, none of them empty, each once.
 std::vector<std::string> require_answers(const nlohmann::json& value, const std::string& name);
 

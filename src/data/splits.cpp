@@ -126,10 +126,10 @@ SplitAssigner::SplitAssigner(std::vector<SplitShare> shares, uint64_t seed)
     throw ConfigError(concat("splits: expected 1 to 255, got ", shares_.size()));
 }
 
-void SplitAssigner::add_question(const std::string& question) {
+void SplitAssigner::add_hash(uint64_t hash) {
   if (questions_.size() == std::numeric_limits<uint32_t>::max())
     throw DataError("splits: over 2^32 - 1 records in one data set; prepare it in parts");
-  questions_.push_back(stable_hash(normalize_question(question)));
+  questions_.push_back(hash);
 }
 
 void SplitAssigner::add_document(std::string_view document) {
@@ -141,15 +141,20 @@ void SplitAssigner::add_document(std::string_view document) {
 }
 
 void SplitAssigner::add(const std::string& question, const std::string& document) {
-  add_question(question);
+  add_hash(stable_hash(normalize_question(question)));
   add_document(document);
 }
 
 void SplitAssigner::add(const DocumentExample& example) {
   const std::string_view document = example.document;
   for (const Question& question : example.questions) {
-    // A request says nothing about its document: it joins only with that.
-    add_question(question.request ? concat(question.text, "\n", document) : question.text);
+    if (!example.split_keys.empty()) {
+      // A line feed is in no normalised question.
+      add_hash(stable_hash("\n" + example.split_keys[0]));
+      for (const std::string& key : example.split_keys) add_document("\n" + key);
+      continue;
+    }
+    add_hash(stable_hash(normalize_question(question.text)));
     if (example.passages.empty()) add_document(document);
     for (const ByteSpan& passage : example.passages)
       add_document(document.substr(passage.begin, passage.end - passage.begin));

@@ -117,6 +117,36 @@ TEST(Prepare, ListsWhatIsLeftOutAndCountsWhatIsKept) {
   EXPECT_THAT(valid.out, HasSubstr("answer spans      1, 1 at their text (100 %)"));
 }
 
+TEST(Prepare, AFolderOfSourceFilesIsAnInput) {
+  auto folder = project().folder() + "/checkout";
+  fs::create_directories(folder + "/.git");
+  for (const char* name : {"/a.py", "/b.py", "/.git/c.py"})
+    write_bytes(folder + name, "def anna():\n    'Says otto.'\n    return 1\n");
+  auto output = project().folder() + "/checkout.h5";
+  std::vector<std::string> command = {"prepare",     folder,
+                                      "--format",    "github_code",
+                                      "--tokenizer", project().tokenizer(),
+                                      "--output",    output,
+                                      "--questions", "docstring,definition"};
+  auto made = dsrsq::data(command);
+  ASSERT_EQ(made.code, 0) << made.err;
+  EXPECT_THAT(made.out, HasSubstr("records           2\n"));
+  EXPECT_EQ(data({"validate", output, "--tokenizer", project().tokenizer()}).code, 0);
+  command.back() = "docstrings";
+  auto unknown = dsrsq::data(command);
+  EXPECT_EQ(unknown.code, 2);
+  ASSERT_EQ(unknown.errors().size(), 1u) << unknown.err;
+  EXPECT_THAT(unknown.errors()[0],
+              AllOf(HasSubstr("\"docstrings\""), HasSubstr("next_line, docstring, definition")));
+  command[3] = "squad";
+  EXPECT_EQ(dsrsq::data(command).code, 2) << "a format without kinds";
+  command.resize(8);
+  auto not_code = dsrsq::data(command);
+  EXPECT_EQ(not_code.code, 3);
+  ASSERT_EQ(not_code.errors().size(), 1u) << not_code.err;
+  EXPECT_THAT(not_code.errors()[0], HasSubstr("checkout: is a folder"));
+}
+
 // 30 questions over a passage each.
 std::string passages() {
   nlohmann::json record;

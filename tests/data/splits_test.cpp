@@ -47,27 +47,6 @@ TEST(SplitsTest, ByTimeTheEarliestFillTheFirstSplit) {
   EXPECT_THROW(split_by_time({"2015", ""}, parse_splits(kShares)), DataError);
 }
 
-// The same words are asked of every document: they must not join all of them.
-TEST(SplitsTest, RequestsJoinOnlyWithTheirDocument) {
-  for (const bool request : {false, true}) {
-    SplitAssigner assigner(parse_splits(kShares), 0);
-    for (int i = 0; i < 2000; ++i) {
-      DocumentExample example;
-      example.document = concat("document ", i / 2);
-      Question question;
-      question.text = "What is this about?";
-      question.request = request;
-      example.questions = {question, question};
-      assigner.add(example);
-    }
-    const std::vector<uint8_t> splits = assigner.assign();
-    EXPECT_EQ(std::set<uint8_t>(splits.begin(), splits.end()).size(), request ? 3u : 1u);
-    for (size_t i = 0; i < splits.size(); i += 4) {
-      for (size_t j = 1; j < 4; ++j) EXPECT_EQ(splits[i], splits[i + j]);
-    }
-  }
-}
-
 TEST(SplitsTest, SharesAreMetOnIndependentRecords) {
   Records records;
   for (int i = 0; i < 20000; ++i)
@@ -163,6 +142,33 @@ TEST(SplitsTest, ClosedBookQuestionsHangTogetherByTheirTextAlone) {
 }
 
 TEST(SplitsTest, NoRecordsGiveNoSplits) { EXPECT_TRUE(assign({}).empty()); }
+
+// Cuts of one file are one thing, whatever they ask; the same instruction over another is not.
+TEST(SplitKeys, TakeThePlaceOfQuestionsAndDocuments) {
+  const auto example = [](const std::string& document, const std::vector<std::string>& keys) {
+    DocumentExample made;
+    made.document = document;
+    made.questions.resize(1);
+    made.questions[0].text = "What is the next line?";
+    made.split_keys = keys;
+    return made;
+  };
+  SplitAssigner assigner(parse_splits("a=0.5,b=0.5"), 3);
+  constexpr int kFiles = 200;
+  for (int i = 0; i < kFiles; ++i) {
+    const std::string key = concat("file", i);
+    assigner.add(example("the same text", {key}));
+    assigner.add(example(concat("a cut of file ", i), {concat("other", i), key}));
+  }
+  const std::vector<uint8_t> splits = assigner.assign();
+  int first = 0;
+  for (int i = 0; i < kFiles; ++i) {
+    EXPECT_EQ(splits[2 * i], splits[2 * i + 1]) << i;
+    first += splits[2 * i] == 0;
+  }
+  EXPECT_GT(first, kFiles / 4);
+  EXPECT_LT(first, 3 * kFiles / 4);
+}
 
 }  // namespace
 }  // namespace dsrsq

@@ -3,6 +3,7 @@
 // splits. Records that share anything are joined (union-find over 64-bit hashes, 36 bytes a record
 // of one passage, 16 for each further one); each group goes to one split by the hash of its
 // smallest member and the seed, so the split of a record does not depend on the order of the file.
+// Where a reader gives split keys, these count instead of the question and the document.
 #pragma once
 
 #include <cstdint>
@@ -35,14 +36,13 @@ class SplitAssigner {
   // In record order. Question: lower-cased, white space collapsed, a final "?" dropped.
   // An empty document (of a closed-book question) joins nothing.
   void add(const std::string& question, const std::string& document);
-  // All of its questions. A request, which is asked of every document, does not join these.
-  void add(const DocumentExample& example);
+  void add(const DocumentExample& example);  // all of its questions
   std::vector<uint8_t> assign() const;
 
  private:
   std::vector<SplitShare> shares_;
   uint64_t seed_;
-  void add_question(const std::string& question);
+  void add_hash(uint64_t question);              // or of the first key
   void add_document(std::string_view document);  // of the question added last
 
   std::vector<uint64_t> questions_;
