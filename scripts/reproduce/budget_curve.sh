@@ -8,7 +8,7 @@
 # cpu (the default): 100 questions of ten passages, 12 and 50 %, the first methods. smoke: four questions on 300 tokens, to see that
 # everything runs. DSRSQ_JOBS (4 on a GPU, else 2) processes share the methods of one case and read each prompt once for all budgets; then
 # one process alone measures latency, throughput and bytes. STEPS="answers costs draw" names which of these are run, CASES="10:hidden" on
-# what. Finished rows are kept: interrupted, the same command continues.
+# what, METHODS=rag,snapkv of whom. Finished rows are kept: interrupted, the same command continues.
 # Leaves runs/budget_curve/<preset>/<case>/{results.json,questions.jsonl,curve.md,curve.png}.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 case "${1:--h}" in -h | --help) sed -n '2,16s/^# //p' "${BASH_SOURCE[0]}"; exit 2 ;; esac
@@ -20,13 +20,13 @@ DATA=runs/budget_curve SPLIT=train=0.44,validation=0.05,test=0.51
 source scripts/reproduce/smollm2_nq_data.sh
 FIRST=rag,snapkv,pyramid,razor,streaming_llm,attention_rag,random_eviction
 EVICTION=snapkv,pyramid,razor,streaming_llm,random_eviction,h2o,squeeze,kv_compress   # of the others, showing the question changes nothing
-METHODS=all DEVICE=cpu BUDGETS=3%,6%,12%,25%,50%,100%
+PRESET_METHODS=all DEVICE=cpu BUDGETS=3%,6%,12%,25%,50%,100%
 # Units of LongRAG and chunks of AttentionRAG fit contexts of 1,200 to 2,400 tokens; what counts needs is counted on 128 questions.
 OPTIONS=(--set rag.unit_tokens=500 --set attention_rag.chunk=300 --set eval.counted_questions=128)
 case "$PRESET" in
   # The head search of razor reads a shorter text than its paper's 2,500 tokens.
   cpu)
-    JOBS=2 PRESET_CASES=10:hidden METHODS=$FIRST BUDGETS=12%,50%
+    JOBS=2 PRESET_CASES=10:hidden PRESET_METHODS=$FIRST BUDGETS=12%,50%
     BATCH=8
     OPTIONS+=(--set eval.questions=100 --set eval.precision=bf16 --set eval.latency_questions=3
               --set razor.search_tokens=500)
@@ -44,6 +44,7 @@ case "$PRESET" in
     ;;
   *) echo "budget_curve.sh: expected cuda, cpu or smoke, got $PRESET" >&2; exit 2 ;;
 esac
+METHODS="${METHODS:-$PRESET_METHODS}"
 read -ra CASES <<<"${CASES:-$PRESET_CASES}"
 read -ra STEPS <<<"${STEPS-answers costs draw}"
 export DSRSQ_JOBS="${DSRSQ_JOBS:-$JOBS}"

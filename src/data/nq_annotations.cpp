@@ -38,15 +38,6 @@ void read_annotation(const json& value, const std::string& name, const std::stri
   }
 }
 
-bool is_utf8(const std::string& text) {
-  try {
-    json(text).dump();
-    return true;
-  } catch (const json::type_error&) {
-    return false;
-  }
-}
-
 }  // namespace
 
 void read_nq_annotations(const json& annotations, const std::string& document,

@@ -74,21 +74,6 @@ void locate_answers(const std::string& document, Question& question) {
   }
 }
 
-// 2026, 2026-11, 2026-11-24, 2026-11-24T08:00:00Z: enough to sort by, which is what it is for.
-bool is_iso_8601(const std::string& text) {
-  const std::string pattern = "dddd-dd-ddTdd:dd:dd";
-  size_t i = 0;
-  for (; i < text.size() && i < pattern.size(); ++i) {
-    const char c = text[i];
-    const bool fits = pattern[i] == 'd'   ? c >= '0' && c <= '9'
-                      : pattern[i] == 'T' ? c == 'T' || c == ' '
-                                          : c == pattern[i];
-    if (!fits) break;
-  }
-  if (i == text.size()) return i == 4 || i == 7 || i == 10 || i == 16 || i == 19;
-  return (i == 16 || i == 19) && text.find_first_not_of("0123456789:.,+-Z", i) == std::string::npos;
-}
-
 Question read_question(const json& value, int64_t line, const std::string& document) {
   Question question;
   question.source_line = line;
@@ -105,11 +90,7 @@ Question read_question(const json& value, int64_t line, const std::string& docum
   question.id = id == value.end() ? std::to_string(line) : require_id(*id, "id");
   if (const auto timestamp = value.find("timestamp"); timestamp != value.end()) {
     question.timestamp = require_string(*timestamp, "timestamp");
-    if (!question.timestamp.empty() && !is_iso_8601(question.timestamp)) {
-      throw BadRecord{
-          concat("\"timestamp\" must be ISO 8601 (2026-11-24 or 2026-11-24T08:00:00Z), got \"",
-                 question.timestamp, "\"")};
-    }
+    if (!question.timestamp.empty()) require_date(*timestamp, "timestamp");
   }
   return question;
 }

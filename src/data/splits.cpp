@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <numeric>
 
 #include "dsrsq/core/error.h"
@@ -95,16 +96,40 @@ std::vector<SplitShare> parse_splits(const std::string& text) {
   return shares;
 }
 
+std::vector<uint8_t> split_by_time(const std::vector<std::string>& timestamps,
+                                   const std::vector<SplitShare>& shares) {
+  std::map<std::string, int64_t> records;  // of each timestamp, in their order
+  for (size_t i = 0; i < timestamps.size(); ++i) {
+    if (timestamps[i].empty())
+      throw DataError(concat("record ", i, " has no timestamp: splits by time need one in each"));
+    ++records[timestamps[i]];
+  }
+  std::map<std::string, uint8_t> splits;
+  int64_t before = 0;
+  size_t split = 0;
+  double end = shares[0].share;  // of the split, in shares of all records
+  for (const auto& [timestamp, count] : records) {
+    const double middle = (static_cast<double>(before) + static_cast<double>(count) / 2) /
+                          static_cast<double>(timestamps.size());
+    while (split + 1 < shares.size() && middle >= end) end += shares[++split].share;
+    splits[timestamp] = static_cast<uint8_t>(split);
+    before += count;
+  }
+  std::vector<uint8_t> out;
+  for (const std::string& timestamp : timestamps) out.push_back(splits.at(timestamp));
+  return out;
+}
+
 SplitAssigner::SplitAssigner(std::vector<SplitShare> shares, uint64_t seed)
     : shares_(std::move(shares)), seed_(seed) {
   if (shares_.empty() || shares_.size() > 255)
     throw ConfigError(concat("splits: expected 1 to 255, got ", shares_.size()));
 }
 
-void SplitAssigner::add_question(const std::string& question) {
+void SplitAssigner::add_hash(uint64_t hash) {
   if (questions_.size() == std::numeric_limits<uint32_t>::max())
     throw DataError("splits: over 2^32 - 1 records in one data set; prepare it in parts");
-  questions_.push_back(stable_hash(normalize_question(question)));
+  questions_.push_back(hash);
 }
 
 void SplitAssigner::add_document(std::string_view document) {
@@ -116,14 +141,20 @@ void SplitAssigner::add_document(std::string_view document) {
 }
 
 void SplitAssigner::add(const std::string& question, const std::string& document) {
-  add_question(question);
+  add_hash(stable_hash(normalize_question(question)));
   add_document(document);
 }
 
 void SplitAssigner::add(const DocumentExample& example) {
   const std::string_view document = example.document;
   for (const Question& question : example.questions) {
-    add_question(question.text);
+    if (!example.split_keys.empty()) {
+      // A line feed is in no normalised question.
+      add_hash(stable_hash("\n" + example.split_keys[0]));
+      for (const std::string& key : example.split_keys) add_document("\n" + key);
+      continue;
+    }
+    add_hash(stable_hash(normalize_question(question.text)));
     if (example.passages.empty()) add_document(document);
     for (const ByteSpan& passage : example.passages)
       add_document(document.substr(passage.begin, passage.end - passage.begin));

@@ -32,6 +32,10 @@ ByteSpan span_at(size_t at, size_t size) {
 
 }  // namespace
 
+bool begins_character(const std::string& text, int64_t at) {
+  return at == static_cast<int64_t>(text.size()) || begins_character(text[at]);
+}
+
 void CodePoints::build() {
   built_ = true;
   const auto high = [](char c) { return (static_cast<unsigned char>(c) & 0x80) != 0; };
@@ -80,6 +84,30 @@ std::optional<ByteSpan> find_answer(const std::string& document,
     if (const auto found = find_answer(document, range, answer)) return found;
   }
   return find_answer(document, ByteSpan{0, static_cast<int64_t>(document.size())}, answer);
+}
+
+std::optional<ByteSpan> find_only(const std::string& document, std::string_view answer) {
+  if (answer.empty()) return std::nullopt;
+  const size_t at = document.find(answer);
+  if (at == std::string::npos || document.find(answer, at + 1) != std::string::npos)
+    return std::nullopt;
+  return span_at(at, answer.size());
+}
+
+ByteSpan sentence_around(const std::string& document, const ByteSpan& span) {
+  const auto ends_sentence = [&document](int64_t at) {
+    const char c = document[at];
+    return c == '\n' ||
+           ((c == '.' || c == '?' || c == '!') && at + 1 < static_cast<int64_t>(document.size()) &&
+            (document[at + 1] == ' ' || document[at + 1] == '\n'));
+  };
+  ByteSpan sentence = span;
+  while (sentence.begin > 0 && !ends_sentence(sentence.begin - 1)) --sentence.begin;
+  while (sentence.begin < span.begin && document[sentence.begin] == ' ') ++sentence.begin;
+  const int64_t size = static_cast<int64_t>(document.size());
+  while (sentence.end < size && !ends_sentence(sentence.end)) ++sentence.end;
+  if (sentence.end < size && document[sentence.end] != '\n') ++sentence.end;
+  return sentence;
 }
 
 std::optional<ByteSpan> find_nearest(const std::string& document, std::string_view text,

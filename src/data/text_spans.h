@@ -12,6 +12,9 @@
 
 namespace dsrsq {
 
+// Whether no character of a valid UTF-8 text is cut at byte `at`, which may be its end.
+bool begins_character(const std::string& text, int64_t at);
+
 // Unicode code points to bytes of a valid UTF-8 text (the JSON parser has checked it). The table is
 // built only where it is needed, and not at all for ASCII. The text must outlive it.
 class CodePoints {
@@ -39,6 +42,13 @@ std::optional<ByteSpan> find_answer(const std::string& document, ByteSpan range,
 // As find_answer in each range in turn, then in the whole document.
 std::optional<ByteSpan> find_answer(const std::string& document,
                                     const std::vector<ByteSpan>& ranges, std::string_view answer);
+
+// Where `answer` stands, where it stands only once: what stands more often shows nothing.
+std::optional<ByteSpan> find_only(const std::string& document, std::string_view answer);
+
+// The sentence around a span: from behind a line feed or the last ". ", "? " or "! " before it to
+// before the next line feed, or behind the next such mark.
+ByteSpan sentence_around(const std::string& document, const ByteSpan& span);
 
 // The occurrence of `text` that begins nearest to byte `at` (the earlier of two).
 std::optional<ByteSpan> find_nearest(const std::string& document, std::string_view text,

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <unordered_map>
 
+#include "common_subsequence.h"
 #include "lower_case.h"
 #include "porter_stemmer.h"
 
@@ -85,49 +86,9 @@ RougeScore rouge_n(const Words& prediction, const Words& reference, size_t n) {
   return score_of(hits, ngrams(prediction), ngrams(reference));
 }
 
-// Rows of the table of lengths L(i, j) of longest common subsequences of prefixes, one by one.
-// `on_cell(i, j, left, up)` gets L(i, j - 1) and L(i - 1, j), from 1.
-template <typename OnCell>
-uint32_t longest_common_subsequence(const Words& reference, const Words& prediction,
-                                    const OnCell& on_cell) {
-  std::vector<uint32_t> row(prediction.size() + 1, 0);
-  for (size_t i = 1; i <= reference.size(); ++i) {
-    uint32_t diagonal = 0;
-    for (size_t j = 1; j <= prediction.size(); ++j) {
-      const uint32_t up = row[j];
-      on_cell(i, j, row[j - 1], up);
-      row[j] = reference[i - 1] == prediction[j - 1] ? diagonal + 1 : std::max(up, row[j - 1]);
-      diagonal = up;
-    }
-  }
-  return row.back();
-}
-
 RougeScore rouge_l(const Words& prediction, const Words& reference) {
-  const uint32_t length =
-      longest_common_subsequence(reference, prediction, [](size_t, size_t, uint32_t, uint32_t) {});
-  return score_of(length, prediction.size(), reference.size());
-}
-
-// Marks the reference's words of one longest common subsequence: the one that is found from the
-// end, going up in the reference where both ways are as long.
-void mark_common(const Words& reference, const Words& prediction, std::vector<bool>& marked) {
-  const size_t columns = prediction.size();
-  std::vector<bool> goes_left(reference.size() * columns);
-  longest_common_subsequence(reference, prediction,
-                             [&](size_t i, size_t j, uint32_t left, uint32_t up) {
-                               goes_left[(i - 1) * columns + j - 1] = left > up;
-                             });
-  for (size_t i = reference.size(), j = columns; i > 0 && j > 0;) {
-    if (reference[i - 1] == prediction[j - 1]) {
-      marked[i - 1] = true;
-      --i, --j;
-    } else if (goes_left[(i - 1) * columns + j - 1]) {
-      --j;
-    } else {
-      --i;
-    }
-  }
+  return score_of(text::longest_common_subsequence(reference, prediction), prediction.size(),
+                  reference.size());
 }
 
 RougeScore rouge_lsum(const std::vector<Words>& prediction, const std::vector<Words>& reference) {
@@ -144,7 +105,8 @@ RougeScore rouge_lsum(const std::vector<Words>& prediction, const std::vector<Wo
   auto left_in_reference = count(reference, expected);
   for (const Words& sentence : reference) {
     std::vector<bool> marked(sentence.size());
-    for (const Words& other : prediction) mark_common(sentence, other, marked);
+    for (const Words& other : prediction)
+      text::mark_common(sentence, other, text::EqualWays::kUp, marked);
     for (size_t i = 0; i < sentence.size(); ++i) {
       if (!marked[i]) continue;
       int64_t &a = left_in_prediction[sentence[i]], &b = left_in_reference[sentence[i]];

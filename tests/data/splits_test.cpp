@@ -34,6 +34,19 @@ TEST(SplitsTest, ParsesAndNormalisesShares) {
   }
 }
 
+TEST(SplitsTest, ByTimeTheEarliestFillTheFirstSplit) {
+  std::vector<std::string> timestamps;  // ten days of 10 records, in no order
+  for (int i = 0; i < 100; ++i) timestamps.push_back(concat("2015-03-", 10 + (i * 7) % 10));
+  const std::vector<uint8_t> splits = split_by_time(timestamps, parse_splits(kShares));
+  for (size_t i = 0; i < timestamps.size(); ++i)
+    EXPECT_EQ(splits[i], timestamps[i] < "2015-03-18" ? 0 : timestamps[i] < "2015-03-19" ? 1 : 2);
+  // One day cannot be divided, and years are before their days.
+  EXPECT_EQ(split_by_time({"2015", "2015", "2015", "2015-03-01", "2014"}, parse_splits("a=1,b=1")),
+            (std::vector<uint8_t>{1, 1, 1, 1, 0}));
+  EXPECT_EQ(split_by_time({"2015", "2015"}, parse_splits("a=9,b=1")), (std::vector<uint8_t>{0, 0}));
+  EXPECT_THROW(split_by_time({"2015", ""}, parse_splits(kShares)), DataError);
+}
+
 TEST(SplitsTest, SharesAreMetOnIndependentRecords) {
   Records records;
   for (int i = 0; i < 20000; ++i)
@@ -129,6 +142,33 @@ TEST(SplitsTest, ClosedBookQuestionsHangTogetherByTheirTextAlone) {
 }
 
 TEST(SplitsTest, NoRecordsGiveNoSplits) { EXPECT_TRUE(assign({}).empty()); }
+
+// Cuts of one file are one thing, whatever they ask; the same instruction over another is not.
+TEST(SplitKeys, TakeThePlaceOfQuestionsAndDocuments) {
+  const auto example = [](const std::string& document, const std::vector<std::string>& keys) {
+    DocumentExample made;
+    made.document = document;
+    made.questions.resize(1);
+    made.questions[0].text = "What is the next line?";
+    made.split_keys = keys;
+    return made;
+  };
+  SplitAssigner assigner(parse_splits("a=0.5,b=0.5"), 3);
+  constexpr int kFiles = 200;
+  for (int i = 0; i < kFiles; ++i) {
+    const std::string key = concat("file", i);
+    assigner.add(example("the same text", {key}));
+    assigner.add(example(concat("a cut of file ", i), {concat("other", i), key}));
+  }
+  const std::vector<uint8_t> splits = assigner.assign();
+  int first = 0;
+  for (int i = 0; i < kFiles; ++i) {
+    EXPECT_EQ(splits[2 * i], splits[2 * i + 1]) << i;
+    first += splits[2 * i] == 0;
+  }
+  EXPECT_GT(first, kFiles / 4);
+  EXPECT_LT(first, 3 * kFiles / 4);
+}
 
 }  // namespace
 }  // namespace dsrsq

@@ -33,6 +33,10 @@ struct DocumentExample {
   // Of a document that is put together from passages: their ranges, titles included, in order.
   // Empty (or one): the document is one passage.
   std::vector<ByteSpan> passages = {};
+  // What a split may not cut, where neither the document nor the question says it: two cuts of one
+  // source file are other documents, "What is the next line?" is asked of all. Documents that share
+  // a key are in one split; without keys, those that share a question, the document or a passage.
+  std::vector<std::string> split_keys = {};
 };
 
 }  // namespace dsrsq

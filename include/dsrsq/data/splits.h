@@ -3,6 +3,7 @@
 // splits. Records that share anything are joined (union-find over 64-bit hashes, 36 bytes a record
 // of one passage, 16 for each further one); each group goes to one split by the hash of its
 // smallest member and the seed, so the split of a record does not depend on the order of the file.
+// Where a reader gives split keys, these count instead of the question and the document.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +22,14 @@ struct SplitShare {
 // "train=0.8,validation=0.1,test=0.1"; shares are normalised. Throws ConfigError.
 std::vector<SplitShare> parse_splits(const std::string& text);
 
+// The split of each record by its timestamp alone: the earliest records fill the first split up to
+// its share, and so on; records of one timestamp are in one split. A day goes to the split that
+// holds its middle record. For streams, where documents of one day repeat each other; equal
+// questions and documents of different days may be in two splits. Throws DataError where a record
+// has no timestamp.
+std::vector<uint8_t> split_by_time(const std::vector<std::string>& timestamps,
+                                   const std::vector<SplitShare>& shares);
+
 class SplitAssigner {
  public:
   SplitAssigner(std::vector<SplitShare> shares, uint64_t seed);
@@ -33,7 +42,7 @@ class SplitAssigner {
  private:
   std::vector<SplitShare> shares_;
   uint64_t seed_;
-  void add_question(const std::string& question);
+  void add_hash(uint64_t question);              // or of the first key
   void add_document(std::string_view document);  // of the question added last
 
   std::vector<uint64_t> questions_;
