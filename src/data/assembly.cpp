@@ -92,6 +92,12 @@ void PassagePool::add(const DocumentExample& example, int64_t record) {
                                  : concat("one over ", example.passages.size(), " passages"),
         "; leave --documents away"));
   }
+  for (const Question& question : example.questions) {
+    if (question.request)
+      throw DataError(concat(describe(question), ": \"", question.text,
+                             "\" does not say which of several passages it is about; leave "
+                             "--documents away"));
+  }
   // The words are kept beside the text: they are compared with every question that draws it.
   const std::string text = passage_text(example);
   const std::string words = padded_words(text);

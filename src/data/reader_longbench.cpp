@@ -77,8 +77,6 @@ void read_choices(const json& value, Question& question) {
 DocumentExample read_record(const json& value, const RecordPlace& place) {
   DocumentExample example;
   example.document = require_text_key(value, "context");
-  // The same instruction over another text is another question.
-  example.split_keys = {example.document};
   Question question;
   question.id = require_id(require_key(value, "_id"), "_id");
   question.source_line = place.line;
@@ -86,8 +84,9 @@ DocumentExample read_record(const json& value, const RecordPlace& place) {
     read_choices(value, question);
   } else {
     const std::string& dataset = require_text_key(value, "dataset");
-    question.text =
-        question_of(require_string(require_key(value, "input"), "input"), base_name(dataset));
+    const std::string& input = require_string(require_key(value, "input"), "input");
+    question.request = input.empty();
+    question.text = question_of(input, base_name(dataset));
     read_answers(value, dataset, example, question);
   }
   example.questions.push_back(std::move(question));

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <numeric>
 
 #include "dsrsq/core/error.h"
@@ -95,6 +96,30 @@ std::vector<SplitShare> parse_splits(const std::string& text) {
   return shares;
 }
 
+std::vector<uint8_t> split_by_time(const std::vector<std::string>& timestamps,
+                                   const std::vector<SplitShare>& shares) {
+  std::map<std::string, int64_t> records;  // of each timestamp, in their order
+  for (size_t i = 0; i < timestamps.size(); ++i) {
+    if (timestamps[i].empty())
+      throw DataError(concat("record ", i, " has no timestamp: splits by time need one in each"));
+    ++records[timestamps[i]];
+  }
+  std::map<std::string, uint8_t> splits;
+  int64_t before = 0;
+  size_t split = 0;
+  double end = shares[0].share;  // of the split, in shares of all records
+  for (const auto& [timestamp, count] : records) {
+    const double middle = (static_cast<double>(before) + static_cast<double>(count) / 2) /
+                          static_cast<double>(timestamps.size());
+    while (split + 1 < shares.size() && middle >= end) end += shares[++split].share;
+    splits[timestamp] = static_cast<uint8_t>(split);
+    before += count;
+  }
+  std::vector<uint8_t> out;
+  for (const std::string& timestamp : timestamps) out.push_back(splits.at(timestamp));
+  return out;
+}
+
 SplitAssigner::SplitAssigner(std::vector<SplitShare> shares, uint64_t seed)
     : shares_(std::move(shares)), seed_(seed) {
   if (shares_.empty() || shares_.size() > 255)
@@ -129,7 +154,9 @@ void SplitAssigner::add(const DocumentExample& example) {
       for (const std::string& key : example.split_keys) add_document("\n" + key);
       continue;
     }
-    add_hash(stable_hash(normalize_question(question.text)));
+    // A request says nothing about its document: it joins only with that.
+    add_hash(stable_hash(normalize_question(question.request ? concat(question.text, "\n", document)
+                                                             : question.text)));
     if (example.passages.empty()) add_document(document);
     for (const ByteSpan& passage : example.passages)
       add_document(document.substr(passage.begin, passage.end - passage.begin));

@@ -22,13 +22,22 @@ struct SplitShare {
 // "train=0.8,validation=0.1,test=0.1"; shares are normalised. Throws ConfigError.
 std::vector<SplitShare> parse_splits(const std::string& text);
 
+// The split of each record by its timestamp alone: the earliest records fill the first split up to
+// its share, and so on; records of one timestamp are in one split. A day goes to the split that
+// holds its middle record. For streams, where documents of one day repeat each other; equal
+// questions and documents of different days may be in two splits. Throws DataError where a record
+// has no timestamp.
+std::vector<uint8_t> split_by_time(const std::vector<std::string>& timestamps,
+                                   const std::vector<SplitShare>& shares);
+
 class SplitAssigner {
  public:
   SplitAssigner(std::vector<SplitShare> shares, uint64_t seed);
   // In record order. Question: lower-cased, white space collapsed, a final "?" dropped.
   // An empty document (of a closed-book question) joins nothing.
   void add(const std::string& question, const std::string& document);
-  void add(const DocumentExample& example);  // all of its questions
+  // All of its questions. A request, which is asked of every document, does not join these.
+  void add(const DocumentExample& example);
   std::vector<uint8_t> assign() const;
 
  private:
