@@ -94,9 +94,11 @@ void read_csv(const ReadContext& context, const ArticleSink& sink) {
 
 std::vector<std::string> stories_of(const std::string& folder) {
   std::vector<std::string> paths;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
     if (entry.path().extension() == kStory) paths.push_back(entry.path().string());
   }
+  if (error) throw DataError(concat(folder, ": cannot be read: ", error.message()));
   std::sort(paths.begin(), paths.end());
   return paths;
 }
@@ -106,7 +108,8 @@ void read_stories(const ReadContext& context, const std::vector<std::string>& pa
   int64_t done = 0;
   for (const std::string& path : paths) {
     guard_record(context, concat(path, ":1"), [&] { sink(read_story(path)); });
-    done += static_cast<int64_t>(fs::file_size(path));
+    std::error_code error;  // progress alone
+    done += std::max<int64_t>(0, static_cast<int64_t>(fs::file_size(path, error)));
     if (context.options.progress) context.options.progress(done, done);
   }
 }
