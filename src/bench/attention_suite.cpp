@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "dsrsq/bench/case_records.h"
 #include "dsrsq/bench/moba.h"
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/logging.h"
@@ -121,29 +122,6 @@ Method moba(const AttentionSuiteOptions& o, const AttentionCase& size, const Att
 
 bool is_dense(const Method& method) { return method.name.starts_with("dense"); }
 
-class CaseRecords {
- public:
-  CaseRecords(std::string name, std::map<std::string, double> shape)
-      : name_(std::move(name)), shape_(std::move(shape)) {}
-  ResultRecord& add(const std::string& method, const std::string& metric, double value,
-                    const std::string& unit) {
-    ResultRecord record;
-    record.case_name = name_;
-    record.method = method;
-    record.shape = shape_;
-    record.metric = metric;
-    record.value = value;
-    record.unit = unit;
-    records.push_back(record);
-    return records.back();
-  }
-  std::vector<ResultRecord> records;
-
- private:
-  std::string name_;
-  std::map<std::string, double> shape_;
-};
-
 // Times one pass of all methods; what is not dense is compared with the fastest that is.
 void compare(const std::vector<Method>& methods, const std::string& metric,
              std::function<void()> Method::*pass, at::Device device, const TimingOptions& options,
@@ -239,7 +217,7 @@ std::vector<ResultRecord> measure_attention(const AttentionSuiteOptions& o,
       log_debug("  ", time.name, " x ", time.calls, ": ", time.seconds * 1e6, " us");
     }
   }
-  return records.records;
+  return records.all;
 }
 
 std::vector<ResultRecord> run_attention_suite(const AttentionSuiteOptions& options,

@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "dsrsq/bench/case_records.h"
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/logging.h"
 #include "dsrsq/methods/dsrsq.h"
@@ -109,8 +110,8 @@ class Trained {
   double loss_ = 0;
 };
 
-void run_case(const TrainSuiteOptions& o, const TrainCase& size, at::Device device,
-              std::vector<ResultRecord>& records) {
+std::vector<ResultRecord> run_case(const TrainSuiteOptions& o, const TrainCase& size,
+                                   at::Device device) {
   torch::manual_seed(o.seed);
   const std::vector<std::string> names = {"dense", "sqa"};
   std::vector<std::unique_ptr<Trained>> models;
@@ -119,29 +120,22 @@ void run_case(const TrainSuiteOptions& o, const TrainCase& size, at::Device devi
     models.push_back(std::make_unique<Trained>(o, size, name == "sqa", device));
     contestants.push_back({name, [model = models.back().get()] { model->step(); }});
   }
+  CaseRecords records(train_case_name(size),
+                      {{"batch", double(size.batch)},
+                       {"tokens", double(size.tokens)},
+                       {"layers", double(o.layers)},
+                       {"width", double(o.width)},
+                       {"heads", double(o.heads)},
+                       {"mlp_width", double(o.mlp_width)},
+                       {"vocabulary", double(o.vocabulary)},
+                       {"activation_checkpointing", double(o.activation_checkpointing)}});
   const auto add = [&](const std::string& method, const std::string& metric, double value,
                        const std::string& unit) -> ResultRecord& {
-    ResultRecord record;
-    record.case_name = train_case_name(size);
-    record.method = method;
-    record.shape = {{"batch", double(size.batch)},
-                    {"tokens", double(size.tokens)},
-                    {"layers", double(o.layers)},
-                    {"width", double(o.width)},
-                    {"heads", double(o.heads)},
-                    {"mlp_width", double(o.mlp_width)},
-                    {"vocabulary", double(o.vocabulary)},
-                    {"activation_checkpointing", double(o.activation_checkpointing)}};
-    if (method == "sqa") {
-      record.shape["clusters"] = double(size.clusters);
-      record.shape["slots"] = double(o.slots);
-      record.shape["window"] = double(o.window);
-    }
-    record.metric = metric;
-    record.value = value;
-    record.unit = unit;
-    records.push_back(record);
-    return records.back();
+    if (method == "dense") return records.add(method, metric, value, unit);
+    return records.add(method, metric, value, unit,
+                       {{"clusters", double(size.clusters)},
+                        {"slots", double(o.slots)},
+                        {"window", double(o.window)}});
   };
   const auto timings = time_interleaved(contestants, device, o.timing);
   const double tokens = double(size.batch * size.tokens);
@@ -161,10 +155,11 @@ void run_case(const TrainSuiteOptions& o, const TrainCase& size, at::Device devi
     add(names[i], "peak_allocated", peak.allocated, "bytes");
     add(names[i], "peak_reserved", peak.reserved, "bytes");
   }
-  if (!o.kernels) return;
+  if (!o.kernels) return records.all;
   for (size_t i = 0; i < names.size(); ++i)
     for (const auto& time : kernel_times(contestants[i].run, device, kProfiledSteps))
       add(names[i], "kernel/" + time.name, time.seconds, "s").shape["calls"] = time.calls;
+  return records.all;
 }
 
 }  // namespace
@@ -195,7 +190,10 @@ std::vector<ResultRecord> run_train_suite(const TrainSuiteOptions& o, c10::Devic
                                " tokens, sinks among them, got ", size.tokens, "; change it"));
   }
   std::vector<ResultRecord> records;
-  for (const auto& size : o.cases) run_case(o, size, device, records);
+  for (const auto& size : o.cases) {
+    const auto found = run_case(o, size, device);
+    records.insert(records.end(), found.begin(), found.end());
+  }
   return records;
 }
 

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "dsrsq/attention/sqa.h"
+#include "dsrsq/bench/case_records.h"
 #include "dsrsq/bench/moba.h"
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/logging.h"
@@ -74,7 +75,7 @@ class SelectionReader : public Method {
     x.plain_q = cast(input.q);
     x.plain_k = cast(input.k);
     if (visit) visit(x);
-    if (attends) return attend_selected(x, *attends).out;
+    if (attends) return attend_chosen(x, attends->choose(x)).out;
     const DenseAttention dense = attend_densely(x);
     for (size_t i = 0; i < measured.size(); ++i) measure(x, dense.lse, measured[i], qualities[i]);
     return dense.out;
@@ -86,9 +87,6 @@ class SelectionReader : public Method {
   std::function<void(const LayerVectors&)> visit;
 
  private:
-  ops::ClusterAttention attend_selected(const LayerVectors& x, const Selection& s) const {
-    return attend_chosen(x, s.choose(x));
-  }
   ops::ClusterAttention attend_chosen(const LayerVectors& x, const KeyChoice& choice) const {
     return ops::cluster_attention(
         x.q, x.k, x.v, choice.assignment, choice.routes, std::nullopt,
@@ -203,37 +201,18 @@ std::vector<Selection> make_selections(const TrainedSuiteOptions& o, const Sqa& 
   return all;
 }
 
-class Records {
- public:
-  Records(const TrainedSuiteOptions& o, const AttentionShape& shape, int64_t sinks)
-      : name_(concat("trained, n ", o.tokens, ", m ", o.clusters)),
-        shape_{{"heads", double(shape.query_heads)},
-               {"kv_heads", double(shape.key_value_heads)},
-               {"width", double(shape.head_width)},
-               {"layers", double(shape.layers)},
-               {"tokens", double(o.tokens)},
-               {"sequences", double(o.sequences)},
-               {"clusters", double(o.clusters)},
-               {"window", double(o.window)},
-               {"sinks", double(sinks)}} {}
-  void add(const std::string& method, int64_t slots, const std::string& metric, double value,
-           const std::string& unit) {
-    ResultRecord record;
-    record.case_name = name_;
-    record.method = method;
-    record.shape = shape_;
-    record.shape["slots"] = double(slots);
-    record.metric = metric;
-    record.value = value;
-    record.unit = unit;
-    all.push_back(record);
-  }
-  std::vector<ResultRecord> all;
-
- private:
-  std::string name_;
-  std::map<std::string, double> shape_;
-};
+CaseRecords make_records(const TrainedSuiteOptions& o, const AttentionShape& shape, int64_t sinks) {
+  return {concat("trained, n ", o.tokens, ", m ", o.clusters),
+          {{"heads", double(shape.query_heads)},
+           {"kv_heads", double(shape.key_value_heads)},
+           {"width", double(shape.head_width)},
+           {"layers", double(shape.layers)},
+           {"tokens", double(o.tokens)},
+           {"sequences", double(o.sequences)},
+           {"clusters", double(o.clusters)},
+           {"window", double(o.window)},
+           {"sinks", double(sinks)}}};
+}
 
 void check(const TrainedSuiteOptions& o, const std::vector<int32_t>& text, int64_t front) {
   for (const int64_t slots : o.slots)
@@ -297,17 +276,21 @@ std::vector<ResultRecord> run_trained_suite(const TrainedSuiteOptions& o, Langua
   reader.measured = selections;
   reader.qualities.resize(selections.size());
   const double dense = mean_loss();
-  Records records(o, reader.shape(), sinks);
-  records.add("dense", 0, "loss", dense, "nats");
+  auto records = make_records(o, reader.shape(), sinks);
+  const auto add = [&](const std::string& method, int64_t slots, const std::string& metric,
+                       double value, const std::string& unit) {
+    records.add(method, metric, value, unit, {{"slots", double(slots)}});
+  };
+  add("dense", 0, "loss", dense, "nats");
   for (size_t i = 0; i < selections.size(); ++i) {
     const Selection& s = selections[i];
     const Quality& quality = reader.qualities[i];
     reader.attends = &s;
     const double loss = mean_loss();
-    records.add(s.method, s.slots, "loss", loss, "nats");
-    records.add(s.method, s.slots, "loss_gap", loss - dense, "nats");
-    records.add(s.method, s.slots, "mass_recall", quality.recall / double(quality.layers), "share");
-    records.add(s.method, s.slots, "density", quality.density / double(quality.layers), "share");
+    add(s.method, s.slots, "loss", loss, "nats");
+    add(s.method, s.slots, "loss_gap", loss - dense, "nats");
+    add(s.method, s.slots, "mass_recall", quality.recall / double(quality.layers), "share");
+    add(s.method, s.slots, "density", quality.density / double(quality.layers), "share");
     log_info(s.method, ", k ", s.slots, ": loss gap ", loss - dense, " nats of ", dense,
              ", mass recall ", quality.recall / double(quality.layers), ", density ",
              quality.density / double(quality.layers));
