@@ -125,7 +125,7 @@ def pubmedqa(path):
 
 def scitldr(path):
     for r in read_lines(path):
-        document = " ".join(s.strip() for s in r["source"] if s.strip())
+        document = " ".join(s.strip(" \t\r\n") for s in r["source"] if s.strip(" \t\r\n"))
         yield Record(r["paper_id"], "What does this paper say, in one sentence?", [t.strip() for t in r["target"]], 0, document)
 
 
