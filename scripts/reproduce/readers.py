@@ -287,7 +287,7 @@ class Check:
         return sum(r.relocated for r in self.records)
 
     def row(self):
-        rejects = re.findall(r"bad record, left out: (.*)", self.log)
+        rejects = re.findall(r"bad record, left out: (?:\S*/)?(.*)", self.log)  # without folders
         reasons = f"{len(rejects)}" + "".join(f"; {r}" for r in rejects[:3])
         expected = f"{DOCUMENTED[self.name]} (data.md)" if self.name in DOCUMENTED else str(len(self.records))
         return [self.name, str(len(self.store.documents)), expected, self.printed["unanswerable"], self.printed["relocated answers"], reasons,
