@@ -14,8 +14,8 @@ ReadReport read_babilong(const std::string& path, const ReadOptions& options,
   read_json_records({path, options, report}, [&](const json& value, const RecordPlace& place) {
     DocumentExample example;
     example.document = require_text_key(value, "input");
+    example.split_keys = {example.document};  // "Where is Mary?" is another question elsewhere
     Question question;
-    question.request = true;  // "Where is Mary?" is another question elsewhere
     const auto id = value.find("id");
     question.id = id == value.end() ? record_number(place) : require_id(*id, "id");
     question.text = require_text_key(value, "question");

@@ -79,6 +79,7 @@ class EntryWindow {
       append_passage(example, entries_[i].heading, entries_[i].text);
       of_topic[entries_[i].topic()].push_back(i);
     }
+    example.split_keys = {example.document};  // the same question of another time is another one
     for (const auto& [topic, of] : of_topic) {
       if (of.size() > 1) example.questions.push_back(ask(example, topic, of.back()));
     }
@@ -92,7 +93,6 @@ class EntryWindow {
   Question ask(const DocumentExample& example, const std::string& topic, size_t last) const {
     const Entry& entry = entries_[last];
     Question question;
-    question.request = true;  // the same words of another time are another question
     question.text = entry.package.empty()
                         ? concat("What is the subject of the last commit of ", topic, "?")
                         : concat("What is the latest version of ", topic, "?");

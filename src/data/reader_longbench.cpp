@@ -77,6 +77,8 @@ void read_choices(const json& value, Question& question) {
 DocumentExample read_record(const json& value, const RecordPlace& place) {
   DocumentExample example;
   example.document = require_text_key(value, "context");
+  // The same instruction over another text is another question.
+  example.split_keys = {example.document};
   Question question;
   question.id = require_id(require_key(value, "_id"), "_id");
   question.source_line = place.line;
@@ -85,7 +87,6 @@ DocumentExample read_record(const json& value, const RecordPlace& place) {
   } else {
     const std::string& dataset = require_text_key(value, "dataset");
     const std::string& input = require_string(require_key(value, "input"), "input");
-    question.request = input.empty();
     question.text = question_of(input, base_name(dataset));
     read_answers(value, dataset, example, question);
   }

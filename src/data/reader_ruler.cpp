@@ -18,8 +18,8 @@ DocumentExample read_record(const json& value, const RecordPlace& place) {
     throw BadRecord{"\"input\" has no line before its question, which is the last one"};
   DocumentExample example;
   example.document = input.substr(0, document_end + 1);
+  example.split_keys = {example.document};
   Question question;
-  question.request = true;  // "What are the 10 most common words?"
   question.id = require_id(require_key(value, "index"), "index");
   question.text = input.substr(cut + 1);
   if (const auto prefix = value.find("answer_prefix"); prefix != value.end())
