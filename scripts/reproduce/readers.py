@@ -38,6 +38,9 @@ def read_list(path):
     return json.load(open(path))
 
 
+# What is trimmed; str.strip alone takes no-break spaces as well.
+BLANK = " \t\r\n"
+
 # Each source gives these in the order of the file. `document`: the whole text, None where its order is drawn; `gold`: the passage that
 # --documents places.
 Record = collections.namedtuple("Record", "id question answers relocated document gold", defaults=[None])
@@ -100,7 +103,7 @@ def hotpotqa(path):
 
 
 def cnn_dailymail(path, companion=None):
-    lines = lambda text: "\n".join(dict.fromkeys(line.strip() for line in text.split("\n") if line.strip()))
+    lines = lambda text: "\n".join(dict.fromkeys(line.strip(BLANK) for line in text.split("\n") if line.strip(BLANK)))
     if pathlib.Path(path).is_dir():
         articles = []
         for story in sorted(pathlib.Path(path).glob("*.story")):
@@ -125,8 +128,8 @@ def pubmedqa(path):
 
 def scitldr(path):
     for r in read_lines(path):
-        document = " ".join(s.strip(" \t\r\n") for s in r["source"] if s.strip(" \t\r\n"))
-        yield Record(r["paper_id"], "What does this paper say, in one sentence?", [t.strip() for t in r["target"]], 0, document)
+        document = " ".join(s.strip(BLANK) for s in r["source"] if s.strip(BLANK))
+        yield Record(r["paper_id"], "What does this paper say, in one sentence?", [t.strip(BLANK) for t in r["target"]], 0, document)
 
 
 def s2orc(path):
@@ -134,23 +137,24 @@ def s2orc(path):
     if path.endswith(".jsonl"):
         for r in read_lines(path):
             if r["abstract"]:
-                abstract = "\n".join(line.strip() for line in r["abstract"].split(":::") if line.strip())
+                abstract = "\n".join(line.strip(BLANK) for line in r["abstract"].split(":::") if line.strip(BLANK))
                 yield Record(r["paper_id"], "What is the title of this paper?", [r["title"]], 0, abstract)
         return
     r = read_list(path)
     parse = r.get("grobid_parse") or r.get("pdf_parse") or r
     body, section = [], ""
     for p in parse["body_text"]:
-        if p["text"].strip():
+        if p["text"].strip(BLANK):
             heading, section = "" if (p["section"] or "") == section else p["section"] or "", p["section"] or ""
-            body.append((heading.strip() + "\n" if heading else "") + p["text"].strip())
-    abstract = "\n".join(p["text"].strip() for p in parse["abstract"] if p["text"].strip())
+            body.append((heading.strip(BLANK) + "\n" if heading else "") + p["text"].strip(BLANK))
+    abstract = "\n".join(p["text"].strip(BLANK) for p in parse["abstract"] if p["text"].strip(BLANK))
     if abstract:
         yield Record(r["paper_id"], "What is the abstract of this paper?", [abstract], 0, "\n\n".join(body))
 
 
-SOURCES = {"cnn_dailymail": cnn_dailymail, "pubmedqa": pubmedqa, "scitldr": scitldr, "s2orc": s2orc, "nq_simplified": nq, "natural_questions": nq, "nq_open": nq_open, "lost_in_the_middle": lost_in_the_middle, "qed": qed,
-           "squad": squad, "timeqa": timeqa, "hotpotqa": hotpotqa}
+SOURCES = {"nq_simplified": nq, "natural_questions": nq, "nq_open": nq_open, "lost_in_the_middle": lost_in_the_middle, "qed": qed,
+           "squad": squad, "timeqa": timeqa, "hotpotqa": hotpotqa, "cnn_dailymail": cnn_dailymail, "pubmedqa": pubmedqa,
+           "scitldr": scitldr, "s2orc": s2orc}
 
 
 def suite_source(read):
@@ -287,8 +291,9 @@ class Check:
         return sum(r.relocated for r in self.records)
 
     def row(self):
-        rejects = re.findall(r"bad record, left out: (?:\S*/)?(.*)", self.log)  # without folders
-        reasons = f"{len(rejects)}" + "".join(f"; {r}" for r in rejects[:3])
+        rejects = re.findall(r"bad record, left out: (.*)", self.log)
+        # Without the place, which names a folder of this machine.
+        reasons = f"{len(rejects)}" + "".join(f"; {re.sub(r'^.*?:[0-9]+( [(].*?[)])?: ', '', r)}" for r in rejects[:1])
         expected = f"{DOCUMENTED[self.name]} (data.md)" if self.name in DOCUMENTED else str(len(self.records))
         return [self.name, str(len(self.store.documents)), expected, self.printed["unanswerable"], self.printed["relocated answers"], reasons,
                 f"{self.exact} of {self.spans}", "; ".join(self.faults) or "agrees"]

@@ -39,8 +39,8 @@ void add_prepare(CLI::App& app, dsrsq::PrepareOptions& options) {
       app.add_subcommand("prepare", "Read files of one format into a data set (HDF5)");
   command
       ->add_option("inputs", options.inputs,
-                   "Input files, plain, gzip or zstd; of cnn_dailymail also folders of stories, of "
-                   "github_code also of source files")
+                   "Input files, plain, gzip or zstd; a folder of source files for github_code, of "
+                   "stories for cnn_dailymail")
       ->required();
   command
       ->add_option("--format", options.format,

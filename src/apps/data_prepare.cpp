@@ -115,8 +115,8 @@ class Preparation {
   explicit Preparation(const PrepareOptions& options)
       : options_(options),
         readers_(find_readers(options)),
-        questions_(find_questions(options.questions, readers_)),
         companions_(find_companions(options, readers_)),
+        questions_(find_questions(options.questions, readers_)),
         shares_(options.split.empty() ? std::vector<SplitShare>{{"all", 1.0}}
                                       : parse_splits(options.split)),
         assigner_(shares_, options.seed) {
@@ -201,8 +201,8 @@ class Preparation {
       std::vector<uint64_t> ids;
       ReadOptions read_options;
       read_options.maximum_bad = options_.maximum_bad;
-      read_options.questions = questions_;
       read_options.companion = companions_[i];
+      read_options.questions = questions_;
       read_options.progress = [&](int64_t done, int64_t) {
         progress.update(before + done, concat(records, " records"));
       };
@@ -271,8 +271,8 @@ class Preparation {
 
   const PrepareOptions& options_;
   std::vector<const ReaderEntry*> readers_;
-  std::vector<std::string> questions_;
   std::vector<std::string> companions_;
+  std::vector<std::string> questions_;
   std::vector<SplitShare> shares_;
   SplitAssigner assigner_;
   std::vector<std::string> timestamps_;  // of all records, for splits by time

@@ -2,7 +2,6 @@
 // publication a dated stream.
 #include <algorithm>
 #include <filesystem>
-#include <optional>
 
 #include "csv_records.h"
 #include "dated_articles.h"
@@ -127,7 +126,6 @@ Question request(const std::string& id, const std::string& words, const std::str
   Question question;
   question.id = id;
   question.text = words;
-  question.request = true;
   question.answers = {answer};
   question.timestamp = article.published;
   question.source_line = article.line;
@@ -139,6 +137,7 @@ DocumentExample write_example(const Article& article) {
   const std::string& day = article.published;
   if (!day.empty()) example.document = concat("[", day, "]\n");
   example.document += article.text;
+  example.split_keys = {article.text};  // the requests join nothing
   example.questions.push_back(request(article.id, kHighlightsRequest, article.highlights, article));
   if (day.empty()) return example;
   Question when = request(article.id + "#published", kDayRequest, day, article);

@@ -86,8 +86,8 @@ DocumentExample read_record(const json& value, const RecordPlace& place) {
     read_choices(value, question);
   } else {
     const std::string& dataset = require_text_key(value, "dataset");
-    const std::string& input = require_string(require_key(value, "input"), "input");
-    question.text = question_of(input, base_name(dataset));
+    question.text =
+        question_of(require_string(require_key(value, "input"), "input"), base_name(dataset));
     read_answers(value, dataset, example, question);
   }
   example.questions.push_back(std::move(question));

@@ -220,10 +220,10 @@ DocumentExample request(const std::string& words, const std::string& document,
                         const std::string& answer, const Paper& paper) {
   DocumentExample example;
   example.document = document;
+  example.split_keys = {document};  // the request joins nothing
   Question question;
   question.id = paper.id;
   question.text = words;
-  question.request = true;
   question.answers = {answer};
   question.timestamp = paper.timestamp;
   example.questions.push_back(std::move(question));

@@ -37,11 +37,11 @@ DocumentExample read_record(const json& value, int64_t line) {
   Question question;
   question.id = require_text_key(value, "paper_id");
   question.text = kRequest;
-  question.request = true;
   question.source_line = line;
   if (const auto title = value.find("title"); title != value.end())
     example.title = require_string(*title, "title");
   read_sentences(value, example, question);
+  example.split_keys = {example.document};  // the request joins nothing
   const json& targets = require_array(require_key(value, "target"), "target");
   for (size_t i = 0; i < targets.size(); ++i) {
     const std::string target = trimmed(require_string(targets[i], concat("target[", i, "]")));

@@ -154,9 +154,7 @@ void SplitAssigner::add(const DocumentExample& example) {
       for (const std::string& key : example.split_keys) add_document("\n" + key);
       continue;
     }
-    // A request says nothing about its document: it joins only with that.
-    add_hash(stable_hash(normalize_question(question.request ? concat(question.text, "\n", document)
-                                                             : question.text)));
+    add_hash(stable_hash(normalize_question(question.text)));
     if (example.passages.empty()) add_document(document);
     for (const ByteSpan& passage : example.passages)
       add_document(document.substr(passage.begin, passage.end - passage.begin));

@@ -189,7 +189,7 @@ TEST_F(AssemblyTest, DocumentsThatAreNotOnePassageAreRefused) {
   EXPECT_THROW(pool.add(make_example("", "", "x", ""), 0), DataError);
   EXPECT_THROW(PassagePool("/no/such/folder/pool"), DataError);
   DocumentExample request = make_example("", "a text", "x", "text");
-  request.questions[0].request = true;  // of which of the passages?
+  request.split_keys = {request.document};  // of which of the passages?
   EXPECT_THROW(pool.add(request, 0), DataError);
 }
 

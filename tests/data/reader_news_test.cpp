@@ -44,7 +44,7 @@ TEST_F(ReaderNewsTest, CsvRowsAreArticles) {
   const Question& question = examples.at(0).questions.at(0);
   EXPECT_EQ(examples[0].document, "(CNN)He said \"no\", twice.\nThen left.");
   EXPECT_EQ(question.answers, Texts{"One .\nTwo ."});  // trimmed, each once
-  EXPECT_TRUE(question.request);
+  EXPECT_EQ(examples[0].split_keys, Texts{examples[0].document});
   EXPECT_EQ(question.timestamp, "");
   EXPECT_EQ(question.source_line, 2);
   EXPECT_EQ(examples[0].questions.size(), 1u);
@@ -153,7 +153,6 @@ TEST_F(ReaderNewsTest, DaysMakeADatedStream) {
   for (const Question& question : first.questions) {
     EXPECT_EQ(question.timestamp, "2007-07-13");
     EXPECT_EQ(question.source_line, 3);
-    EXPECT_TRUE(question.request);
   }
   EXPECT_EQ(first.questions[0].answers, Texts{"hc"});
   EXPECT_EQ(first.questions[1].id, "c#published");

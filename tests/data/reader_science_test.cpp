@@ -54,7 +54,7 @@ TEST_F(ReaderScienceTest, PubMedQa) {
   EXPECT_EQ(question.answers, Texts{"maybe"});
   EXPECT_EQ(question.timestamp, "2007");
   EXPECT_TRUE(question.answer_spans.empty());
-  EXPECT_FALSE(question.request);
+  EXPECT_TRUE(example.split_keys.empty());
   json undated = pubmedqa();
   undated["YEAR"] = nullptr;
   EXPECT_EQ(only("pubmedqa", {{"5", undated}}).questions.at(0).timestamp, "");
@@ -95,7 +95,7 @@ TEST_F(ReaderScienceTest, SciTldr) {
   EXPECT_EQ(example.title, "T");
   const Question& question = example.questions.at(0);
   EXPECT_EQ(question.id, "B1");
-  EXPECT_TRUE(question.request);
+  EXPECT_EQ(example.split_keys, Texts{example.document});
   EXPECT_EQ(question.answers, (Texts{"It is so.", "Thus."}));
   EXPECT_EQ(texts(example, question.evidence), Texts{"Then this."});
   json wrong = record;
@@ -166,7 +166,7 @@ TEST_F(ReaderScienceTest, S2orcGenerationsGiveTheSameDocument) {
       EXPECT_EQ(question.id, form.id);
       EXPECT_EQ(question.answers, Texts{"One.\nTwo."});
       EXPECT_EQ(question.timestamp, form.year);
-      EXPECT_TRUE(question.request);
+      EXPECT_EQ(example.split_keys, Texts{kBody});
       EXPECT_TRUE(question.evidence.empty());
     }
   }

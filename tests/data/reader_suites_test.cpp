@@ -287,9 +287,9 @@ TEST_F(ReaderSuitesTest, TydiQaTakesBytesOfAllAnnotators) {
 
 // Packed by the tool that everybody has, and cut off.
 TEST_F(ReaderSuitesTest, TruncatedGzipIsAnErrorOfEveryFormat) {
-  write(R"({"doc_id": 1, "title": "t", "abstract": ["a"]})", "corpus.jsonl");  // of scifact
   const std::string path =
       write(std::string(300000, ' ') + "\n" + longbench("qasper", "q", {"a"}).dump());
+  write("", "corpus.jsonl");  // beside the claims of scifact
   if (std::system(("gzip -kf '" + path + "'").c_str()) != 0) GTEST_SKIP() << "gzip is not there";
   std::filesystem::resize_file(path + ".gz", std::filesystem::file_size(path + ".gz") - 5);
   for (const ReaderEntry& entry : reader_table()) {

@@ -47,27 +47,6 @@ TEST(SplitsTest, ByTimeTheEarliestFillTheFirstSplit) {
   EXPECT_THROW(split_by_time({"2015", ""}, parse_splits(kShares)), DataError);
 }
 
-// The same words are asked of every document: they must not join all of them.
-TEST(SplitsTest, RequestsJoinOnlyWithTheirDocument) {
-  for (const bool request : {false, true}) {
-    SplitAssigner assigner(parse_splits(kShares), 0);
-    for (int i = 0; i < 2000; ++i) {
-      DocumentExample example;
-      example.document = concat("document ", i / 2);
-      Question question;
-      question.text = "What is this about?";
-      question.request = request;
-      example.questions = {question, question};
-      assigner.add(example);
-    }
-    const std::vector<uint8_t> splits = assigner.assign();
-    EXPECT_EQ(std::set<uint8_t>(splits.begin(), splits.end()).size(), request ? 3u : 1u);
-    for (size_t i = 0; i < splits.size(); i += 4) {
-      for (size_t j = 1; j < 4; ++j) EXPECT_EQ(splits[i], splits[i + j]);
-    }
-  }
-}
-
 TEST(SplitsTest, SharesAreMetOnIndependentRecords) {
   Records records;
   for (int i = 0; i < 20000; ++i)

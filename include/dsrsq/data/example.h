@@ -22,8 +22,6 @@ struct Question {
   std::vector<ByteSpan> answer_spans;  // where the answer itself stands; may be empty
   std::string timestamp;               // ISO 8601 or empty
   int64_t source_line = 0;             // line in the source file, for messages
-  // The same words are asked of every document ("What is the abstract of this paper?").
-  bool request = false;
 };
 
 // Questions of one document stand together: consecutive pairs may share a training sequence
@@ -35,9 +33,9 @@ struct DocumentExample {
   // Of a document that is put together from passages: their ranges, titles included, in order.
   // Empty (or one): the document is one passage.
   std::vector<ByteSpan> passages = {};
-  // What a split may not cut, where the document does not say it: two cuts of one source file are
-  // other documents. Documents that share a key are in one split; without keys, those that share a
-  // question, the document or a passage.
+  // What a split may not cut, where neither the document nor the question says it: two cuts of one
+  // source file are other documents, "What is the next line?" is asked of all. Documents that share
+  // a key are in one split; without keys, those that share a question, the document or a passage.
   std::vector<std::string> split_keys = {};
 };
 

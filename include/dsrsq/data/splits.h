@@ -36,8 +36,7 @@ class SplitAssigner {
   // In record order. Question: lower-cased, white space collapsed, a final "?" dropped.
   // An empty document (of a closed-book question) joins nothing.
   void add(const std::string& question, const std::string& document);
-  // All of its questions. A request, which is asked of every document, does not join these.
-  void add(const DocumentExample& example);
+  void add(const DocumentExample& example);  // all of its questions
   std::vector<uint8_t> assign() const;
 
  private:
