@@ -242,7 +242,7 @@ TEST(Prepare, AFolderOfStoriesWithItsCompanion) {
     std::vector<std::string> command{"prepare",     folder + "/",          "--format", format,
                                      "--tokenizer", project().tokenizer(), "--output", output};
     command.insert(command.end(), more.begin(), more.end());
-    return dsrsq::data(command);
+    return data(std::move(command));
   };
   auto made = with({"--companion", days, "--split", "train=0.8,test=0.2", "--split-by", "time"},
                    "cnn_dailymail");
