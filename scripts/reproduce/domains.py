@@ -11,7 +11,7 @@ import json
 import pathlib
 import sys
 
-METRICS = {"f1": "F1", "answer_recall": "Recall of answer tokens among those read", "language_loss": "Loss on the answer, nats a token"}
+METRICS = {"f1": "F1", "answer_recall": "Recall of answer tokens among those read"}
 
 
 def text_of(record: dict | None) -> str:
