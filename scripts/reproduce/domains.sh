@@ -3,8 +3,8 @@
 # answers the test questions of all.
 #   scripts/reproduce/domains.sh DATA [DOMAIN...]     DOMAIN: nq, news, code, science; default: all, which gives the transfer matrix too
 # DATA: a folder with nq/*.jsonl.gz (Natural Questions, simplified), news/*.csv and news/dates.tsv (CNN/DailyMail), code/*.jsonl.gz
-# (codeparrot columns), science/covid_qa.json, science/ori_pqal.json and science/scitldr.jsonl; scripts/fetch_data.sh says where they come
-# from. One model a core (DSRSQ_JOBS, 2); finished parts are kept.
+# (codeparrot columns), science/covid_qa.json, science/ori_pqal.json and science/scitldr.jsonl; data/README.md says where they come from.
+# One model a core (DSRSQ_JOBS, 2); finished parts are kept.
 # Leaves runs/domains/{<domain>,eval/<model>_on_<domain>,transfer.json,transfer.md}.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 source scripts/reproduce/small_model.sh
