@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from plot_parts import BLUE, GREY, ORANGE, PALETTE, SKY, Layout, axis_formatter, label_ends, log_ticks, make_room
 from report_data import Results, format_value
 
+SHARES = [0, 0.2, 0.4, 0.6, 0.8, 1.0]
 MARKERS = "osD^v<>PX*hp"
 
 
@@ -83,7 +84,7 @@ def draw_bars(axes: Axes, results: Results, rows: list[str], metric: str, upper:
     axes.xaxis.set_major_formatter(axis_formatter(unit))
     if unit == "share":
         axes.set_xlim(0, 1)
-        axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+        axes.set_xticks(SHARES)
     elif axes.get_xscale() == "linear":
         axes.set_xlim(left=0)
     return texts
@@ -96,8 +97,11 @@ def fit_bars(figure: Figure, panels: list[tuple[Axes, list[tuple[float, object]]
         make_room(axes, texts)
         if axes.get_xscale() == "log":
             log_ticks(axes)
-        elif max(axes.get_xticks(), default=0) != 1.0:
-            axes.xaxis.set_major_locator(MaxNLocator(max(2, int(axes.get_window_extent().width / figure.dpi / 0.8))))
+        elif list(axes.get_xticks()) != SHARES:
+            axes.xaxis.set_major_locator(MaxNLocator(max(2, int(axes.get_window_extent().width / figure.dpi / 0.6))))
+    shares = [axes for axes, _ in panels if list(axes.get_xticks()) == SHARES]
+    for axes in shares:  # to be compared at a glance
+        axes.set_xlim(0, max(other.get_xlim()[1] for other in shares))
 
 
 def draw_panels(results: Results, panels: list[tuple[str, str, str | None]], layout: Layout) -> Figure | None:
@@ -144,12 +148,32 @@ def place_labels(axes: Axes, points: list[tuple[float, float, str]]) -> None:
                       ha="left" if side > 0 else "right", fontsize=9.5, arrowprops=line)
 
 
+def has_ablation(results: Results) -> bool:
+    return any(row_color(row) == ORANGE for row in results.rows)
+
+
 def draw_ablation(results: Results, layout: Layout) -> Figure | None:
+    return draw_quality_cost(results, layout) if has_ablation(results) else None
+
+
+def draw_methods(results: Results, layout: Layout) -> Figure | None:
+    return None if has_ablation(results) else draw_quality_cost(results, layout)
+
+
+def draw_retention(results: Results, layout: Layout) -> Figure | None:
+    if not results.has("em_latent", results.single()):
+        return None  # nothing left the exact set
+    return draw_panels(results, RETENTION, layout)
+
+
+def draw_quality_cost(results: Results, layout: Layout) -> Figure | None:
     panels = [("bytes_held", "bytes held a sequence"), ("tokens_read", "context tokens read a question")]
     rows = [row for row in results.single() if row_color(row) != SKY]  # the same weights cost the same: no ablation
     panels = [panel for panel in panels if any(results.get(row, "em") and results.get(row, panel[0]) for row in rows)]
     if not panels:
         return None
+    ends = [max(em.value, em.high) if math.isfinite(em.high) else em.value for row in rows if (em := results.get(row, "em"))]
+    top = max(0.1, 1.12 * max(ends))
     lines, columns = layout.grid(len(panels))
     figure, grid = plt.subplots(lines, columns, figsize=(layout.panel * columns, 5.4 * lines), sharey=True, squeeze=False,
                                 layout="constrained")
@@ -175,8 +199,8 @@ def draw_ablation(results: Results, layout: Layout) -> Figure | None:
             axes.set_xlim(left=-0.04 * max(costs, default=1))
         axes.xaxis.set_major_formatter(axis_formatter(unit))
         axes.set_xlabel(label + (" (logarithmic)" if logarithmic else ""))
-        axes.set_ylim(-0.05, 1.12)
-        axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+        axes.set_ylim(-0.05 * top, top)
+        axes.set_yticks([tick for tick in SHARES if tick <= top])
         named.append(points)
     for line in grid:
         line[0].set_ylabel("exact match (share of questions)")
@@ -186,7 +210,7 @@ def draw_ablation(results: Results, layout: Layout) -> Figure | None:
         if axes.get_xscale() == "log":
             log_ticks(axes)
         else:
-            axes.xaxis.set_major_locator(MaxNLocator(max(2, int(axes.get_window_extent().width / figure.dpi / 0.9))))
+            axes.xaxis.set_major_locator(MaxNLocator(max(2, int(axes.get_window_extent().width / figure.dpi / 0.7))))
     for axes, points in zip(grid.flat, named):
         place_labels(axes, points)
     return figure
@@ -303,7 +327,6 @@ def draw_comparison(results: Results, layout: Layout) -> Figure | None:
     heights = [max(1.0, 0.5 * len(rows)) for _, rows in groups]
     places = [sum(heights[:i]) + heights[i] / 2 for i in range(len(groups))]
     figure, axes = plt.subplots(figsize=(8.5 if layout.wide else layout.panel, 1.6 + 0.34 * sum(heights)), layout="constrained")
-    texts = []
     for (_, rows), place, height in zip(groups, places, heights):
         for k, row in enumerate(rows):
             y = place + (k - (len(rows) - 1) / 2) * height / (len(rows) + 1)
@@ -312,9 +335,8 @@ def draw_comparison(results: Results, layout: Layout) -> Figure | None:
             axes.plot([difference.low, difference.high], [y, y], color=color, linewidth=2)
             axes.plot(difference.value, y, "o", color=color, markersize=6 if len(rows) > 1 else 7, markeredgecolor="white")
             if len(rows) == 1:
-                text = axes.annotate(f"{difference.value:+.3f}", (difference.high, y), xytext=(7, 0), textcoords="offset points", va="center",
-                                     fontsize=10)
-                texts.append((difference.high, text))
+                text = f"{difference.value:+.3f}" + (f" [{difference.low:.3f}, {difference.high:.3f}]" if layout.wide else "")
+                axes.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=10, annotation_clip=False)
     row_axis(axes, [name for name, _ in groups], places)
     axes.set_ylim(sum(heights), 0)
     axes.axvline(0, color="black", linewidth=1.1)
@@ -329,10 +351,12 @@ def draw_comparison(results: Results, layout: Layout) -> Figure | None:
                       handletextpad=0.1)
     else:
         color_key(figure, [row for _, rows in groups for row in rows], layout)
-    fit_bars(figure, [(axes, texts)])
+    fit_bars(figure, [(axes, [])])
     return figure
 
 
+RETENTION = [("em_exact", "EM, answer among exact keys", None), ("em_latent", "EM, answer only in latents", None),
+             ("retained_latent", "answers still held as latents", None)]
 BUDGET_QUALITY = [("f1", "F1", None), ("em", "Exact match", None), ("f1", "F1 against bytes held", "bytes_held"),
                   ("em", "Exact match against bytes held", "bytes_held")]
 BUDGET_COSTS = [("answer_held", "Answer entries held (share)", None), ("token_efficiency", "Tokens read / tokens available", None),
@@ -348,10 +372,11 @@ FIGURES = [
     ("budget_costs", "Costs against the budget", "A line a method; dashed: what has no budget.", sweeps_of(*BUDGET_COSTS)),
     ("ablation", "Ablation: what each part buys", "Exact match against what a method holds and reads; vertical lines are 95 % intervals.",
      draw_ablation),
+    ("quality_cost", "Quality against cost", "Exact match against what a method holds and reads; vertical lines are 95 % intervals.",
+     draw_methods),
     ("information_retention", "Information retention", "Exact match where every answer token was an exact key, and where all had left the exact "
      "set; of the latter, the share of answers whose latents are still held (n/a: no such question).",
-     panels_of(("em_exact", "EM, answer among exact keys", None), ("em_latent", "EM, answer only in latents", None),
-               ("retained_latent", "answers still held as latents", None))),
+     draw_retention),
     ("memory", "Memory", "State kept a sequence when its answer is decoded (keys, values, latents and everything beside them), and the most that the "
      "program held at the evaluation's batch size.",
      panels_of(("bytes_held", "bytes held a sequence", None), ("peak_memory", "peak memory", None))),

@@ -23,6 +23,7 @@ POLICY = [("ppo/clip_fraction", "Clipped ratios (share of picks)"), ("ppo/approx
           ("ppo/value_loss", "Loss of the critic")]
 VALIDATION = [("validation/em", "Exact match"), ("validation/f1", "Token F1"), ("validation/answer_recall", "Recall of answer tokens"),
               ("validation/evidence_recall", "Recall of evidence tokens"), ("validation/token_share", "Tokens read, share of the context")]
+OTHERWISE = ("validation/loss", "validation/reader_calls")  # drawn with the loss; only counts on
 FROM_ZERO = ("_share", "_recall", "_fraction", "_score", "entropy", "_kl", "_cost", "/em", "/f1")  # axes that start at 0
 
 
@@ -95,7 +96,7 @@ def draw_loss_terms(runs: list[Run], layout: Layout) -> Figure | None:
 def draw_validation_metrics(runs: list[Run], layout: Layout) -> Figure | None:
     named = dict(VALIDATION)
     keys = [key for key in dict.fromkeys(key for run in runs for key in run.series)
-            if key.startswith("validation/") and key != "validation/loss" and key not in named and any(any(run.get(key)[1]) for run in runs)]
+            if key.startswith("validation/") and key not in OTHERWISE and key not in named and any(any(run.get(key)[1]) for run in runs)]
     named.update((key, key.removeprefix("validation/").replace("_", " ")) for key in keys)
     return draw_lines(runs, list(named.items()), layout)
 

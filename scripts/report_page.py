@@ -25,9 +25,8 @@ COMPARED = [("em", "EM"), ("f1", "F1"), ("subspan_em", "subspan EM"), ("rouge_l"
 CSS = """:root{color-scheme:light}*{box-sizing:border-box}
 body{font:16px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:1180px;margin:0 auto;padding:1.2em;overflow-wrap:break-word}
 h1{font-size:1.7em;margin:.2em 0}h2{font-size:1.35em;margin:2.2em 0 .6em;border-bottom:2px solid #ccc;padding-bottom:.2em}
-h3{font-size:1.1em;margin:1.8em 0 .5em}a{color:#0b5a8f}code{font-size:.88em;overflow-wrap:anywhere}.note,figcaption{color:#444;font-size:.92em}
-nav{background:#f5f7f9;border:1px solid #e0e4e8;border-radius:6px;padding:.6em 1em;margin:1.2em 0}nav ul{margin:0;padding-left:1.2em}
-nav>ul{columns:2 20em}nav>ul>li{break-inside:avoid}
+h3{font-size:1.1em;margin:1.8em 0 .5em}a{color:#0b5a8f}code{font-size:.88em;overflow-wrap:anywhere}.files{white-space:nowrap}.note,figcaption{color:#444;font-size:.92em}
+nav{background:#f5f7f9;border:1px solid #e0e4e8;border-radius:6px;padding:.6em 1em;margin:1.2em 0}nav ul{margin:0;padding:0;list-style:none}nav li{font-weight:600;margin:.3em 0}nav p{font-weight:400;font-size:.88em;margin:0;line-height:1.7}
 .scroll{overflow-x:auto;border:1px solid #e0e4e8;border-radius:4px}table{border-collapse:collapse;font-size:.88em;font-variant-numeric:tabular-nums}
 th,td{padding:.35em .7em;border-bottom:1px solid #e3e3e3;text-align:right;vertical-align:top}td{white-space:nowrap}
 th{border-bottom:2px solid #888;vertical-align:bottom;min-width:5em}.rows th:first-child,.rows td:first-child{text-align:left;position:sticky;left:0;background:#fff}
@@ -35,11 +34,12 @@ th{border-bottom:2px solid #888;vertical-align:bottom;min-width:5em}.rows th:fir
 .facts{width:100%;table-layout:fixed;margin:.6em 0 1.4em}.facts td{text-align:left;white-space:normal;overflow-wrap:anywhere}
 .facts td:first-child{color:#555;width:6.5em}
 figure{margin:1em 0}figure img{display:block;max-width:100%;height:auto}
-@media (max-width:600px){body{padding:1em .9em}h1{font-size:1.45em}.rows td:first-child{max-width:9.5em;white-space:normal;overflow-wrap:anywhere}
-th,td{padding:.35em .5em}figure img{width:100%}nav>ul{columns:1}}
+@media screen and (min-width:601px){wbr{display:none}}
+@media (max-width:600px){body{padding:1em .9em}h1{font-size:1.45em}.rows td:first-child{min-width:8em;white-space:normal}
+th,td{padding:.35em .5em}figure img{width:100%}}
 @media print{@page{size:A4;margin:14mm}body{font-size:10pt;max-width:none;padding:0}a{color:inherit}nav{background:none}
-.scroll{overflow:visible;border:0}table{font-size:6.6pt}.facts{font-size:8pt}th,td{padding:.2em .3em}.rows th{min-width:0;overflow-wrap:anywhere}
-.rows{width:100%}.rows th:first-child,.rows td:first-child{position:static;max-width:12em;white-space:normal;overflow-wrap:anywhere}td small{font-size:1em}
+.scroll{overflow:visible;border:0}table{font-size:6.4pt}.facts{font-size:8pt}th,td{padding:.2em .25em}.rows th{min-width:0}
+.rows{width:100%}.rows th:first-child,.rows td:first-child{position:static;white-space:normal}td small{font-size:1em}
 td{white-space:normal}thead{display:table-header-group}tr,figure,.facts{break-inside:avoid}h1,h2,h3,p.note{break-after:avoid}
 figure img{max-height:235mm;width:auto;margin:0 auto}.screen{display:none}}"""
 
@@ -83,13 +83,19 @@ Cell = tuple[str, str]  # value, interval
 
 
 def cell_html(cell: Cell) -> str:
-    value, interval = (html.escape(text) for text in cell)
+    value, interval = (html.escape(text).replace("\n", "<br>") for text in cell)
+    value = value.replace(" ", "&nbsp;")
     return f"<td{' class=na' if value == 'n/a' else ''}>{value}{f' <small>{interval}</small>' if interval else ''}</td>"
+
+
+def name_html(name: str) -> str:
+    """A row's name breaks behind punctuation, where a line is too short for it."""
+    return "<td>" + re.sub(r"([_:@/-])", r"\1<wbr>", html.escape(name)) + "</td>"
 
 
 def html_table(header: list[str], rows: list[list[Cell]], label: str) -> str:
     head = "".join(f"<th>{html.escape(title)}</th>" for title in header)
-    body = "".join(f"<tr>{''.join(map(cell_html, row))}</tr>\n" for row in rows)
+    body = "".join(f"<tr>{name_html(row[0][0])}{''.join(map(cell_html, row[1:]))}</tr>\n" for row in rows)
     return (f"<div class=scroll tabindex=0 role=region aria-label='{html.escape(label, quote=True)}'><table class=rows>\n<thead><tr>{head}</tr></thead>\n"
             f"<tbody>{body}</tbody></table></div>\n")
 
@@ -103,7 +109,7 @@ def difference_cell(record: Record | None) -> Cell:
     difference = record.difference if record else None
     if difference is None:
         return "n/a", ""
-    p = "" if math.isnan(record.p) else ", p < 0.001" if record.p < 0.001 else f", p {record.p:.3f}"
+    p = "" if math.isnan(record.p) else "\np < 0.001" if record.p < 0.001 else f"\np {record.p:.3f}"
     return f"{difference.value:+.3f}", f"[{difference.low:.3f}, {difference.high:.3f}]{p}"
 
 
@@ -181,7 +187,7 @@ def figure_html(figure: Figure) -> str:
     """Drawn for a page and for a phone; the browser takes one."""
     return (f"<h3 id='{figure.file}'>{html.escape(figure.title)}</h3>\n<figure><picture><source media='screen and (max-width:600px)' "
             f"srcset='{data_uri(figure.narrow)}'>\n<img alt='{html.escape(figure.title, quote=True)}' src='{data_uri(figure.wide)}'></picture>\n"
-            f"<figcaption>{html.escape(figure.caption)} <span class=screen>{link(figure.file + '.png', 'PNG')} {link(figure.file + '.svg', 'SVG')}</span>"
+            f"<figcaption>{html.escape(figure.caption)} <span class='screen files'>{link(figure.file + '.png', 'PNG')} {link(figure.file + '.svg', 'SVG')}</span>"
             "</figcaption></figure>\n")
 
 
@@ -237,8 +243,8 @@ def write_report(folder: str, page: Page) -> str:
     contents, body = [], []
 
     def part(identity: str, title: str, entries: list[tuple[str, str, str]], lead: str) -> None:
-        inner = "".join(f"<li><a href='#{name}'>{html.escape(text)}</a></li>" for name, text, _ in entries)
-        contents.append(f"<li><a href='#{identity}'>{html.escape(title)}</a>{f'<ul>{inner}</ul>' if inner else ''}</li>\n")
+        inner = " · ".join(f"<a href='#{name}'>{html.escape(text)}</a>" for name, text, _ in entries)
+        contents.append(f"<li><a href='#{identity}'>{html.escape(title)}</a>{f'<p>{inner}</p>' if inner else ''}</li>\n")
         body.append(f"<h2 id='{identity}'>{html.escape(title)}</h2>\n{lead}{''.join(text for _, _, text in entries)}")
 
     files = dict.fromkeys(file for section in page.sections for file in [section.prefix])
