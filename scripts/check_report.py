@@ -23,10 +23,10 @@ VIEWS = [("1280", 1280, 1, "screen"), ("390", 390, 2, "screen"), ("print", 688, 
 PIECE = 3000  # CSS pixels of a screenshot's height: longer ones are more than a texture holds
 PATIENCE = 60  # seconds for an answer of the browser
 
-# Faults of the page as it stands, as a list of lines.
-LOOK = r"""(async () => {
+# Faults of the page as it stands in a window of a width, as a list of lines. A phone's innerWidth grows with a page that is too wide.
+LOOK = r"""(async width => {
   await Promise.all([...document.images].map(image => image.decode().catch(() => {})));
-  const faults = [], width = document.documentElement.clientWidth, printed = matchMedia('print').matches;
+  const faults = [], root = document.documentElement, printed = matchMedia('print').matches;
   const name = e => {
     const text = (e.getAttribute('alt') || e.textContent || '').trim().replace(/\s+/g, ' ').slice(0, 40);
     return e.tagName.toLowerCase() + (e.id ? '#' + e.id : '') + (text ? ` "${text}"` : '');
@@ -39,8 +39,8 @@ LOOK = r"""(async () => {
   }
   for (const figure of document.querySelectorAll('figure'))
     if (!figure.querySelector('img, svg, canvas, video')) faults.push(`figure without a picture: ${name(figure)}`);
-  const wide = document.documentElement.scrollWidth;
-  if (wide > innerWidth) faults.push(`the page is ${wide} pixels wide, the window ${innerWidth}`);
+  if (root.clientWidth !== width) faults.push(`laid out for ${root.clientWidth} pixels, the window has ${width}: is the meta viewport missing?`);
+  if (root.scrollWidth > width) faults.push(`the page is ${root.scrollWidth} pixels wide, the window ${width}`);
   const scrolls = e => ['auto', 'scroll'].includes(getComputedStyle(e).overflowX);
   // What sticks out of the window, the outermost element of each, unless it can be scrolled to in its own box.
   const sticking = new Set();
@@ -51,7 +51,7 @@ LOOK = r"""(async () => {
       continue;
     }
     let inBox = false;
-    for (let p = e.parentElement; p; p = p.parentElement) inBox ||= p !== document.body && p !== document.documentElement && scrolls(p);
+    for (let p = e.parentElement; p; p = p.parentElement) inBox ||= p !== document.body && p !== root && scrolls(p);
     if (!inBox && (box.right > width + 1 || box.left < -1)) {
       faults.push(`cut off: ${name(e)} reaches from ${Math.round(box.left)} to ${Math.round(box.right)} of ${width} pixels`);
       sticking.add(e);
@@ -69,7 +69,7 @@ LOOK = r"""(async () => {
   }
   for (const [size, e] of small.values()) faults.push(`letters of ${size.toFixed(1)} pixels, less than ${least}: ${name(e)}`);
   return faults;
-})()"""
+})"""
 LINKS = "[...document.querySelectorAll('a[href], area[href]')].map(a => a.getAttribute('href'))"
 NAMES = "[...document.querySelectorAll('[id], a[name]')].map(e => e.id || e.name)"
 
@@ -82,8 +82,11 @@ class Browser:
     """One page of headless Chromium. Commands and events are JSON, each ended by a zero byte, on descriptors 3 and 4."""
 
     def __init__(self, program: str, profile: str):
-        # Numbers above those that the child gives them.
-        (their_in, self.out), (self.into, their_out) = ([fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in self._pipe()] for _ in range(2))
+        # Under numbers above those that the child gives them.
+        ends = [*os.pipe(), *os.pipe()]
+        their_in, self.out, self.into, their_out = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
+        for end in ends:
+            os.close(end)
         options = ["--headless", "--remote-debugging-pipe", f"--user-data-dir={profile}", "--no-first-run", "--disable-gpu", "--hide-scrollbars",
                    "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update"]
         if os.geteuid() == 0:
@@ -102,10 +105,6 @@ class Browser:
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(domain + ".enable")
-
-    @staticmethod
-    def _pipe() -> tuple[int, int]:
-        return os.pipe()
 
     def close(self) -> None:
         try:
@@ -217,7 +216,7 @@ def check(program: str, page: pathlib.Path, shots: pathlib.Path | None) -> list[
                 browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=scale, mobile=name == "390")
                 browser.call("Emulation.setEmulatedMedia", media=medium)
                 browser.open(page.resolve().as_uri())
-                found = browser.evaluate(LOOK)
+                found = browser.evaluate(f"{LOOK}({width})")
                 if shots:
                     browser.shoot(name, shots)
                 faults += [f"{page} at {name}: {fault}" for fault in browser.complaints() + found]

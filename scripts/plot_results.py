@@ -123,13 +123,16 @@ def panels_of(*panels: tuple[str, str, str | None]):
     return lambda results, layout: draw_panels(results, list(panels), layout)
 
 
-def place_labels(axes: Axes, points: list[tuple[float, float, str]]) -> None:
-    """Names points where no other point or name stands: the first free place of right and left, from near to far."""
+def place_labels(axes: Axes, points: list[tuple[float, float, str]], bars: list[tuple[float, float, float]]) -> None:
+    """Names points where no other point, name or bar (x, from, to) stands: the first free place of right and left, from near to far."""
     axes.figure.canvas.draw()
     renderer, scale = axes.figure.canvas.get_renderer(), axes.figure.dpi / 72
     frame = axes.get_window_extent()
     pixels = [axes.transData.transform(point[:2]) for point in points]
     taken = [(x - 6 * scale, y - 6 * scale, x + 6 * scale, y + 6 * scale) for x, y in pixels]
+    for x, low, high in bars:
+        (left, bottom), (_, top) = axes.transData.transform((x, low)), axes.transData.transform((x, high))
+        taken.append((left - 2 * scale, bottom, left + 2 * scale, top))
     for (x, y), point in zip(pixels, points):
         text = axes.text(0, 0, point[2], fontsize=9.5)
         box = text.get_window_extent(renderer)
@@ -179,7 +182,7 @@ def draw_quality_cost(results: Results, layout: Layout) -> Figure | None:
                                 layout="constrained")
     named = []
     for axes, (metric, label) in zip(grid.flat, panels):
-        points = []
+        points, bars = [], []
         for row in rows:
             em, cost = results.get(row, "em"), results.get(row, metric)
             if em is None or cost is None:
@@ -187,6 +190,7 @@ def draw_quality_cost(results: Results, layout: Layout) -> Figure | None:
             layer = 3 + [GREY, ORANGE, BLUE].index(row_color(row))  # what is compared stands behind the full model
             if math.isfinite(em.low) and math.isfinite(em.high):
                 axes.plot([cost.value] * 2, [em.low, em.high], color=row_color(row), linewidth=1.4, zorder=layer)
+                bars.append((cost.value, em.low, em.high))
             axes.plot(cost.value, em.value, "o", color=row_color(row), markersize=8, markeredgecolor="white", zorder=layer)
             points.append((cost.value, em.value, row))
         costs = [point[0] for point in points]
@@ -201,7 +205,7 @@ def draw_quality_cost(results: Results, layout: Layout) -> Figure | None:
         axes.set_xlabel(label + (" (logarithmic)" if logarithmic else ""))
         axes.set_ylim(-0.05 * top, top)
         axes.set_yticks([tick for tick in SHARES if tick <= top])
-        named.append(points)
+        named.append((points, bars))
     for line in grid:
         line[0].set_ylabel("exact match (share of questions)")
     color_key(figure, rows, layout)
@@ -211,8 +215,8 @@ def draw_quality_cost(results: Results, layout: Layout) -> Figure | None:
             log_ticks(axes)
         else:
             axes.xaxis.set_major_locator(MaxNLocator(max(2, int(axes.get_window_extent().width / figure.dpi / 0.7))))
-    for axes, points in zip(grid.flat, named):
-        place_labels(axes, points)
+    for axes, (points, bars) in zip(grid.flat, named):
+        place_labels(axes, points, bars)
     return figure
 
 

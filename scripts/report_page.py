@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from report_data import InputError, Record, Results, Run, format_value, read_text, significant, trace_pages
+from report_data import InputError, Record, Results, Run, format_value, read_text, trace_pages
 
 QUALITY = [("em", "EM"), ("f1", "F1"), ("subspan_em", "subspan EM"), ("rouge_l", "ROUGE-L"), ("bleu", "BLEU"), ("evidence_recall", "evidence recall"),
            ("answer_recall", "answer recall"), ("answer_held", "answer entries held"), ("em_exact", "EM, answer exact"),
@@ -22,26 +22,65 @@ COST = [("tokens_read", "tokens read"), ("tokens_spent", "tokens spent"), ("toke
         ("sparse_share", "sparse queries"), ("density", "density"), ("latent_mass", "latent mass"), ("train_core_seconds", "training, core-seconds")]
 COMPARED = [("em", "EM"), ("f1", "F1"), ("subspan_em", "subspan EM"), ("rouge_l", "ROUGE-L"), ("bleu", "BLEU")]
 
-CSS = """:root{color-scheme:light}*{box-sizing:border-box}
-body{font:16px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:1180px;margin:0 auto;padding:1.2em;overflow-wrap:break-word}
-h1{font-size:1.7em;margin:.2em 0}h2{font-size:1.35em;margin:2.2em 0 .6em;border-bottom:2px solid #ccc;padding-bottom:.2em}
-h3{font-size:1.1em;margin:1.8em 0 .5em}a{color:#0b5a8f}code{font-size:.88em;overflow-wrap:anywhere}.files{white-space:nowrap}.note,figcaption{color:#444;font-size:.92em}
-nav{background:#f5f7f9;border:1px solid #e0e4e8;border-radius:6px;padding:.6em 1em;margin:1.2em 0}nav ul{margin:0;padding:0;list-style:none}nav li{font-weight:600;margin:.3em 0}nav p{font-weight:400;font-size:.88em;margin:0;line-height:1.7}
-.scroll{overflow-x:auto;border:1px solid #e0e4e8;border-radius:4px}table{border-collapse:collapse;font-size:.88em;font-variant-numeric:tabular-nums}
-th,td{padding:.35em .7em;border-bottom:1px solid #e3e3e3;text-align:right;vertical-align:top}td{white-space:nowrap}
-th{border-bottom:2px solid #888;vertical-align:bottom;min-width:5em}.rows th:first-child,.rows td:first-child{text-align:left;position:sticky;left:0;background:#fff}
-.rows tr:nth-child(even) td{background:#f7f9fb}td.na{color:#777;font-style:italic}td small{display:block;font-size:.88em;color:#555}
-.facts{width:100%;table-layout:fixed;margin:.6em 0 1.4em}.facts td{text-align:left;white-space:normal;overflow-wrap:anywhere}
-.facts td:first-child{color:#555;width:6.5em}
-figure{margin:1em 0}figure img{display:block;max-width:100%;height:auto}
-@media screen and (min-width:601px){wbr{display:none}}
-@media (max-width:600px){body{padding:1em .9em}h1{font-size:1.45em}.rows td:first-child{min-width:8em;white-space:normal}
-th,td{padding:.35em .5em}figure img{width:100%}}
-@media print{@page{size:A4;margin:14mm}body{font-size:10pt;max-width:none;padding:0}a{color:inherit}nav{background:none}
-.scroll{overflow:visible;border:0}table{font-size:6.4pt}.facts{font-size:8pt}th,td{padding:.2em .25em}.rows th{min-width:0}
-.rows{width:100%}.rows th:first-child,.rows td:first-child{position:static;white-space:normal}td small{font-size:1em}
-td{white-space:normal}thead{display:table-header-group}tr,figure,.facts{break-inside:avoid}h1,h2,h3,p.note{break-after:avoid}
-figure img{max-height:235mm;width:auto;margin:0 auto}.screen{display:none}}"""
+CSS = """
+:root { color-scheme: light; }
+* { box-sizing: border-box; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 1180px; margin: 0 auto; padding: 1.2em;
+  overflow-wrap: break-word; }
+h1 { font-size: 1.7em; margin: .2em 0; }
+h2 { font-size: 1.35em; margin: 2.2em 0 .6em; border-bottom: 2px solid #ccc; padding-bottom: .2em; }
+h3 { font-size: 1.1em; margin: 1.8em 0 .5em; }
+a { color: #0b5a8f; }
+code { font-size: .88em; overflow-wrap: anywhere; }
+nav { background: #f5f7f9; border: 1px solid #e0e4e8; border-radius: 6px; padding: .6em 1em; margin: 1.2em 0; }
+nav ul { margin: 0; padding: 0; list-style: none; }
+nav li { font-weight: 600; margin: .3em 0; }
+nav p { font-weight: 400; font-size: .88em; margin: 0; line-height: 1.7; }
+.note, figcaption { color: #444; font-size: .92em; }
+.files { white-space: nowrap; }
+.scroll { overflow-x: auto; border: 1px solid #e0e4e8; border-radius: 4px; }
+table { border-collapse: separate; border-spacing: 0; font-size: .88em; font-variant-numeric: tabular-nums; }
+th, td { padding: .35em .7em; border-bottom: 1px solid #e3e3e3; text-align: right; vertical-align: top; }
+td { white-space: nowrap; }
+td.na { color: #777; font-style: italic; }
+td small { display: block; font-size: .88em; color: #555; }
+th { border-bottom: 2px solid #888; vertical-align: bottom; min-width: 5em; }
+.rows th:first-child, .rows td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
+.rows tr:nth-child(even) td { background: #f7f9fb; }
+.facts { width: 100%; table-layout: fixed; margin: .6em 0 1.4em; }
+.facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+.facts td:first-child { color: #555; width: 6.5em; }
+figure { margin: 1em 0; }
+figure img { display: block; max-width: 100%; height: auto; }
+@media screen and (min-width: 601px) { wbr { display: none; } }
+@media screen and (max-width: 600px) {
+  body { padding: 1em .9em; }
+  h1 { font-size: 1.45em; }
+  th, td { padding: .35em .5em; }
+  .rows td:first-child { min-width: 8em; white-space: normal; }
+  figure img { width: 100%; }
+}
+@media print {
+  @page { size: A4; margin: 14mm; }
+  body { font-size: 10pt; max-width: none; padding: 0; }
+  a { color: inherit; }
+  nav { background: none; }
+  .screen { display: none; }
+  .scroll { overflow: visible; border: 0; }
+  table { font-size: 6.4pt; }
+  th, td { padding: .2em .25em; }
+  td { white-space: normal; }
+  td small { font-size: 1em; }
+  .rows { width: 100%; }
+  .rows th { min-width: 0; }
+  .rows th:first-child, .rows td:first-child { position: static; white-space: normal; }
+  .facts { font-size: 8pt; }
+  thead { display: table-header-group; }
+  tr, figure, .facts { break-inside: avoid; }
+  h1, h2, h3, p.note { break-after: avoid; }
+  figure img { max-height: 235mm; width: auto; margin: 0 auto; }
+}
+"""
 
 
 @dataclass
@@ -96,8 +135,8 @@ def name_html(name: str) -> str:
 def html_table(header: list[str], rows: list[list[Cell]], label: str) -> str:
     head = "".join(f"<th>{html.escape(title)}</th>" for title in header)
     body = "".join(f"<tr>{name_html(row[0][0])}{''.join(map(cell_html, row[1:]))}</tr>\n" for row in rows)
-    return (f"<div class=scroll tabindex=0 role=region aria-label='{html.escape(label, quote=True)}'><table class=rows>\n<thead><tr>{head}</tr></thead>\n"
-            f"<tbody>{body}</tbody></table></div>\n")
+    return (f"<div class=scroll tabindex=0 role=region aria-label='{html.escape(label, quote=True)}'><table class=rows>\n"
+            f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>\n")
 
 
 def value_cell(record: Record | None) -> Cell:
@@ -122,7 +161,8 @@ def plain(value: float | None) -> object:
     return "" if value is None or not math.isfinite(value) else value
 
 
-def table(folder: str, file: str, title: str, note: str, results: Results, rows: list[str], columns: list[tuple[str, str]], compare: bool) -> str:
+def table(folder: str, file: str, title: str, note: str, results: Results, rows: list[str], columns: list[tuple[str, str]],
+          compare: bool) -> str:
     """The table, and its CSV: values in the unit of the record, without rounding, n/a an empty cell."""
     def record_of(row: str, metric: str) -> Record | None:
         record = results.get(row, metric)
@@ -150,17 +190,20 @@ def table(folder: str, file: str, title: str, note: str, results: Results, rows:
 def tables(folder: str, section: Section) -> list[tuple[str, str, str]]:
     """(id, title, HTML) of each table that there is something to write in."""
     results, made = section.results, []
-    compared = [row for row in results.rows if any((record := results.get(row, metric)) and record.difference for metric, _ in COMPARED)]
-    baseline = next((results.get(row, metric).baseline for row in compared for metric, _ in COMPARED
-                     if (record := results.get(row, metric)) and record.difference), "")
+
+    def differs(row: str, metric: str) -> bool:
+        record = results.get(row, metric)
+        return bool(record and record.difference)
+    compared = [row for row in results.rows if any(differs(row, metric) for metric, _ in COMPARED)]
+    baseline = next((results.get(row, metric).baseline for row in compared for metric, _ in COMPARED if differs(row, metric)), "")
     for name, title, note, rows, columns, compare in (
             ("table-quality", "Answers", "In brackets: 95 % bootstrap intervals.", results.rows, QUALITY, False),
-            ("table-comparison", f"Answers less those of {baseline}", "Question by question: mean of the differences, 95 % paired bootstrap interval, p of a "
-             "two-sided sign-flip test, not corrected for several comparisons.", compared, COMPARED, True),
+            ("table-comparison", f"Answers less those of {baseline}", "Question by question: mean of the differences, 95 % paired "
+             "bootstrap interval, p of a two-sided sign-flip test, not corrected for several comparisons.", compared, COMPARED, True),
             ("table-cost", "Costs", "", results.rows, COST, False)):
-        columns = [(metric, heading) for metric, heading in columns if any(
-            (record := results.get(row, metric)) and (record.difference or not compare) for row in rows)]
-        if rows and columns:
+        shown = differs if compare else results.get
+        columns = [(metric, heading) for metric, heading in columns if any(shown(row, metric) for row in rows)]
+        if columns:
             file = section.prefix + name
             made.append((file, title, table(folder, file, title, note, results, rows, columns, compare)))
     return made
@@ -214,15 +257,13 @@ def sources(paths: list[str]) -> str:
 
 def summary(results: Results) -> str:
     """What was asked, on what, and where that is written."""
-    shapes = [record.shape for record in results.values.values() if record.shape]
-    parts = []
+    shapes, parts = [record.shape for record in results.values.values()], []
     for key, word in (("questions", "questions"), ("context_tokens", "context tokens on average")):
-        numbers = sorted({shape[key] for shape in shapes if key in shape})
+        numbers = [shape[key] for shape in shapes if key in shape]
         if numbers:
-            parts.append(" to ".join(significant(value) if key == "context_tokens" else f"{value:,.0f}" for value in dict.fromkeys((numbers[0], numbers[-1])))
-                         + " " + word)
-    devices = dict.fromkeys(str(provenance["device"]) for _, provenance in results.provenance if "device" in provenance)
-    parts += devices
+            limits = dict.fromkeys(f"{round(limit):,}" for limit in (min(numbers), max(numbers)))
+            parts.append(f"{' to '.join(limits)} {word}")
+    parts += dict.fromkeys(str(provenance["device"]) for _, provenance in results.provenance if "device" in provenance)
     return (f"<p>{html.escape('; '.join(parts))}{'. ' if parts else ''}Measured by the command under "
             f"{sources([path for path, _ in results.provenance])}.</p>\n")
 
@@ -247,8 +288,7 @@ def write_report(folder: str, page: Page) -> str:
         contents.append(f"<li><a href='#{identity}'>{html.escape(title)}</a>{f'<p>{inner}</p>' if inner else ''}</li>\n")
         body.append(f"<h2 id='{identity}'>{html.escape(title)}</h2>\n{lead}{''.join(text for _, _, text in entries)}")
 
-    files = dict.fromkeys(file for section in page.sections for file in [section.prefix])
-    if len(files) != len(page.sections):
+    if len({section.prefix for section in page.sections}) != len(page.sections):
         raise InputError("--results: two sections would have files of the same name; name them apart")
     for section in page.sections:
         entries = tables(folder, section)
@@ -267,9 +307,10 @@ def write_report(folder: str, page: Page) -> str:
     part("provenance", "Provenance", [], "<p>Every number comes from a file that one of these commands writes; this page was made of them by "
          f"<code>{html.escape(page.command)}</code>.</p>\n{''.join(facts)}")
     title = html.escape(page.title)
-    text = (f"<!DOCTYPE html>\n<html lang=en><head><meta charset=utf-8><title>{title}</title>\n<meta name=viewport content='width=device-width, "
-            f"initial-scale=1'><style>{CSS}</style></head><body>\n<h1>{title}</h1>\n<p>Measured, not quoted: commit, command, device and versions of every "
-            f"number stand under <a href='#provenance'>provenance</a>.</p>\n<nav aria-label=Contents><ul>{''.join(contents)}</ul></nav>\n"
+    text = (f"<!DOCTYPE html>\n<html lang=en><head><meta charset=utf-8><title>{title}</title>\n"
+            f"<meta name=viewport content='width=device-width, initial-scale=1'><style>{CSS}</style></head><body>\n<h1>{title}</h1>\n"
+            "<p>Measured, not quoted: commit, command, device and versions of every number stand under "
+            f"<a href='#provenance'>provenance</a>.</p>\n<nav aria-label=Contents><ul>{''.join(contents)}</ul></nav>\n"
             f"{''.join(body)}</body></html>\n")
     path = os.path.join(folder, "index.html")
     with open(path, "w", encoding="utf-8") as file:
