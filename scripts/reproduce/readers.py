@@ -10,6 +10,7 @@ contexts also number of passages, place of the gold one, that no other holds an 
 
 import argparse
 import collections
+import csv
 import gzip
 import json
 import pathlib
@@ -36,6 +37,9 @@ def read_lines(path):
 def read_list(path):
     return json.load(open(path))
 
+
+# What is trimmed; str.strip alone takes no-break spaces as well.
+BLANK = " \t\r\n"
 
 # Each source gives these in the order of the file. `document`: the whole text, None where its order is drawn; `gold`: the passage that
 # --documents places.
@@ -98,8 +102,59 @@ def hotpotqa(path):
         yield Record(r["_id"], r["question"], [r["answer"]], 0, None)
 
 
+def cnn_dailymail(path, companion=None):
+    lines = lambda text: "\n".join(dict.fromkeys(line.strip(BLANK) for line in text.split("\n") if line.strip(BLANK)))
+    if pathlib.Path(path).is_dir():
+        articles = []
+        for story in sorted(pathlib.Path(path).glob("*.story")):
+            text, *highlights = re.split(r"^@highlight$", story.read_text(), flags=re.M)
+            articles.append((story.stem, lines(text).replace("\n", "\n\n"), lines("\n".join(highlights))))
+    else:
+        csv.field_size_limit(1 << 30)
+        articles = [(r["id"], r["article"], lines(r["highlights"])) for r in csv.DictReader(open(path, newline="", encoding="utf-8"))]
+    days = {r["id"]: r["published"] for r in csv.DictReader(open(companion), delimiter="\t")} if companion else {}
+    articles = [a for a in articles if a[0] in days or not companion]
+    for id, text, highlights in sorted(articles, key=lambda a: (days[a[0]], a[0])) if companion else articles:
+        document = f"[{days[id]}]\n{text}" if companion else text
+        yield Record(id, "What are the highlights of this article?", [highlights], 0, document)
+        if companion:
+            yield Record(id + "#published", "When was this article published?", [days[id]], 0, document)
+
+
+def pubmedqa(path):
+    for id, r in read_list(path).items():
+        yield Record(id, r["QUESTION"], [r["final_decision"]], 0, "\n\n".join(map("\n".join, zip(r["LABELS"], r["CONTEXTS"]))))
+
+
+def scitldr(path):
+    for r in read_lines(path):
+        document = " ".join(s.strip(BLANK) for s in r["source"] if s.strip(BLANK))
+        yield Record(r["paper_id"], "What does this paper say, in one sentence?", [t.strip(BLANK) for t in r["target"]], 0, document)
+
+
+def s2orc(path):
+    """The samples: parses of all generations, one a file, and rows of metadata."""
+    if path.endswith(".jsonl"):
+        for r in read_lines(path):
+            if r["abstract"]:
+                abstract = "\n".join(line.strip(BLANK) for line in r["abstract"].split(":::") if line.strip(BLANK))
+                yield Record(r["paper_id"], "What is the title of this paper?", [r["title"]], 0, abstract)
+        return
+    r = read_list(path)
+    parse = r.get("grobid_parse") or r.get("pdf_parse") or r
+    body, section = [], ""
+    for p in parse["body_text"]:
+        if p["text"].strip(BLANK):
+            heading, section = "" if (p["section"] or "") == section else p["section"] or "", p["section"] or ""
+            body.append((heading.strip(BLANK) + "\n" if heading else "") + p["text"].strip(BLANK))
+    abstract = "\n".join(p["text"].strip(BLANK) for p in parse["abstract"] if p["text"].strip(BLANK))
+    if abstract:
+        yield Record(r["paper_id"], "What is the abstract of this paper?", [abstract], 0, "\n\n".join(body))
+
+
 SOURCES = {"nq_simplified": nq, "natural_questions": nq, "nq_open": nq_open, "lost_in_the_middle": lost_in_the_middle, "qed": qed,
-           "squad": squad, "timeqa": timeqa, "hotpotqa": hotpotqa}
+           "squad": squad, "timeqa": timeqa, "hotpotqa": hotpotqa, "cnn_dailymail": cnn_dailymail, "pubmedqa": pubmedqa,
+           "scitldr": scitldr, "s2orc": s2orc}
 
 
 def suite_source(read):
@@ -177,7 +232,8 @@ class Check:
         self.valid = "valid" in (out / f"{name}.validate.txt").read_text()
         self.store = Store(out / f"{name}.h5", out / "tokenizer.json")
         formats = self.formats * len(self.inputs) if len(self.formats) == 1 else self.formats
-        self.records = [r for format, path in zip(formats, self.inputs) for r in SOURCES[format](path)]
+        companion = [self.option("--companion")] if self.option("--companion") else []
+        self.records = [r for format, path in zip(formats, self.inputs) for r in SOURCES[format](path, *companion)]
         self.faults, self.spans, self.exact = [], 0, 0
 
     def require(self, holds, fault):
@@ -236,7 +292,8 @@ class Check:
 
     def row(self):
         rejects = re.findall(r"bad record, left out: (.*)", self.log)
-        reasons = f"{len(rejects)}" + "".join(f"; {r}" for r in rejects[:3])
+        # Without the place, which names a folder of this machine.
+        reasons = f"{len(rejects)}" + "".join(f"; {re.sub(r'^.*?:[0-9]+( [(].*?[)])?: ', '', r)}" for r in rejects[:1])
         expected = f"{DOCUMENTED[self.name]} (data.md)" if self.name in DOCUMENTED else str(len(self.records))
         return [self.name, str(len(self.store.documents)), expected, self.printed["unanswerable"], self.printed["relocated answers"], reasons,
                 f"{self.exact} of {self.spans}", "; ".join(self.faults) or "agrees"]

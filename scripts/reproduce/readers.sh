@@ -2,7 +2,8 @@
 # Prepares and validates every real file that the readers take, and compares with an independent reading in Python.
 #   scripts/reproduce/readers.sh DATA_FOLDER [BIN_FOLDER]      default: build/bin
 # DATA_FOLDER holds nq_simplified_derived, lost_in_the_middle, qed_nq_dev, natural_questions, timeqa, covid_qa, squad_format, hotpotqa_sample, github_code,
-# debian_changelogs, longbench_ruler, quality_sample and tydiqa_tiny.
+# debian_changelogs, longbench_ruler, quality_sample, tydiqa_tiny, cnn_dailymail,
+# pubmedqa, scitldr_a, s2orc_samples.
 # About three minutes of one core. Prints the table, leaves it in runs/readers/table.md; exit code 1 where a row does not agree.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 [ $# -ge 1 ] || { echo "usage: scripts/reproduce/readers.sh DATA_FOLDER [BIN_FOLDER]" >&2; exit 2; }
@@ -58,6 +59,16 @@ prepare_rows() {
     row ${fixture}_fixture squad -- "$DATA/squad_format/allennlp_fixtures/$fixture.json"
   done
   row hotpotqa hotpotqa -- "$DATA/hotpotqa_sample/dev_sample.json"
+  local news="$DATA/cnn_dailymail"
+  row cnn_csv cnn_dailymail -- "$news/cnn_dailymail_validation_subset.csv"
+  row cnn_csv_dated cnn_dailymail --companion "$news/dates.tsv" -- "$news/cnn_dailymail_validation_subset.csv"
+  row cnn_stories cnn_dailymail -- "$news/cnn/stories"
+  row cnn_stories_dated cnn_dailymail --companion "$news/dates.tsv" --maximum-bad 10 -- "$news/cnn/stories"
+  row pubmedqa pubmedqa --split $SPLIT -- "$DATA/pubmedqa/ori_pqal.json"
+  row scitldr_train scitldr -- "$DATA/scitldr_a/train.jsonl"
+  row scitldr_dev scitldr -- "$DATA/scitldr_a/dev.jsonl"
+  row s2orc_papers s2orc --maximum-bad 1 -- "$DATA"/s2orc_samples/*/*/*.json "$DATA"/s2orc_samples/doc2json/*.json
+  row s2orc_metadata s2orc --maximum-bad 512 -- "$DATA/s2orc_samples/metadata/sample.jsonl"
   for repository in google__leveldb pallets__flask fmtlib__fmt BurntSushi__ripgrep; do
     row code_$repository github_code -- "$DATA/github_code/$repository.jsonl.gz"
     row commits_$repository dated_entries -- "$DATA/github_code/$repository.commits.jsonl.gz"

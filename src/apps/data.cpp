@@ -30,22 +30,37 @@ std::string command_line(int argc, char** argv) {
 
 void add_prepare(CLI::App& app, dsrsq::PrepareOptions& options) {
   std::string formats;
-  for (const dsrsq::ReaderEntry& entry : dsrsq::reader_table())
+  std::string companions;
+  for (const dsrsq::ReaderEntry& entry : dsrsq::reader_table()) {
     formats += (formats.empty() ? "" : " | ") + entry.name;
+    if (!entry.companion.empty()) companions += "; " + entry.name + ": " + entry.companion;
+  }
   CLI::App* command =
       app.add_subcommand("prepare", "Read files of one format into a data set (HDF5)");
   command
       ->add_option("inputs", options.inputs,
-                   "Input files, plain, gzip or zstd; a folder of source files for github_code")
+                   "Input files, plain, gzip or zstd; a folder of source files for github_code, of "
+                   "stories for cnn_dailymail")
       ->required();
   command
       ->add_option("--format", options.format,
                    formats + "; one for all inputs or, with commas, one for each")
       ->required();
+  command
+      ->add_option("--companion", options.companions,
+                   "A second file that the format is read with, repeatable: one for all inputs or "
+                   "one for each" +
+                       companions)
+      ->allow_extra_args(false);
   command->add_option("--tokenizer", options.tokenizer, "tokenizer.json")->required();
   command->add_option("--output", options.output, "The data set to write, e.g. nq.h5")->required();
   command->add_option("--split", options.split,
                       "Shares, e.g. train=0.8,validation=0.1,test=0.1; without: one split \"all\"");
+  command
+      ->add_option("--split-by", options.split_by,
+                   "content (default): equal questions and documents are in one split; time: the "
+                   "earliest timestamps are in the first split")
+      ->check(CLI::IsMember({"content", "time"}));
   command->add_option("--seed", options.seed, "Seed of the splits and of drawn passages");
   command
       ->add_option("--documents", options.documents,

@@ -23,6 +23,12 @@ namespace {
 // token.
 const std::string kNoContext = "\n";
 
+// A folder may be given with a slash at its end.
+std::string name_of(const std::string& path) {
+  const std::filesystem::path given(path);
+  return (given.has_filename() ? given : given.parent_path()).filename().string();
+}
+
 // Checked before any work: a run of hours must not end in a missing folder.
 void require_folder_of(const std::string& output) {
   const std::filesystem::path folder = std::filesystem::path(output).parent_path();
@@ -79,6 +85,25 @@ std::vector<const ReaderEntry*> find_readers(const PrepareOptions& options) {
   return readers;
 }
 
+// The companion of each input, or empty.
+std::vector<std::string> find_companions(const PrepareOptions& options,
+                                         const std::vector<const ReaderEntry*>& readers) {
+  const std::vector<std::string>& given = options.companions;
+  std::vector<std::string> companions(options.inputs.size());
+  if (given.empty()) return companions;
+  if (given.size() != 1 && given.size() != options.inputs.size())
+    throw ConfigError(concat("--companion is given ", given.size(), " times for ",
+                             options.inputs.size(),
+                             " inputs; expected one for all, or one for each in their order"));
+  for (size_t i = 0; i < companions.size(); ++i) {
+    if (readers[i]->companion.empty())
+      throw ConfigError(concat("--companion: the format ", readers[i]->name,
+                               " is read without a second file; leave it away"));
+    companions[i] = given[given.size() == 1 ? 0 : i];
+  }
+  return companions;
+}
+
 // Ids of one input, as hashes: eight bytes each.
 int64_t count_repeated(std::vector<uint64_t>& ids) {
   std::sort(ids.begin(), ids.end());
@@ -90,12 +115,19 @@ class Preparation {
   explicit Preparation(const PrepareOptions& options)
       : options_(options),
         readers_(find_readers(options)),
+        companions_(find_companions(options, readers_)),
         questions_(find_questions(options.questions, readers_)),
         shares_(options.split.empty() ? std::vector<SplitShare>{{"all", 1.0}}
                                       : parse_splits(options.split)),
         assigner_(shares_, options.seed) {
     if (options.documents == 0 && !options.gold.empty())
       throw ConfigError("--gold places a passage among --documents N; give both or neither");
+    if (options.split_by == "time" && options.split.empty())
+      throw ConfigError("--split-by says how --split NAME=SHARE,... divides; give both or neither");
+    if (options.split_by == "time" && options.documents > 0)
+      throw ConfigError(
+          "--split-by time does not go with --documents: passages that questions of "
+          "two days share would be in two splits");
     if (options.documents > 0)
       position_ = gold_position(options.gold.empty() ? "first" : options.gold, options.documents);
     require_folder_of(options.output);
@@ -119,8 +151,7 @@ class Preparation {
     StoreWriter::Options out;
     out.command = options_.command;
     out.source = options_.format + ":";
-    for (const std::string& input : options_.inputs)
-      out.source += " " + std::filesystem::path(input).filename().string();
+    for (const std::string& input : options_.inputs) out.source += " " + name_of(input);
     out.splits.clear();
     for (const SplitShare& share : shares_) out.splits.push_back(share.name);
     return out;
@@ -129,7 +160,7 @@ class Preparation {
   void write_plain(StoreWriter& writer) {
     Progress progress("bytes", bytes_);
     read_inputs(progress, 0, true, [&](DocumentExample&& example) {
-      assigner_.add(example);
+      add_to_splits(example);
       if (example.document.empty()) example.document = kNoContext;
       writer.add(example);
     });
@@ -143,7 +174,7 @@ class Preparation {
     PassagePool pool(concat(options_.output, ".passages-", ::getpid()));
     int64_t records = 0;
     read_inputs(progress, 0, true, [&](DocumentExample&& example) {
-      assigner_.add(example);
+      add_to_splits(example);
       pool.add(example, records);
       records += static_cast<int64_t>(example.questions.size());
     });
@@ -170,6 +201,7 @@ class Preparation {
       std::vector<uint64_t> ids;
       ReadOptions read_options;
       read_options.maximum_bad = options_.maximum_bad;
+      read_options.companion = companions_[i];
       read_options.questions = questions_;
       read_options.progress = [&](int64_t done, int64_t) {
         progress.update(before + done, concat(records, " records"));
@@ -211,13 +243,19 @@ class Preparation {
     repeated_ += repeated;
   }
 
+  void add_to_splits(const DocumentExample& example) {
+    if (options_.split_by != "time") return assigner_.add(example);
+    for (const Question& question : example.questions) timestamps_.push_back(question.timestamp);
+  }
+
   std::vector<uint8_t> assign_splits() const {
-    std::vector<uint8_t> splits = assigner_.assign();
+    std::vector<uint8_t> splits =
+        options_.split_by == "time" ? split_by_time(timestamps_, shares_) : assigner_.assign();
     for (size_t i = 0; i < shares_.size(); ++i) {
       if (std::find(splits.begin(), splits.end(), static_cast<uint8_t>(i)) == splits.end())
         log_warning("split ", shares_[i].name,
                     " got no record: too few records, or all hang "
-                    "together by questions or passages that they share");
+                    "together by questions, passages or a timestamp that they share");
     }
     return splits;
   }
@@ -233,9 +271,11 @@ class Preparation {
 
   const PrepareOptions& options_;
   std::vector<const ReaderEntry*> readers_;
+  std::vector<std::string> companions_;
   std::vector<std::string> questions_;
   std::vector<SplitShare> shares_;
   SplitAssigner assigner_;
+  std::vector<std::string> timestamps_;  // of all records, for splits by time
   int64_t position_ = 0;
   int64_t bytes_ = 0;
   ReadReport totals_;  // its list of bad records stays empty

@@ -92,6 +92,12 @@ void PassagePool::add(const DocumentExample& example, int64_t record) {
                                  : concat("one over ", example.passages.size(), " passages"),
         "; leave --documents away"));
   }
+  if (!example.split_keys.empty()) {
+    const Question& question = example.questions.at(0);
+    throw DataError(concat(describe(question), ": \"", question.text.substr(0, 80),
+                           "\" may be asked of other documents too: it does not say which of "
+                           "several passages it is about; leave --documents away"));
+  }
   // The words are kept beside the text: they are compared with every question that draws it.
   const std::string text = passage_text(example);
   const std::string words = padded_words(text);

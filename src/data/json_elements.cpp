@@ -15,9 +15,10 @@ std::string show(char c) {
 
 }  // namespace
 
-JsonElements::JsonElements(std::string key, size_t maximum_bytes, ElementSink element,
+JsonElements::JsonElements(Of of, std::string key, size_t maximum_bytes, ElementSink element,
                            ProblemSink problem)
-    : key_(std::move(key)),
+    : of_(of),
+      key_(std::move(key)),
       maximum_(maximum_bytes),
       element_(std::move(element)),
       problem_(std::move(problem)) {}
@@ -54,7 +55,7 @@ bool JsonElements::step(char c) {
     case State::kAfter:
       return in_list(c);
     case State::kEnd:
-      return fail(concat(show(c), " after the end of the ", key_.empty() ? "list" : "object"));
+      return fail(concat(show(c), " after the end of the ", of_ == Of::kList ? "list" : "object"));
     default:
       return in_object(c);
   }
@@ -65,24 +66,25 @@ bool JsonElements::start(char c) {
   if (static_cast<unsigned char>(c) == 0xEF || static_cast<unsigned char>(c) == 0xBB ||
       static_cast<unsigned char>(c) == 0xBF)
     return true;
-  if (key_.empty() && c == '[') {
+  if (of_ == Of::kList && c == '[') {
     state_ = State::kFirst;
     found_ = true;
     return true;
   }
-  if (!key_.empty() && c == '{') {
+  if (of_ != Of::kList && c == '{') {
     state_ = State::kBeforeKey;
+    found_ = of_ == Of::kObject;
     return true;
   }
-  return fail(key_.empty()
-                  ? concat("expected a list, got ", show(c))
-                  : concat("expected an object with the list \"", key_, "\", got ", show(c)));
+  const std::string with = of_ == Of::kMember ? concat(" with the list \"", key_, "\"") : "";
+  return fail(of_ == Of::kList ? concat("expected a list, got ", show(c))
+                               : concat("expected an object", with, ", got ", show(c)));
 }
 
 bool JsonElements::in_object(char c) {
   switch (state_) {
     case State::kBeforeKey:
-      if (c == '}' && text_.empty()) {  // an empty object
+      if (c == '}' && !after_comma_) {  // an empty object
         state_ = State::kEnd;
         return true;
       }
@@ -107,7 +109,7 @@ bool JsonElements::in_object(char c) {
       state_ = State::kBeforeMember;
       return true;
     case State::kBeforeMember:
-      if (text_ == key_) {
+      if (of_ == Of::kMember && text_ == key_) {
         found_ = true;
         if (c != '[') return fail(concat("\"", key_, "\" must be a list, got ", show(c)));
         state_ = State::kFirst;
@@ -115,13 +117,13 @@ bool JsonElements::in_object(char c) {
       }
       if (c == ',' || c == ']' || c == '}' || c == ':')
         return fail(concat("expected a value, got ", show(c)));
-      in_list_ = false;
+      in_list_ = of_ == Of::kObject;
       begin_value(c);
       return true;
     default:  // kAfterMember
       if (c == ',') {
         state_ = State::kBeforeKey;
-        text_ = key_;  // not empty: "}" is no key
+        after_comma_ = true;
         return true;
       }
       if (c != '}') return fail(concat("expected \",\" or \"}\" after a member, got ", show(c)));
@@ -133,7 +135,7 @@ bool JsonElements::in_object(char c) {
 bool JsonElements::in_list(char c) {
   const bool end = c == ']' && state_ != State::kBefore;
   if (end) {
-    state_ = key_.empty() ? State::kEnd : State::kAfterMember;
+    state_ = of_ == Of::kList ? State::kEnd : State::kAfterMember;
     return true;
   }
   if (state_ == State::kAfter) {
@@ -151,6 +153,7 @@ bool JsonElements::in_list(char c) {
 void JsonElements::begin_value(char c) {
   state_ = State::kValue;
   place_ = {line_, in_list_ ? elements_ : -1};
+  if (of_ == Of::kObject) place_.key = text_;
   text_.clear();
   depth_ = 0;
   container_ = c == '[' || c == '{';
@@ -189,7 +192,7 @@ bool JsonElements::in_value(char c) {
 }
 
 void JsonElements::end_value() {
-  state_ = in_list_ ? State::kAfter : State::kAfterMember;
+  state_ = in_list_ && of_ != Of::kObject ? State::kAfter : State::kAfterMember;
   if (!in_list_) return;
   ++elements_;
   if (too_long_) {

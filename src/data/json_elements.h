@@ -1,6 +1,6 @@
-// Cuts the elements of a JSON list out of a stream of bytes, so that a list of any size is read in
-// the memory of one element. It knows brackets and strings only: what an element holds is checked
-// by the parser afterwards. Private to src/data.
+// Cuts the elements of a JSON list, or the members of a JSON object, out of a stream of bytes, so
+// that one of any size is read in the memory of one element. It knows brackets and strings only:
+// what an element holds is checked by the parser afterwards. Private to src/data.
 #pragma once
 
 #include <cstdint>
@@ -16,9 +16,16 @@ class JsonElements {
   using ElementSink = std::function<void(const std::string& text, const RecordPlace& place)>;
   using ProblemSink = std::function<void(const RecordPlace& place, const std::string& reason)>;
 
-  // The list is the whole input where `key` is empty, else the member `key` of the object that is.
-  // An element over `maximum_bytes` is dropped as a problem.
-  JsonElements(std::string key, size_t maximum_bytes, ElementSink element, ProblemSink problem);
+  // What the elements are.
+  enum class Of {
+    kList,    // those of the list that the input is
+    kMember,  // those of the list that is the member `key` of the object that the input is
+    kObject,  // the members of that object themselves; their keys are in the place
+  };
+
+  // `key` is for kMember alone. An element over `maximum_bytes` is dropped as a problem.
+  JsonElements(Of of, std::string key, size_t maximum_bytes, ElementSink element,
+               ProblemSink problem);
 
   // False after a problem that leaves nothing to go on from; it has been told to `problem`.
   bool add(const char* bytes, size_t size);
@@ -47,6 +54,7 @@ class JsonElements {
   void end_value();
   bool fail(const std::string& reason);
 
+  Of of_;
   std::string key_;
   size_t maximum_;
   ElementSink element_;
@@ -57,7 +65,8 @@ class JsonElements {
   int64_t line_ = 1;
   int64_t elements_ = 0;
   int64_t depth_ = 0;
-  bool in_list_ = false;  // the value is an element, not a member that is passed over
+  bool in_list_ = false;      // the value is an element, not a member that is passed over
+  bool after_comma_ = false;  // in the object: a key has to follow
   bool container_ = false;
   bool in_string_ = false;
   bool escaped_ = false;

@@ -45,17 +45,42 @@ void read_record(const ReadContext& context, const std::string& text, const Reco
   });
 }
 
-// Whether the file begins with "[", after white space and a byte order mark.
-bool is_list(const std::string& path) {
-  bool list = false;
-  for_each_chunk(path, [&list](const char* bytes, size_t size) {
-    const std::string blank = " \t\r\n\xEF\xBB\xBF";
-    const char* first = std::find_if(bytes, bytes + size,
-                                     [&](char c) { return blank.find(c) == std::string::npos; });
-    list = first != bytes + size && *first == '[';
-    return first == bytes + size;
+void read_whole(const ReadContext& context, const RecordSink& record) {
+  const RecordPlace place{1, -1};
+  std::string text;
+  for_each_chunk(
+      context.path,
+      [&text](const char* bytes, size_t size) {
+        text.append(bytes, size);
+        return text.size() <= kMaximumRecord;
+      },
+      context.options.progress);
+  if (text.size() <= kMaximumRecord) {
+    read_record(context, text, place, record);
+    return;
+  }
+  guard_record(context, describe_place(context.path, place), [] {
+    throw BadRecord{concat("the object is longer than ", kMaximumRecord, " bytes")};
   });
-  return list;
+}
+
+// What both kinds of containers share.
+void read_elements(const ReadContext& context, JsonElements::Of of, const std::string& key,
+                   const RecordSink& record) {
+  const auto problem = [&context](const RecordPlace& place, const std::string& reason) {
+    guard_record(context, describe_place(context.path, place), [&] { throw BadRecord{reason}; });
+  };
+  JsonElements elements(
+      of, key, kMaximumRecord,
+      [&](const std::string& text, const RecordPlace& place) {
+        read_record(context, text, place, record);
+      },
+      problem);
+  for_each_chunk(
+      context.path,
+      [&elements](const char* bytes, size_t size) { return elements.add(bytes, size); },
+      context.options.progress);
+  elements.finish();
 }
 
 std::string type_error(const json& value, const std::string& name, const char* expected) {
@@ -64,6 +89,30 @@ std::string type_error(const json& value, const std::string& name, const char* e
 }
 
 }  // namespace
+
+FileLayout layout_of(const std::string& path) {
+  FileLayout layout = FileLayout::kNoJson;
+  const auto decided = [&layout](char c) {
+    if (layout == FileLayout::kLines) {  // after "{"
+      if (c == '\n') layout = FileLayout::kObject;
+      return c != ' ' && c != '\t' && c != '\r';
+    }
+    if (std::string_view(" \t\r\n\xEF\xBB\xBF").find(c) != std::string_view::npos) return false;
+    if (c == '{') layout = FileLayout::kLines;
+    if (c == '[') layout = FileLayout::kList;
+    return c != '{';
+  };
+  for_each_chunk(path, [&decided](const char* bytes, size_t size) {
+    return std::none_of(bytes, bytes + size, decided);
+  });
+  return layout;
+}
+
+ReadOptions options_of_companion(const ReadOptions& options) {
+  ReadOptions out;
+  out.maximum_bad = options.maximum_bad;
+  return out;
+}
 
 std::string record_number(const RecordPlace& place) {
   return std::to_string(place.element < 0 ? place.line : place.element);
@@ -94,29 +143,29 @@ void read_json_lines(const ReadContext& context, const RecordSink& record) {
 }
 
 void read_json_records(const ReadContext& context, const RecordSink& record) {
-  if (is_list(context.path)) {
-    read_json_elements(context, "", record);
-  } else {
-    read_json_lines(context, record);
+  switch (layout_of(context.path)) {
+    case FileLayout::kList:
+      return read_json_elements(context, "", record);
+    case FileLayout::kObject:
+      return read_whole(context, record);
+    case FileLayout::kLines:
+    case FileLayout::kNoJson:  // each of its lines is a bad record
+      return read_json_lines(context, record);
   }
 }
 
 void read_json_elements(const ReadContext& context, const std::string& key,
                         const RecordSink& record) {
-  const auto problem = [&context](const RecordPlace& place, const std::string& reason) {
-    guard_record(context, describe_place(context.path, place), [&] { throw BadRecord{reason}; });
-  };
-  JsonElements elements(
-      key, kMaximumRecord,
-      [&](const std::string& text, const RecordPlace& place) {
-        read_record(context, text, place, record);
-      },
-      problem);
-  for_each_chunk(
-      context.path,
-      [&elements](const char* bytes, size_t size) { return elements.add(bytes, size); },
-      context.options.progress);
-  elements.finish();
+  read_elements(context, key.empty() ? JsonElements::Of::kList : JsonElements::Of::kMember, key,
+                record);
+}
+
+void read_json_members(const ReadContext& context, const MemberSink& record) {
+  read_elements(context, JsonElements::Of::kObject, "",
+                [&record](const json& value, const RecordPlace& place) {
+                  record(parse_record(concat('"', place.key, '"')).get<std::string>(), value,
+                         place);
+                });
 }
 
 void count_question(ReadReport& report, const std::string& document, const Question& question) {
@@ -229,6 +278,19 @@ bool is_iso_8601(const std::string& text) {
   }
   if (i == text.size()) return i == 4 || i == 7 || i == 10 || i == 16 || i == 19;
   return (i == 16 || i == 19) && text.find_first_not_of("0123456789:.,+-Z", i) == std::string::npos;
+}
+
+std::string read_timestamp(const json& object, const std::string& key, const std::string& where) {
+  const auto found = object.find(key);
+  if (found == object.end() || found->is_null()) return "";
+  const std::string text = require_id(*found, where + key);
+  if (text.empty() || is_iso_8601(text)) return text;
+  const std::string year = text.substr(0, 4);
+  const bool whole = text.size() > 4 && (text[4] < '0' || text[4] > '9');
+  if (!whole || !is_iso_8601(year))
+    throw BadRecord{
+        concat("\"", where, key, "\" must begin with a year, got \"", text.substr(0, 40), "\"")};
+  return year;
 }
 
 std::string trimmed(const std::string& text) {

@@ -1,4 +1,4 @@
-// Documents that are several passages. Private to src/data.
+// Documents that are put together from passages or paragraphs. Private to src/data.
 #pragma once
 
 #include <string>
@@ -11,5 +11,9 @@ namespace dsrsq {
 // of its own. Returns the range of `text`.
 ByteSpan append_passage(DocumentExample& example, const std::string& title,
                         const std::string& text);
+
+// The same for a document that is one text: its paragraphs are no passages.
+ByteSpan append_paragraph(std::string& document, const std::string& heading,
+                          const std::string& text);
 
 }  // namespace dsrsq

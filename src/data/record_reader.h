@@ -26,10 +26,24 @@ struct ReadContext {
 // The largest record, for_each_line's limit for a line.
 inline constexpr size_t kMaximumRecord = size_t{64} << 20;
 
-// Where a record begins: the line, and its index where it is the element of a list (-1: a line).
+// By what stands first in a file, after white space and a byte order mark.
+enum class FileLayout {
+  kLines,   // an object: JSONL
+  kObject,  // an object whose "{" is alone in its line: written with indentation
+  kList,
+  kNoJson,  // anything else, or nothing
+};
+FileLayout layout_of(const std::string& path);
+
+// To read the companion file with: its bad records are those of the input, its progress is not.
+ReadOptions options_of_companion(const ReadOptions& options);
+
+// Where a record begins: the line, and its index where it is the element of a list, or the member
+// of an object (-1: a line).
 struct RecordPlace {
   int64_t line = 0;
   int64_t element = -1;
+  std::string key = {};  // of a member, as it stands between the quotes
 };
 
 // The id of a record whose source has none: its line, in a list its index.
@@ -48,7 +62,8 @@ using RecordSink = std::function<void(const nlohmann::json& value, const RecordP
 // throws.
 void read_json_lines(const ReadContext& context, const RecordSink& record);
 
-// As read_json_lines where the file does not begin with "[", else the elements of that list.
+// As read_json_lines, but a file that begins with "[" is the list of the records, and one whose
+// first line is a lone "{" (written with indentation) is one record.
 void read_json_records(const ReadContext& context, const RecordSink& record);
 
 // The elements of the list that is the member `key` of the file's one object, or with an empty key
@@ -56,6 +71,12 @@ void read_json_records(const ReadContext& context, const RecordSink& record);
 // or is larger than a line may be, is a bad record; so is a file that is no such list.
 void read_json_elements(const ReadContext& context, const std::string& key,
                         const RecordSink& record);
+
+// The members of the file's one object, each of them a record that its key names. Otherwise as
+// read_json_elements.
+using MemberSink = std::function<void(const std::string& key, const nlohmann::json& value,
+                                      const RecordPlace& place)>;
+void read_json_members(const ReadContext& context, const MemberSink& record);
 
 // Counts an accepted question of `document`: a record, its answers without a span, its spans.
 void count_question(ReadReport& report, const std::string& document, const Question& question);
@@ -85,6 +106,10 @@ std::vector<std::string> require_answers(const nlohmann::json& value, const std:
 bool is_utf8(const std::string& text);
 // 2026, 2026-11, 2026-11-24, 2026-11-24T08:00:00Z: enough to sort by, which is what it is for.
 bool is_iso_8601(const std::string& text);
+// The timestamp of a member that names a date or a year: an integer, ISO 8601, or text that begins
+// with the year ("2011 Nov"). Empty where the member is absent, null or empty.
+std::string read_timestamp(const nlohmann::json& object, const std::string& key,
+                           const std::string& where = "");
 // Without white space at both ends.
 std::string trimmed(const std::string& text);
 

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <numeric>
 
 #include "dsrsq/core/error.h"
@@ -93,6 +94,30 @@ std::vector<SplitShare> parse_splits(const std::string& text) {
     }
   }
   return shares;
+}
+
+std::vector<uint8_t> split_by_time(const std::vector<std::string>& timestamps,
+                                   const std::vector<SplitShare>& shares) {
+  std::map<std::string, int64_t> records;  // of each timestamp, in their order
+  for (size_t i = 0; i < timestamps.size(); ++i) {
+    if (timestamps[i].empty())
+      throw DataError(concat("record ", i, " has no timestamp: splits by time need one in each"));
+    ++records[timestamps[i]];
+  }
+  std::map<std::string, uint8_t> splits;
+  int64_t before = 0;
+  size_t split = 0;
+  double end = shares[0].share;  // of the split, in shares of all records
+  for (const auto& [timestamp, count] : records) {
+    const double middle = (static_cast<double>(before) + static_cast<double>(count) / 2) /
+                          static_cast<double>(timestamps.size());
+    while (split + 1 < shares.size() && middle >= end) end += shares[++split].share;
+    splits[timestamp] = static_cast<uint8_t>(split);
+    before += count;
+  }
+  std::vector<uint8_t> out;
+  for (const std::string& timestamp : timestamps) out.push_back(splits.at(timestamp));
+  return out;
 }
 
 SplitAssigner::SplitAssigner(std::vector<SplitShare> shares, uint64_t seed)

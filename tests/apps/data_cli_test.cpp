@@ -226,6 +226,56 @@ TEST(Prepare, OneFormatForEachInput) {
   EXPECT_THAT(wrong.errors()[0], HasSubstr("3 formats for 2 inputs"));
 }
 
+// News with days of publication, from stories of a folder to splits by time.
+TEST(Prepare, AFolderOfStoriesWithItsCompanion) {
+  auto folder = project().folder() + "/stories", days = project().folder() + "/days.tsv";
+  auto output = project().folder() + "/news.h5";
+  fs::create_directories(folder);
+  std::string table = "id\tpublished\n";
+  for (int i = 0; i < 10; ++i) {
+    auto id = "story" + std::to_string(i);
+    write_bytes(folder + "/" + id + ".story", "it was anna " + id + "\n\n@highlight\n\nanna\n");
+    table += id + "\t2015-03-0" + std::to_string(1 + i / 2) + "\n";
+  }
+  write_bytes(days, table);
+  auto with = [&](const std::vector<std::string>& more, const std::string& format) {
+    std::vector<std::string> command{"prepare",     folder + "/",          "--format", format,
+                                     "--tokenizer", project().tokenizer(), "--output", output};
+    command.insert(command.end(), more.begin(), more.end());
+    return data(std::move(command));
+  };
+  auto made = with({"--companion", days, "--split", "train=0.8,test=0.2", "--split-by", "time"},
+                   "cnn_dailymail");
+  ASSERT_EQ(made.code, 0) << made.err;
+  EXPECT_THAT(made.out, AllOf(HasSubstr("split             train: 16 records"),
+                              HasSubstr("split             test: 4 records"),
+                              HasSubstr("answer spans      10, 10 at their text (100 %)")));
+  EXPECT_EQ(data({"validate", output, "--tokenizer", project().tokenizer()}).code, 0);
+  write_bytes(folder + "/later.story", "text\n\n@highlight\n\nanna\n");
+  auto without_day = with({"--companion", days}, "cnn_dailymail");
+  EXPECT_EQ(without_day.code, 3);
+  ASSERT_EQ(without_day.errors().size(), 1u) << without_day.err;
+  EXPECT_THAT(without_day.errors()[0],
+              AllOf(HasSubstr("later.story:1"), HasSubstr("no publication day")));
+  for (const auto& [more, reason] : std::vector<std::pair<std::vector<std::string>, std::string>>{
+           {{"--companion", days, "--companion", days}, "2 times for 1 inputs"},
+           {{"--split-by", "time"}, "give both or neither"},
+           {{"--split", "a=1,b=1", "--split-by", "time", "--documents", "3"},
+            "does not go with"}}) {
+    auto wrong = with(more, "cnn_dailymail");
+    EXPECT_EQ(wrong.code, 2);
+    ASSERT_EQ(wrong.errors().size(), 1u) << wrong.err;
+    EXPECT_THAT(wrong.errors()[0], HasSubstr(reason));
+  }
+  EXPECT_EQ(with({"--companion", days}, "squad").code, 2);
+  auto undated = with({"--split", "a=1,b=1", "--split-by", "time"}, "cnn_dailymail");
+  EXPECT_EQ(undated.code, 3);
+  EXPECT_THAT(undated.errors().at(0), HasSubstr("has no timestamp"));
+  auto folder_of_others = with({}, "squad");
+  EXPECT_EQ(folder_of_others.code, 3);
+  EXPECT_EQ(folder_of_others.errors().size(), 1u) << folder_of_others.err;
+}
+
 TEST(Validate, AnotherTokenizerIsADataError) {
   auto folder = project().folder() + "/words";
   ASSERT_EQ(data({"synth", "--output", folder, "--name", "needle", "--set", "task=needle", "--set",

@@ -188,6 +188,9 @@ TEST_F(AssemblyTest, DocumentsThatAreNotOnePassageAreRefused) {
   EXPECT_THROW(pool.add(several, 0), DataError);
   EXPECT_THROW(pool.add(make_example("", "", "x", ""), 0), DataError);
   EXPECT_THROW(PassagePool("/no/such/folder/pool"), DataError);
+  DocumentExample request = make_example("", "a text", "x", "text");
+  request.split_keys = {request.document};  // of which of the passages?
+  EXPECT_THROW(pool.add(request, 0), DataError);
 }
 
 // Over real questions: neither a question nor a passage stands in two splits, distractors included.

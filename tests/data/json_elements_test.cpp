@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+
 namespace dsrsq {
 namespace {
 
@@ -10,13 +12,19 @@ struct Seen {
   std::vector<std::string> problems;
 };
 
+// In the place of a key: the elements are the members of the object.
+const std::string kMembers = "*";
+
 // Fed in parts of `part` bytes.
 Seen cut(const std::string& text, const std::string& key, size_t part, size_t maximum = 1000) {
   Seen seen;
+  const auto of = key == kMembers ? JsonElements::Of::kObject
+                  : key.empty()   ? JsonElements::Of::kList
+                                  : JsonElements::Of::kMember;
   JsonElements elements(
-      key, maximum,
+      of, key, maximum,
       [&](const std::string& element, const RecordPlace& place) {
-        seen.elements.push_back(describe_place("f", place) + " " + element);
+        seen.elements.push_back(describe_place("f", place) + " " + place.key + element);
       },
       [&](const RecordPlace& place, const std::string& reason) {
         seen.problems.push_back(describe_place("f", place) + ": " + reason);
@@ -26,6 +34,43 @@ Seen cut(const std::string& text, const std::string& key, size_t part, size_t ma
   }
   elements.finish();
   return seen;
+}
+
+TEST(JsonElementsTest, CutsMembersWhereverThePartsEnd) {
+  const std::string text =
+      " { \"a\" : {\"b\": [1, \"}\"]},\n\"c\\\"\": 5, \"\":[]\n,\"a\":\"x\"}\n";
+  for (size_t part = 1; part <= text.size(); ++part) {
+    const Seen seen = cut(text, kMembers, part);
+    EXPECT_TRUE(seen.problems.empty()) << part << seen.problems[0];
+    EXPECT_EQ(seen.elements, (std::vector<std::string>{
+                                 "f:1 (element 0) a{\"b\": [1, \"}\"]}", "f:2 (element 1) c\\\"5",
+                                 "f:2 (element 2) []", "f:3 (element 3) a\"x\""}))
+        << part;
+  }
+  EXPECT_TRUE(cut("{ }", kMembers, 1).problems.empty());
+}
+
+TEST(JsonElementsTest, ObjectsThatAreNoneAreProblems) {
+  for (const auto& [text, reason] : std::map<std::string, std::string>{
+           {"[1]", "f:1: invalid JSON (expected an object, got \"[\"); nothing after it is read"},
+           {"{\"a\": 1,}",
+            "f:1: invalid JSON (expected a key, got \"}\"); nothing after it is read"},
+           {"{\"a\" 1}",
+            "f:1: invalid JSON (expected \":\" after a key, got \"1\"); nothing after it is read"},
+           {"{\"a\":}",
+            "f:1: invalid JSON (expected a value, got \"}\"); nothing after it is read"},
+           {"{} {}",
+            "f:1: invalid JSON (\"{\" after the end of the object); nothing after it is read"},
+           {"{\"a\": [1", "f:1 (element 0): invalid JSON (the file ends inside this element)"},
+           {"{\"a\": 1", "f:1 (element 0): invalid JSON (the file ends inside this element)"},
+           {"{\"a", "f:1: invalid JSON (the file ends too early)"},
+           {"", "f:1: invalid JSON (the file is empty)"}}) {
+    EXPECT_EQ(cut(text, kMembers, 1).problems, std::vector<std::string>{reason}) << text;
+  }
+  const Seen seen = cut("{\"a\": \"" + std::string(2000, 'x') + "\", \"b\": 1}", kMembers, 7);
+  EXPECT_EQ(seen.problems,
+            std::vector<std::string>{"f:1 (element 0): the element is longer than 1000 bytes"});
+  EXPECT_EQ(seen.elements, std::vector<std::string>{"f:1 (element 1) b1"});
 }
 
 TEST(JsonElementsTest, CutsListsWhereverThePartsEnd) {

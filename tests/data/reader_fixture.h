@@ -38,8 +38,9 @@ class ReaderFixture {
   }
   ~ReaderFixture() { std::filesystem::remove_all(folder_); }
 
-  std::string write(const std::string& content) const {
-    const std::string path = folder_ / "input";
+  std::string write(const std::string& content, const std::string& name = "input") const {
+    const std::string path = folder_ / name;
+    std::filesystem::create_directories(std::filesystem::path(path).parent_path());
     std::ofstream(path, std::ios::binary) << content;
     return path;
   }
@@ -48,6 +49,7 @@ class ReaderFixture {
     examples.clear();
     ReadOptions options;
     options.maximum_bad = 1'000'000;
+    options.companion = companion;
     report = find_reader(format).read(
         path, options, [&](DocumentExample&& example) { examples.push_back(std::move(example)); });
     return examples;
@@ -69,6 +71,7 @@ class ReaderFixture {
 
   std::vector<DocumentExample> examples;
   ReadReport report;
+  std::string companion;
 
  private:
   std::filesystem::path folder_;

@@ -289,6 +289,7 @@ TEST_F(ReaderSuitesTest, TydiQaTakesBytesOfAllAnnotators) {
 TEST_F(ReaderSuitesTest, TruncatedGzipIsAnErrorOfEveryFormat) {
   const std::string path =
       write(std::string(300000, ' ') + "\n" + longbench("qasper", "q", {"a"}).dump());
+  write("", "corpus.jsonl");  // beside the claims of scifact
   if (std::system(("gzip -kf '" + path + "'").c_str()) != 0) GTEST_SKIP() << "gzip is not there";
   std::filesystem::resize_file(path + ".gz", std::filesystem::file_size(path + ".gz") - 5);
   for (const ReaderEntry& entry : reader_table()) {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "dsrsq/core/random.h"
@@ -24,6 +25,7 @@ struct RealFile {
   int64_t unanswerable;
   int64_t relocated;
   int64_t answer_spans;
+  std::string companion = {};
 };
 
 class ReadersRealTest : public ::testing::TestWithParam<RealFile>, protected ReaderFixture {};
@@ -32,6 +34,7 @@ TEST_P(ReadersRealTest, CountsAndSpans) {
   const RealFile& file = GetParam();
   const std::string path = shared_data(file.path);
   if (!std::filesystem::exists(path)) GTEST_SKIP() << "no " << path << ": set DSRSQ_SHARED_DATA";
+  if (!file.companion.empty()) companion = shared_data(file.companion);
   read(file.format, path);
   EXPECT_TRUE(report.bad.empty()) << first_bad();
   EXPECT_EQ(report.records, file.records);
@@ -70,6 +73,20 @@ INSTANTIATE_TEST_SUITE_P(
         RealFile{"Xquad", "squad", "squad_format/xquad.en.json", 1190, 0, 0, 1190},
         RealFile{"Squad2", "squad", "squad_format/allennlp_fixtures/squad2.json", 6, 1, 0, 6},
         RealFile{"HotpotQa", "hotpotqa", "hotpotqa_sample/dev_sample.json", 50, 0, 0, 46},
+        RealFile{"CnnCsv", "cnn_dailymail", "cnn_dailymail/cnn_dailymail_validation_subset.csv",
+                 804, 0, 0, 0},
+        RealFile{"CnnDated", "cnn_dailymail", "cnn_dailymail/cnn_dailymail_validation_subset.csv",
+                 1608, 0, 0, 804, "cnn_dailymail/dates.tsv"},
+        RealFile{"CnnStories", "cnn_dailymail", "cnn_dailymail/cnn/stories", 20, 0, 0, 0},
+        RealFile{"PubMedQa", "pubmedqa", "pubmedqa/ori_pqal.json", 500, 0, 0, 0},
+        RealFile{"SciTldrTrain", "scitldr", "scitldr_a/train.jsonl", 1992, 0, 0, 0},
+        RealFile{"SciTldrDev", "scitldr", "scitldr_a/dev.jsonl", 619, 0, 0, 0},
+        RealFile{"S2orc2019", "s2orc", "s2orc_samples/s2orc/20190928/10042064.json", 1, 0, 0, 0},
+        RealFile{"S2orc2020", "s2orc", "s2orc_samples/s2orc/20200705/18980463.json", 1, 0, 0, 0},
+        RealFile{"S2orc2021", "s2orc",
+                 "s2orc_samples/s2orc/20210101/24e6b80e338a4e543de6b49cada07156c9149d22.json", 1, 0,
+                 0, 0},
+        RealFile{"Doc2Json", "s2orc", "s2orc_samples/doc2json/N18-3011.json", 1, 0, 0, 0},
         RealFile{"Leveldb", "github_code", "github_code/google__leveldb.jsonl.gz", 172, 0, 0, 33},
         RealFile{"Flask", "github_code", "github_code/pallets__flask.jsonl.gz", 401, 0, 0, 24},
         RealFile{"Fmt", "github_code", "github_code/fmtlib__fmt.jsonl.gz", 104, 0, 0, 12},
@@ -89,6 +106,70 @@ INSTANTIATE_TEST_SUITE_P(
         RealFile{"TydiQa", "tydiqa", "tydiqa_tiny/tiny_dev.jsonl.gz", 11, 5, 0, 5},
         RealFile{"TydiQaGold", "tydiqa", "tydiqa_tiny/small_gold_annotation.jsonl.gz", 3, 1, 0, 4}),
     [](const auto& info) { return info.param.name; });
+
+class RealPapersAndNewsTest : public ::testing::Test, protected ReaderFixture {
+ protected:
+  // Of DSRSQ_SHARED_DATA; a test skips without it.
+  bool read_shared(const std::string& format, const std::string& file) {
+    if (!std::filesystem::exists(shared_data(file))) return false;
+    read(format, shared_data(file));
+    return true;
+  }
+};
+
+TEST_F(RealPapersAndNewsTest, NewsWithDaysIsAStream) {
+  companion = shared_data("cnn_dailymail/dates.tsv");
+  if (!read_shared("cnn_dailymail", "cnn_dailymail/cnn_dailymail_validation_subset.csv"))
+    GTEST_SKIP() << "no shared data: set DSRSQ_SHARED_DATA";
+  std::set<std::string> days;
+  std::string before;
+  for (const DocumentExample& example : examples) {
+    const Question& question = example.questions.at(0);
+    const std::string key = question.timestamp + question.id;
+    EXPECT_LT(before, key);
+    before = key;
+    days.insert(question.timestamp);
+    EXPECT_EQ(example.document.rfind(concat("[", question.timestamp, "]\n"), 0), 0u);
+  }
+  EXPECT_EQ(days.size(), 31u);
+  EXPECT_EQ(*days.begin(), "2014-12-18");
+  EXPECT_EQ(*days.rbegin(), "2015-03-23");
+}
+
+TEST_F(RealPapersAndNewsTest, DecisionsAndYearsOfPubMedQa) {
+  if (!read_shared("pubmedqa", "pubmedqa/ori_pqal.json"))
+    GTEST_SKIP() << "no shared data: set DSRSQ_SHARED_DATA";
+  std::map<std::string, int64_t> decisions;
+  int64_t undated = 0;
+  for (const DocumentExample& example : examples) {
+    ++decisions[example.questions.at(0).answers.at(0)];
+    undated += example.questions[0].timestamp.empty();
+  }
+  EXPECT_EQ(decisions, (std::map<std::string, int64_t>{{"yes", 276}, {"no", 169}, {"maybe", 55}}));
+  EXPECT_EQ(undated, 36);
+}
+
+TEST_F(RealPapersAndNewsTest, SciTldrKeepsAllTargetsAndTheLabelledSentence) {
+  if (!read_shared("scitldr", "scitldr_a/dev.jsonl"))
+    GTEST_SKIP() << "no shared data: set DSRSQ_SHARED_DATA";
+  size_t targets = 0;
+  for (const DocumentExample& example : examples) {
+    targets += example.questions.at(0).answers.size();
+    EXPECT_EQ(example.questions[0].evidence.size(), 1u);
+  }
+  EXPECT_EQ(targets, 1453u);
+}
+
+TEST_F(RealPapersAndNewsTest, S2orcRowsWithoutAnAbstractAreCounted) {
+  if (!read_shared("s2orc", "s2orc_samples/metadata/sample.jsonl"))
+    GTEST_SKIP() << "no shared data: set DSRSQ_SHARED_DATA";
+  EXPECT_EQ(report.records, 488);
+  EXPECT_EQ(report.bad.size(), 512u);
+  read_shared("s2orc",
+              "s2orc_samples/s2orc/20210101/f2235cd28c171f9f3b6a8bcebe246159c464980c.json");
+  EXPECT_TRUE(examples.empty());
+  EXPECT_NE(first_bad().find("no abstract"), std::string::npos) << first_bad();
+}
 
 class TimeQaFormsTest : public ::testing::Test, protected ReaderFixture {};
 

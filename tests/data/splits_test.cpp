@@ -34,6 +34,19 @@ TEST(SplitsTest, ParsesAndNormalisesShares) {
   }
 }
 
+TEST(SplitsTest, ByTimeTheEarliestFillTheFirstSplit) {
+  std::vector<std::string> timestamps;  // ten days of 10 records, in no order
+  for (int i = 0; i < 100; ++i) timestamps.push_back(concat("2015-03-", 10 + (i * 7) % 10));
+  const std::vector<uint8_t> splits = split_by_time(timestamps, parse_splits(kShares));
+  for (size_t i = 0; i < timestamps.size(); ++i)
+    EXPECT_EQ(splits[i], timestamps[i] < "2015-03-18" ? 0 : timestamps[i] < "2015-03-19" ? 1 : 2);
+  // One day cannot be divided, and years are before their days.
+  EXPECT_EQ(split_by_time({"2015", "2015", "2015", "2015-03-01", "2014"}, parse_splits("a=1,b=1")),
+            (std::vector<uint8_t>{1, 1, 1, 1, 0}));
+  EXPECT_EQ(split_by_time({"2015", "2015"}, parse_splits("a=9,b=1")), (std::vector<uint8_t>{0, 0}));
+  EXPECT_THROW(split_by_time({"2015", ""}, parse_splits(kShares)), DataError);
+}
+
 TEST(SplitsTest, SharesAreMetOnIndependentRecords) {
   Records records;
   for (int i = 0; i < 20000; ++i)

@@ -28,7 +28,8 @@ class PassagePool {
 
   // The document as a passage, its title as a line of its own in front unless it is there already.
   // `record` is the record whose split is the passage's. Throws DataError where the document is
-  // more than one passage, or none.
+  // more than one passage, or none, and where its questions do not say what they
+  // are about (split keys).
   void add(const DocumentExample& example, int64_t record);
 
   // After the last add. Equal passages become one.

@@ -27,6 +27,8 @@ struct ReadReport {
 struct ReadOptions {
   int64_t maximum_bad = 0;  // more bad records than this: DataError that lists the first ones and
                             // says which option raises it
+  // A second file that some formats are read with (ReaderEntry::companion); empty: none.
+  std::string companion;
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
   // Of the kinds of question that a reader makes by rules (ReaderEntry::questions), those to make;
   // empty: all of them.
@@ -36,7 +38,8 @@ struct ReadOptions {
 using ExampleSink = std::function<void(DocumentExample&&)>;
 
 // All readers take plain, gzip or zstd files (by magic bytes). JSONL readers but nq_simplified,
-// natural_questions and jsonl take a JSON list of the same objects as well. Where a source has no
+// natural_questions and jsonl take a JSON list of the same objects as well, and one that is written
+// with indentation and alone in its file. Where a source has no
 // id, it is the line's number (in a list, the element's index, from 0).
 
 // Natural Questions v1.0-simplified (github.com/google-research-datasets/natural-questions), JSONL:
@@ -96,6 +99,59 @@ ReadReport read_timeqa(const std::string& path, const ReadOptions& options,
 // and no have no span.
 ReadReport read_hotpotqa(const std::string& path, const ReadOptions& options,
                          const ExampleSink& sink);
+
+// CNN/DailyMail (Hermann et al. 2015, See et al. 2017): a .story file; a folder, whose .story files
+// are read in the order of their names; or the columns "article", "highlights", "id" as CSV (RFC
+// 4180, other columns are ignored) or JSONL. The document is the article (of a story: its
+// paragraphs, joined by blank lines), the answer of the one question, a request, is the highlights,
+// one a line. The companion has tab-separated columns "id" and "published" (YYYY-MM-DD), named in
+// its first line. With it, documents begin with a marker "[2015-03-01]", a line of its own; a
+// second request asks for that day, with the marker as evidence; the timestamp is the day;
+// documents come in the order of day and id; and an article without a day is a bad record.
+ReadReport read_cnn_dailymail(const std::string& path, const ReadOptions& options,
+                              const ExampleSink& sink);
+
+// PubMedQA (Jin et al. 2019), one JSON object: PMID -> {"QUESTION", "CONTEXTS", "LABELS", "YEAR",
+// "final_decision"}, read one member at a time. The document is the contexts, joined by blank
+// lines, each label a line of its own; the answer is yes, no or maybe and has no span. The
+// conclusion ("LONG_ANSWER") is not part of it.
+ReadReport read_pubmedqa(const std::string& path, const ReadOptions& options,
+                         const ExampleSink& sink);
+
+// SciTLDR (Cachola et al. 2020), JSONL: {"source": [sentence], "source_labels": [0 or 1],
+// "paper_id", "target": [summary], "title"?}. The document is the sentences, joined by blanks, the
+// question a request, all targets are answers, evidence is the labelled sentences.
+ReadReport read_scitldr(const std::string& path, const ReadOptions& options,
+                        const ExampleSink& sink);
+
+// S2ORC (Lo et al. 2020): parses of full texts in the generations 20190928, 20200705 and 20210101
+// (as CORD-19), of doc2json, and of the Semantic Scholar API ("content", whose annotations are JSON
+// in strings, with offsets in code points), told apart by their keys; JSONL, or one object a file.
+// The document is the body's paragraphs, joined by blank lines; a section's name is a line of its
+// own in front of its first paragraph. The question is a request for the abstract, which is the
+// answer; a paper without one is a bad record. The companion has rows of metadata (JSONL:
+// "paper_id" or "corpusid", "title", "year" or "publicationdate", "abstract"): with it, these come
+// before the parse's own, and a paper without a row is a bad record. A row of metadata itself, as
+// input, has its abstract as document and asks for its title.
+ReadReport read_s2orc(const std::string& path, const ReadOptions& options, const ExampleSink& sink);
+
+// QASPER v0.3 (Dasigi et al. 2021), one JSON object: id -> {"title", "abstract", "full_text":
+// [{"section_name", "paragraphs"}], "qas"}, read one member at a time. The document is the abstract
+// and the paragraphs, with headings as above. Answers of all annotators as QASPER's evaluation
+// writes them: spans joined by ", ", free form, "Yes" or "No"; those who say unanswerable add none.
+// Evidence is the paragraphs that are named; figures and tables have no place. Answer spans are
+// answers of one span.
+ReadReport read_qasper(const std::string& path, const ReadOptions& options,
+                       const ExampleSink& sink);
+
+// SciFact (Wadden et al. 2020), claims JSONL: {"id", "claim", "evidence": {doc_id: [{"label",
+// "sentences"}]}, "cited_doc_ids"}. The companion is the corpus, JSONL: {"doc_id", "title",
+// "abstract": [sentence]}; without one, corpus.jsonl beside the claims. A question for each cited
+// abstract: the claim over its title (a line of its own) and sentences, id "claim#doc_id"; the
+// answer is SUPPORT, CONTRADICT or, where the claim has no evidence there, NOT ENOUGH INFO, and
+// evidence the sentences of all rationales. The corpus is held in memory.
+ReadReport read_scifact(const std::string& path, const ReadOptions& options,
+                        const ExampleSink& sink);
 
 // Source files: JSONL of codeparrot/github-code ("code" or "content", "repo_name", "path") and The
 // Stack v1 ("max_stars_repo_name", "max_stars_repo_path"), or a folder, whose name is then the
@@ -205,6 +261,7 @@ struct ReaderEntry {
   ReadReport (*read)(const std::string&, const ReadOptions&, const ExampleSink&);
   bool exact_spans;  // every answer span of this reader is the text of an answer
   const std::vector<std::string>& (*questions)() = nullptr;  // kinds that it makes by rules
+  std::string companion = {};  // what the second file is; empty: there is none
 };
 const std::vector<ReaderEntry>& reader_table();
 const ReaderEntry& find_reader(const std::string& name);

@@ -22,6 +22,14 @@ struct SplitShare {
 // "train=0.8,validation=0.1,test=0.1"; shares are normalised. Throws ConfigError.
 std::vector<SplitShare> parse_splits(const std::string& text);
 
+// The split of each record by its timestamp alone: the earliest records fill the first split up to
+// its share, and so on; records of one timestamp are in one split. A day goes to the split that
+// holds its middle record. For streams, where documents of one day repeat each other; equal
+// questions and documents of different days may be in two splits. Throws DataError where a record
+// has no timestamp.
+std::vector<uint8_t> split_by_time(const std::vector<std::string>& timestamps,
+                                   const std::vector<SplitShare>& shares);
+
 class SplitAssigner {
  public:
   SplitAssigner(std::vector<SplitShare> shares, uint64_t seed);
