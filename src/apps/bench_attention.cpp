@@ -1,34 +1,12 @@
 #include "bench_attention.h"
 
-#include <algorithm>
-#include <stdexcept>
-
-#include "dsrsq/core/error.h"
-
 namespace dsrsq {
-namespace {
-
-bench::AttentionCase parse_case(const std::string& text) {
-  const auto colon = text.find(':'), second_colon = text.find(':', colon + 1);
-  const auto end = std::min(second_colon, text.size());
-  size_t first = 0, second = 0;
-  try {
-    bench::AttentionCase size{std::stoll(text, &first), std::stoll(text.substr(colon + 1), &second),
-                              end < text.size() ? text.substr(end + 1) : ""};
-    if (first == colon && colon + 1 + second == end && size.tokens > 0 && size.clusters > 0)
-      return size;
-  } catch (const std::logic_error&) {
-  }
-  throw ConfigError(
-      concat("--cases: expected TOKENS:CLUSTERS, as 16384:128, got ", quote(text), "; change it"));
-}
-
-}  // namespace
-
 void add_attention_options(CLI::App& app, BenchAttentionOptions& o) {
   auto& a = o.suite;
-  app.add_option("--cases", o.cases,
-                 "TOKENS:CLUSTERS,...; also TOKENS:CLUSTERS:TYPE, fp32 (a CPU alone) or bf16")
+  app.add_option(
+         "--cases", o.cases,
+         "TOKENS:CLUSTERS,...; also TOKENS:CLUSTERS:TYPE, fp32 (a CPU alone) or bf16; CLUSTERS "
+         "auto: what sqa.clusters: auto gives for so many tokens")
       ->delimiter(',')
       ->capture_default_str();
   app.add_option("--routing", a.routings, "balanced, skewed")
@@ -57,12 +35,13 @@ void add_attention_options(CLI::App& app, BenchAttentionOptions& o) {
   app.add_option("--seconds", a.timing.seconds, "of measuring, a case and pass")
       ->capture_default_str();
   app.add_flag("--kernels", a.kernels, "also the time of each kernel (or operator, on a CPU)");
+  app.add_flag("--aten", a.aten, "also attention over clusters by plain tensor operations");
   app.add_flag("!--no-moba", a.moba, "on a GPU, without blocks of neighbouring keys (MoBA)");
 }
 
 std::vector<bench::AttentionCase> parse_cases(const BenchAttentionOptions& o) {
   std::vector<bench::AttentionCase> cases;
-  for (const auto& text : o.cases) cases.push_back(parse_case(text));
+  for (const auto& text : o.cases) cases.push_back(bench::parse_attention_case(text));
   return cases;
 }
 

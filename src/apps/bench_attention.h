@@ -16,7 +16,7 @@ struct BenchAttentionOptions {
 };
 
 void add_attention_options(CLI::App& app, BenchAttentionOptions& o);
-// "16384:128", "8192:32:bf16"; throws ConfigError.
+// Throws ConfigError.
 std::vector<bench::AttentionCase> parse_cases(const BenchAttentionOptions& o);
 // Throws ConfigError.
 std::vector<ResultRecord> run_attention(const BenchAttentionOptions& o, at::Device device);

@@ -5,7 +5,8 @@
 namespace dsrsq {
 void add_train_options(CLI::App& app, BenchTrainOptions& o) {
   auto& t = o.suite;
-  app.add_option("--train-cases", o.cases, "train: BATCHxTOKENS:CLUSTERS,...")
+  app.add_option("--train-cases", o.cases,
+                 "train: BATCHxTOKENS:CLUSTERS,...; CLUSTERS auto as in --cases")
       ->delimiter(',')
       ->capture_default_str();
   app.add_option("--layers", t.layers, "train: of the model, of width 64 times --heads")

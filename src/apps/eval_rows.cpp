@@ -104,7 +104,7 @@ FlopSettings flop_settings(const TrainedRun& run, const std::string& method) {
     }
   }
   if (own && config.dsrsq.rckv.enabled) flops.latent_width = config.dsrsq.rckv.latent_width;
-  if (own && config.dsrsq.sqa.enabled) flops.clusters = config.dsrsq.sqa.clusters;
+  if (own && config.dsrsq.sqa.enabled) flops.clusters = config.dsrsq.sqa.cluster_count();
   return flops;
 }
 

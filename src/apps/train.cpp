@@ -60,10 +60,11 @@ void log_sqa_kernel(const dsrsq::RunConfig& config, at::Device device) {
   using namespace dsrsq;
   const auto& sqa = config.dsrsq.sqa;
   auto type = config.train.precision == "bf16" ? at::kBFloat16 : at::kFloat;
-  auto obstacle = native_obstacle(sqa, config.model, device, type);
+  auto obstacle =
+      operator_obstacle(sqa, config.model, device, type, config.dsrsq.counts_attention());
   if (sqa.kernel == "native" && !obstacle.empty())
     throw ConfigError(
-        concat("sqa.kernel: expected auto or masked_dense, got native, which cannot "
+        concat("sqa.kernel: expected auto, aten or masked_dense, got native, which cannot "
                "serve ",
                obstacle, "; change sqa.kernel or that"));
   log_info(describe_sqa_kernel(config.dsrsq, config.model, device, type));

@@ -1,10 +1,17 @@
 #include "dsrsq/attention/dense.h"
 
+#include <ATen/SDPBackend.h>
+#include <ATen/autocast_mode.h>
 #include <torch/torch.h>
 
 #include <cmath>
+#include <tuple>
 
 namespace dsrsq {
+
+at::ScalarType attention_type(const at::Tensor& q) {
+  return at::autocast::is_autocast_enabled(q.device().type()) ? at::kBFloat16 : q.scalar_type();
+}
 
 at::Tensor expand_heads(const at::Tensor& x, int64_t query_heads) {
   auto heads = x.size(1);
@@ -71,6 +78,45 @@ JoinedAttention join_attention(const std::vector<PartialAttention>& parts) {
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   return at::scaled_dot_product_attention(q, expand_heads(k, q.size(1)), expand_heads(v, q.size(1)),
                                           {}, 0.0, true);
+}
+
+PartialAttention causal_attention_with_lse(const at::Tensor& given_q, const at::Tensor& given_k,
+                                           const at::Tensor& given_v) {
+  // Autocast knows the operator that chooses a backend, not the backends.
+  auto type = attention_type(given_q);
+  auto heads = given_q.size(1);
+  auto q = given_q.to(type);
+  auto k = expand_heads(given_k.to(type), heads), v = expand_heads(given_v.to(type), heads);
+  at::Tensor out, lse;
+  switch (at::SDPBackend(at::_fused_sdp_choice(q, k, v, {}, 0.0, /*is_causal=*/true))) {
+    case at::SDPBackend::flash_attention:
+      if (given_q.is_cpu()) {
+        std::tie(out, lse) = at::_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, true);
+      } else if (q.size(3) % 8 == 0) {  // others are padded on the way
+        auto all = at::_scaled_dot_product_flash_attention(q, k, v, 0.0, true);
+        out = std::get<0>(all), lse = std::get<1>(all);
+      }
+      break;
+    case at::SDPBackend::cudnn_attention: {
+      auto all = at::_scaled_dot_product_cudnn_attention(q, k, v, std::nullopt,
+                                                         /*compute_log_sumexp=*/true, 0.0, true);
+      out = std::get<0>(all), lse = std::get<1>(all);
+      break;
+    }
+    case at::SDPBackend::efficient_attention: {
+      auto all =
+          at::_scaled_dot_product_efficient_attention(q, k, v, std::nullopt,
+                                                      /*compute_log_sumexp=*/true, 0.0, true);
+      out = std::get<0>(all), lse = std::get<1>(all);
+      break;
+    }
+    default:
+      break;
+  }
+  if (!out.defined()) return {causal_attention(given_q, given_k, given_v), {}, {}};
+  // Some backends round the number of rows up, or keep an axis of one number a row.
+  lse = lse.detach().reshape({q.size(0), heads, -1}).narrow(2, 0, q.size(2));
+  return {out, lse, {}};
 }
 
 }  // namespace dsrsq

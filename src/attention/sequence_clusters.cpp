@@ -14,8 +14,6 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-at::Tensor unit(const at::Tensor& x) { return x / x.norm(2, -1, true).clamp_min(1e-12); }
-
 // Uniform numbers by rank in the sequence, so that the same token draws the same one wherever
 // padding stands. One draw serves all layers and heads: their keys differ. -> [B, T] fp64, on the
 // device of `order`.
@@ -49,6 +47,8 @@ at::Tensor membership(const at::Tensor& member, const at::Tensor& valid, int64_t
 
 }  // namespace
 
+at::Tensor unit_vectors(const at::Tensor& x) { return x / x.norm(2, -1, true).clamp_min(1e-12); }
+
 SequenceClusters cluster_sequence(const at::Tensor& keys, const at::Tensor& valid,
                                   const at::Tensor& order, int64_t clusters, int64_t seed,
                                   const std::vector<int64_t>& sample_ids) {
@@ -64,7 +64,7 @@ SequenceClusters cluster_sequence(const at::Tensor& keys, const at::Tensor& vali
   auto draw = draws(order, seed, sample_ids).masked_fill(valid.logical_not(), kInfinity);
   auto picks = std::get<1>(draw.topk(started, 1, /*largest=*/false));
   auto exists = valid.gather(1, picks).unsqueeze(1);  // [B, 1, started]
-  auto directions = unit(x);
+  auto directions = unit_vectors(x);
   auto centroids = directions.gather(
       2, picks.view({batch, 1, started, 1}).expand({batch, heads, started, width}));
   for (int round = 0; round < kRounds; ++round) {
@@ -93,7 +93,7 @@ at::Tensor nearest_cluster(const at::Tensor& keys, const at::Tensor& direction,
   at::NoGradGuard no_grad;
   ops::Fp32Guard fp32(keys.device());
   auto exists = direction.square().sum(-1) > 0;  // [B, H_kv, m]
-  auto member = nearest(unit(keys.detach().to(at::kFloat)), direction, exists);
+  auto member = nearest(unit_vectors(keys.detach().to(at::kFloat)), direction, exists);
   auto assigned = valid.unsqueeze(1).logical_and(exists.any(-1, true));
   return member.masked_fill(assigned.logical_not(), -1);
 }

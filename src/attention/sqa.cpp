@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "dsrsq/attention/sequence_clusters.h"
 #include "dsrsq/core/error.h"
 #include "dsrsq/ops/autocast.h"
 #include "dsrsq/ops/cluster_assign.h"
@@ -13,13 +14,32 @@
 
 namespace dsrsq {
 
+int64_t auto_clusters(int64_t max_length) {
+  constexpr int64_t kStep = 32, kMost = 1024;
+  auto root = int64_t(std::ceil(std::sqrt(double(max_length))));
+  return std::clamp((root + kStep - 1) / kStep * kStep, kStep, kMost);
+}
+
+int64_t SqaConfig::cluster_count() const {
+  if (clusters > 0) return clusters;
+  if (max_length > 0) return auto_clusters(max_length);
+  throw ConfigError("sqa.clusters: expected sqa.max_length with auto, got none; set it");
+}
+
 void SqaConfig::visit_fields(ConfigVisitor& v) {
   v.field(
       "enabled", enabled,
       "Attend inside the top clusters only. Off: the part has no state and attention is dense.");
   v.field("clusters", clusters,
-          "m: clusters of a key-value head (centroids: segment: of each closed segment).",
-          at_least(1));
+          "m: clusters of a key-value head (centroids: segment: of each closed segment). auto: "
+          "about the root of max_length, a multiple of 32, at most 1024; sized once, never by the "
+          "length at hand.",
+          or_word(at_least(1), "auto", 0));
+  v.field(
+      "max_length", max_length,
+      "Tokens of the longest text that is to be read; what `clusters: auto` is sized by. 0: not "
+      "given.",
+      at_least(0));
   v.field("clusters_per_query", clusters_per_query,
           "k: clusters that a query head attends (centroids: segment: for each closed segment); at "
           "most `clusters`.",
@@ -45,10 +65,12 @@ void SqaConfig::visit_fields(ConfigVisitor& v) {
   v.field(
       "kernel", kernel,
       "Implementation of the attention over clusters; changes rounding only. native: the fused "
-      "operators, for centroids: codebook, on CUDA in bf16 with heads of width 64 or 128. "
-      "masked_dense: dense attention under a mask. auto: native where it serves and is faster, and "
-      "logs where that is.",
-      one_of({"auto", "native", "masked_dense"}, {"aten"}));
+      "operators, for centroids: codebook, on CUDA in bf16 with heads of width 64 or 128. aten: "
+      "the same by plain tensor operations, on every device and type, in memory linear in the "
+      "keys; to check native against. masked_dense: dense attention under a mask. auto: native "
+      "where it serves and is faster, and logs where that is. Also of the dense read beside "
+      "latents, where sqa is off.",
+      one_of({"auto", "native", "aten", "masked_dense"}));
   v.field("dense_below", dense_below, "Query positions below this attend densely.", at_least(0));
   v.field("decay", decay, "Decay of the codebook's moving averages, a step.", between(0, 1));
   v.field("balance_step", balance_step, "Step of the balance bias towards equal load.",
@@ -59,8 +81,9 @@ void SqaConfig::visit_fields(ConfigVisitor& v) {
 
 SqaImpl::SqaImpl(const SqaConfig& config, const AttentionShape& shape, int64_t seed)
     : config_(config), shape_(shape), seed_(seed) {
+  config_.clusters = config.cluster_count();
   if (!has_codebook()) return;
-  auto l = shape.layers, h = shape.key_value_heads, m = config.clusters, d = shape.head_width;
+  auto l = shape.layers, h = shape.key_value_heads, m = config_.clusters, d = shape.head_width;
   direction_sum_ = register_buffer("direction_sum", at::zeros({l, h, m, d}));
   raw_sum_ = register_buffer("raw_sum", at::zeros({l, h, m, d}));
   count_ = register_buffer("count", at::zeros({l, h, m}));
@@ -78,8 +101,12 @@ int64_t SqaImpl::bytes() const {
 
 at::Tensor SqaImpl::load(int64_t layer) const { return count_[layer]; }
 
+at::Tensor SqaImpl::directions(int64_t layer) const { return unit_vectors(direction_sum_[layer]); }
+at::Tensor SqaImpl::means(int64_t layer) const {
+  return raw_sum_[layer] / count_[layer].clamp_min(1e-6).unsqueeze(-1);
+}
+
 namespace {
-at::Tensor unit(const at::Tensor& x) { return x / x.norm(2, -1, true).clamp_min(1e-12); }
 
 // q [B, H, T, d] -> [B, H_kv, T, d] fp32: the mean query of the heads that share keys.
 at::Tensor group_mean(const at::Tensor& q, int64_t kv_heads) {
@@ -106,14 +133,14 @@ void SqaImpl::start_from(int64_t layer, const at::Tensor& k, const at::Tensor& v
                    {layer * shape_.key_value_heads + head}, keys.size(0), keys.device())[0]
             .argsort();
     auto picks = order.index_select(0, at::arange(m, order.options()).remainder(order.size(0)));
-    auto directions = unit(keys);
+    auto directions = unit_vectors(keys);
     auto centroids = directions.index_select(0, picks).clone();
     at::Tensor member;
     for (int round = 0; round < kRounds; ++round) {
       member = at::matmul(directions, centroids.t()).argmax(-1);
       auto sums = at::zeros_like(centroids).index_add_(0, member, directions);
       auto filled = sums.norm(2, -1, true) > 1e-6;
-      centroids = at::where(filled, unit(sums), centroids);
+      centroids = at::where(filled, unit_vectors(sums), centroids);
     }
     member = at::matmul(directions, centroids.t()).argmax(-1);
     auto counts = at::zeros({m}, keys.options())
@@ -149,7 +176,7 @@ at::Tensor SqaImpl::assign(int64_t layer, const at::Tensor& k, const at::Tensor&
   at::NoGradGuard no_grad;
   ops::Fp32Guard fp32(k.device());
   require_started(layer);
-  auto found = ops::cluster_assign(k.detach(), unit(direction_sum_[layer]), bias_[layer], valid);
+  auto found = ops::cluster_assign(k.detach(), directions(layer), bias_[layer], valid);
   if (accumulate) {
     if (!step_count_.defined()) {
       step_direction_sum_ = at::zeros_like(direction_sum_);
@@ -167,11 +194,11 @@ at::Tensor SqaImpl::route(int64_t layer, const at::Tensor& q, int64_t k_override
   at::NoGradGuard no_grad;
   ops::Fp32Guard fp32(q.device());
   auto k = std::min(k_override > 0 ? k_override : config_.clusters_per_query, config_.clusters);
-  auto means = (raw_sum_[layer] / count_[layer].clamp_min(1e-6).unsqueeze(-1)).unsqueeze(0);
-  auto group = q.size(1) / means.size(1);
-  if (group == 1 || config_.route == "head") return ops::cluster_route(q.detach(), means, k);
-  auto of_group = group_mean(q, means.size(1));
-  return ops::cluster_route(of_group, means, k).repeat_interleave(group, 1);
+  auto mean = means(layer).unsqueeze(0);
+  auto group = q.size(1) / mean.size(1);
+  if (group == 1 || config_.route == "head") return ops::cluster_route(q.detach(), mean, k);
+  auto of_group = group_mean(q, mean.size(1));
+  return ops::cluster_route(of_group, mean, k).repeat_interleave(group, 1);
 }
 
 at::Tensor SqaImpl::routed_mask(const at::Tensor& routes) const {

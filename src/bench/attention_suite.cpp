@@ -3,8 +3,10 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 
+#include "dsrsq/attention/sqa.h"
 #include "dsrsq/bench/case_records.h"
 #include "dsrsq/bench/moba.h"
 #include "dsrsq/core/error.h"
@@ -101,9 +103,9 @@ Method differentiable(const std::string& name, const AttentionData& d, const Att
 }
 
 Method cluster_attention(const AttentionSuiteOptions& o, const AttentionCase& size,
-                         const AttentionData& d) {
-  const ops::ClusterAttentionOptions options{size.clusters, o.window, o.sinks, scale_of(o)};
-  return differentiable("cluster_attention", d,
+                         const AttentionData& d, bool plain) {
+  const ops::ClusterAttentionOptions options{size.clusters, o.window, o.sinks, scale_of(o), plain};
+  return differentiable(plain ? "cluster_attention_aten" : "cluster_attention", d,
                         [=](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
                           const KeyChoice choice = choose_clusters(o, d);
                           return ops::cluster_attention(q, k, v, choice.assignment, choice.routes,
@@ -163,7 +165,32 @@ void check(const AttentionSuiteOptions& o, at::Device device) {
                                device.str(), "; change it"));
 }
 
+// Of the whole text; 0: not a positive number.
+int64_t parse_positive(const std::string& text) {
+  int64_t value = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  return error == std::errc() && stop == end ? std::max<int64_t>(value, 0) : 0;
+}
+
 }  // namespace
+
+int64_t parse_clusters(const std::string& text, int64_t tokens) {
+  return text == "auto" ? auto_clusters(tokens) : parse_positive(text);
+}
+
+AttentionCase parse_attention_case(const std::string& text) {
+  const size_t colon = std::min(text.find(':'), text.size());
+  const std::string rest = text.substr(std::min(colon + 1, text.size()));
+  const size_t type = std::min(rest.find(':'), rest.size());
+  AttentionCase size;
+  size.tokens = parse_positive(text.substr(0, colon));
+  size.clusters = parse_clusters(rest.substr(0, type), size.tokens);
+  if (type < rest.size()) size.type = rest.substr(type + 1);
+  if (size.tokens > 0 && size.clusters > 0) return size;
+  throw ConfigError(concat("--cases: expected TOKENS:CLUSTERS, as 16384:128 or 16384:auto, got ",
+                           quote(text), "; change it"));
+}
 
 std::vector<ResultRecord> measure_attention(const AttentionSuiteOptions& o,
                                             const AttentionCase& size, const std::string& name,
@@ -185,9 +212,10 @@ std::vector<ResultRecord> measure_attention(const AttentionSuiteOptions& o,
       cluster_load(choice.assignment, choice.routes, size.clusters, o.window, o.sinks);
   log_info(name, ", n ", size.tokens, ", m ", size.clusters, ", k ", o.slots, ": density ",
            load.density, ", largest cluster ", load.balance, " of the mean");
-  std::vector<Method> methods = {cluster_attention(o, size, data)};
+  std::vector<Method> methods = {cluster_attention(o, size, data, false)};
   records.add(methods[0].name, "density", load.density, "share");
   records.add(methods[0].name, "balance", load.balance, "x");
+  if (o.aten) methods.push_back(cluster_attention(o, size, data, true));
   if (device.is_cuda() && o.moba) {
     methods.push_back(moba(o, size, data));
     const KeyChoice blocks = choose_blocks(data.q, data.k, size.clusters, o.slots);

@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "dsrsq/bench/attention_suite.h"
 #include "dsrsq/bench/case_records.h"
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/logging.h"
@@ -166,13 +167,16 @@ std::vector<ResultRecord> run_case(const TrainSuiteOptions& o, const TrainCase& 
 
 TrainCase parse_train_case(const std::string& text) {
   TrainCase size;
-  char end = 0;
-  if (std::sscanf(text.c_str(), "%ldx%ld:%ld%c", &size.batch, &size.tokens, &size.clusters, &end) ==
-          3 &&
-      size.batch > 0 && size.tokens > 0 && size.clusters > 0)
-    return size;
-  throw ConfigError(concat("--train-cases: expected BATCHxTOKENS:CLUSTERS, as 4x8192:128, got ",
-                           quote(text), "; change it"));
+  int read = 0;
+  if (std::sscanf(text.c_str(), "%ldx%ld:%n", &size.batch, &size.tokens, &read) == 2 && read > 0)
+    size.clusters = parse_clusters(text.substr(size_t(read)), size.tokens);
+  else
+    size.clusters = 0;
+  if (size.batch > 0 && size.tokens > 0 && size.clusters > 0) return size;
+  throw ConfigError(
+      concat("--train-cases: expected BATCHxTOKENS:CLUSTERS, as 4x8192:128 or "
+             "4x8192:auto, got ",
+             quote(text), "; change it"));
 }
 
 std::string train_case_name(const TrainCase& size) {

@@ -166,19 +166,6 @@ Sqa fed_codebook(const TrainedSuiteOptions& o, LanguageModel& model,
   return sqa;
 }
 
-at::Tensor unit(const at::Tensor& x) { return x / x.norm(2, -1, true).clamp_min(1e-12); }
-
-// What the codebook compares with, of one layer.
-struct Codebook {
-  at::Tensor directions, means, bias;
-};
-Codebook codebook(const Sqa& sqa, int64_t layer) {
-  const auto buffers = sqa->named_buffers();
-  return {unit(buffers["direction_sum"][layer]),
-          buffers["raw_sum"][layer] / buffers["count"][layer].clamp_min(1e-6).unsqueeze(-1),
-          buffers["bias"][layer]};
-}
-
 std::vector<Selection> make_selections(const TrainedSuiteOptions& o, const Sqa& sqa) {
   std::vector<Selection> all;
   const auto nothing = [](const LayerVectors& x) {
@@ -189,10 +176,11 @@ std::vector<Selection> make_selections(const TrainedSuiteOptions& o, const Sqa& 
   all.push_back({"window", 0, nothing});
   for (const int64_t slots : o.slots) {
     all.push_back({"cluster_attention", slots, [=](const LayerVectors& x) {
-                     const Codebook c = codebook(sqa, x.layer);
-                     const auto found = ops::cluster_assign(x.plain_k, c.directions, c.bias);
+                     const auto found = ops::cluster_assign(x.plain_k, sqa->directions(x.layer),
+                                                            sqa->bias(x.layer));
+                     const at::Tensor means = sqa->means(x.layer).unsqueeze(0);
                      return KeyChoice{found.assignment.to(at::kInt),
-                                      ops::cluster_route(x.plain_q, c.means.unsqueeze(0), slots)};
+                                      ops::cluster_route(x.plain_q, means, slots)};
                    }});
     all.push_back({"blocks", slots, [=](const LayerVectors& x) {
                      return choose_blocks(x.q, x.k, o.clusters, slots);
@@ -229,9 +217,15 @@ void check(const TrainedSuiteOptions& o, const std::vector<int32_t>& text, int64
 // Times the layer's attention on vectors of the first sequence read.
 void time_layer(const TrainedSuiteOptions& o, const LayerVectors& x, const Sqa& sqa, int64_t sinks,
                 std::vector<ResultRecord>& all) {
-  const Codebook c = codebook(sqa, x.layer);
-  const AttentionData data{x.q,          x.k,     x.v,   at::randn_like(x.q), x.plain_q, x.plain_k,
-                           c.directions, c.means, c.bias};
+  const AttentionData data{x.q,
+                           x.k,
+                           x.v,
+                           at::randn_like(x.q),
+                           x.plain_q,
+                           x.plain_k,
+                           sqa->directions(x.layer),
+                           sqa->means(x.layer),
+                           sqa->bias(x.layer)};
   AttentionSuiteOptions timed;
   timed.heads = x.q.size(1);
   timed.kv_heads = x.k.size(1);

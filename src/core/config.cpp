@@ -48,6 +48,12 @@ FieldRule between(double minimum, double maximum) {
   return rule;
 }
 
+FieldRule or_word(FieldRule rule, const std::string& word, int64_t value) {
+  rule.word = word;
+  rule.word_value = value;
+  return rule;
+}
+
 FieldRule one_of(std::vector<std::string> choices, std::vector<std::string> unbuilt) {
   FieldRule rule;
   rule.choices = std::move(choices);

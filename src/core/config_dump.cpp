@@ -54,8 +54,9 @@ class TreeWriter : public ConfigVisitor {
   void field(const char* name, bool& value, const char*, const FieldRule&) override {
     add(name, to_node(name, value));
   }
-  void field(const char* name, int64_t& value, const char*, const FieldRule&) override {
-    add(name, to_node(name, value));
+  void field(const char* name, int64_t& value, const char*, const FieldRule& rule) override {
+    const bool word = !rule.word.empty() && value == rule.word_value;
+    add(name, word ? scalar_node(rule.word, false) : to_node(name, value));
   }
   void field(const char* name, double& value, const char*, const FieldRule&) override {
     add(name, to_node(join_key(prefix_, name), value));

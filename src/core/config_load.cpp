@@ -39,7 +39,9 @@ void check_range(const ConfigNode& node, const std::string& key, Number value,
       rule.minimum && (rule.minimum_excluded ? number <= *rule.minimum : number < *rule.minimum);
   const bool high = rule.maximum && number > *rule.maximum;
   if (low || high)
-    fail(node, key, concat(node.text, " is out of range; allowed: ", range_text(rule)));
+    fail(node, key,
+         concat(node.text, " is out of range; allowed: ", range_text(rule),
+                rule.word.empty() ? "" : " or " + rule.word));
 }
 
 void check_choice(const ConfigNode& node, const std::string& key, const std::string& value,
@@ -74,8 +76,14 @@ bool is_plain_integer(const std::string& text) {
 
 void read_value(const ConfigNode& node, const std::string& key, const FieldRule& rule,
                 int64_t& value) {
-  if (node.kind != ConfigNode::Kind::kScalar || node.quoted || !is_plain_integer(node.text)) {
-    fail_type(node, key, "an integer in plain digits");
+  const bool plain = node.kind == ConfigNode::Kind::kScalar && !node.quoted;
+  if (plain && !rule.word.empty() && node.text == rule.word) {
+    value = rule.word_value;
+    return;
+  }
+  if (!plain || !is_plain_integer(node.text)) {
+    fail_type(node, key,
+              "an integer in plain digits" + (rule.word.empty() ? "" : " or " + rule.word));
   }
   int64_t parsed = 0;
   const char* end = node.text.data() + node.text.size();

@@ -17,6 +17,7 @@ std::string allowed_text(const FieldRule& rule) {
   std::string out;
   if (rule.minimum) out = (rule.minimum_excluded ? "> " : ">= ") + number_text(*rule.minimum);
   if (rule.maximum) out += (out.empty() ? "<= " : ", <= ") + number_text(*rule.maximum);
+  if (!rule.word.empty()) out += (out.empty() ? "`" : " or `") + rule.word + "`";
   for (const std::string& choice : rule.choices)
     out += (out.empty() ? "`" : ", `") + (choice.empty() ? "\"\"" : choice) + "`";
   if (!rule.unbuilt.empty()) {
@@ -58,7 +59,8 @@ class SchemaVisitor : public ConfigVisitor {
     add(name, "bool", value ? "true" : "false", doc, rule);
   }
   void field(const char* name, int64_t& value, const char* doc, const FieldRule& rule) override {
-    add(name, "integer", std::to_string(value), doc, rule);
+    const bool word = !rule.word.empty() && value == rule.word_value;
+    add(name, "integer", word ? rule.word : std::to_string(value), doc, rule);
   }
   void field(const char* name, double& value, const char* doc, const FieldRule& rule) override {
     add(name, "number", number_text(value), doc, rule);

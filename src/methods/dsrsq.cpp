@@ -22,14 +22,23 @@ void DsrsqConfig::visit_fields(ConfigVisitor& v) {
 
 void DsrsqConfig::validate(const TransformerConfig& model, const ConfigLocations& locations) const {
   auto where = [&](const char* key) { return concat(locations.of(key), ": ", key, ": "); };
-  if (sqa.clusters_per_query > sqa.clusters)
+  if (sqa.clusters == 0 && sqa.max_length == 0)
+    throw ConfigError(concat(where("sqa.clusters"),
+                             "expected sqa.max_length, the tokens of the longest text, with auto, "
+                             "got none; set it, or give a number of clusters"));
+  if (sqa.clusters == 0 && sqa.centroids == "segment")
+    throw ConfigError(concat(where("sqa.clusters"),
+                             "expected a number with sqa.centroids: segment, got auto, which sizes "
+                             "by the whole text, not by a segment"));
+  if (sqa.clusters_per_query > sqa.cluster_count())
     throw ConfigError(concat(where("sqa.clusters_per_query"),
-                             "expected at most sqa.clusters = ", sqa.clusters, ", got ",
+                             "expected at most sqa.clusters = ", sqa.cluster_count(), ", got ",
                              sqa.clusters_per_query, "; lower it or raise sqa.clusters"));
-  if (sqa.enabled && sqa.kernel == "native" && sqa.centroids != "codebook")
+  if (sqa.enabled && (sqa.kernel == "native" || sqa.kernel == "aten") &&
+      sqa.centroids != "codebook")
     throw ConfigError(concat(where("sqa.kernel"),
                              "expected auto or masked_dense with sqa.centroids: ", sqa.centroids,
-                             ", got native, which serves codebook alone"));
+                             ", got ", sqa.kernel, ", which serves codebook alone"));
   auto joint = model.key_value_heads * model.head_width();
   if (rckv.enabled && rckv.latent_width >= joint)
     throw ConfigError(concat(where("rckv.latent_width"),
@@ -60,6 +69,7 @@ void DsrsqConfig::validate(const TransformerConfig& model, const ConfigLocations
 
 DsrsqMethod::DsrsqMethod(const DsrsqConfig& config, const TransformerConfig& model, int64_t seed)
     : Method(model.attention_shape()), config_(config), model_(model), seed_(seed) {
+  config_.sqa.clusters = config.sqa.cluster_count();
   if (config.dsr.enabled) {
     dsr_ = register_module("dsr", Dsr(config.dsr, model.width, seed));
     policy_ = std::make_unique<DsrPolicy>(dsr_, config.rckv.segment, seed);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "dsrsq/attention/read_mass.h"
 #include "dsrsq/attention/sequence_clusters.h"
@@ -69,9 +70,11 @@ at::Tensor DsrsqMethod::attend(const AttentionInput& given, MethodState& state) 
   if (!sqa_on(options) && !rckv_on(options)) return Method::attend(input, state);
 
   // The CUDA kernels of clusters work head by head: one copy here instead of one before each.
-  bool by_head =
-      input.q.is_cuda() && sqa_on(options) && config_.sqa.kernel != "masked_dense" &&
-      native_obstacle(config_.sqa, model_, input.q.device(), attention_type(input.q)).empty();
+  const auto& kernel = config_.sqa.kernel;
+  bool by_head = input.q.is_cuda() && sqa_on(options) && (kernel == "auto" || kernel == "native") &&
+                 operator_obstacle(config_.sqa, model_, input.q.device(), attention_type(input.q),
+                                   keeps_mass(options))
+                     .empty();
   if (by_head)
     for (auto* x : {&input.q, &input.k, &input.v}) *x = ops::laid_out_by_head(*x);
 
@@ -206,21 +209,31 @@ void DsrsqMethod::cluster_closed(LayerState& layer, const MethodState& state) co
 
 // ---- one segment ----
 
-bool DsrsqMethod::attends_natively(const AttentionInput& segment, const at::Tensor& routes,
-                                   const MethodState& state) const {
+// By ops::cluster_attention; otherwise under a mask. routes undefined: of no codebook.
+bool DsrsqMethod::attends_by_operator(const AttentionInput& segment, const at::Tensor& routes,
+                                      const MethodState& state) const {
   const auto& options = state.options;
-  const auto& sqa = config_.sqa;
-  if (!routes.defined() || sqa.kernel == "masked_dense") return false;
+  auto used = config_.sqa;
+  if (used.kernel == "masked_dense") return false;
   // What needs the probabilities themselves, or their mask.
-  if (keeps_mass(options) || records_rows(segment, options) || options.collect_stats ||
-      options.probe == Probe::kDenseRead)
+  if (records_rows(segment, options) || options.collect_stats || options.probe == Probe::kDenseRead)
     return false;
-  if (sqa.dense_below > 0 && (rckv_on(options) || segment.padded)) return false;
   // One query's mask is small, the operator's index of all keys is not.
-  if (sqa.kernel == "auto" && segment.q.size(2) == 1) return false;
-  auto used = sqa;
-  used.clusters_per_query = routes.size(3);
-  return native_obstacle(used, model_, segment.q.device(), attention_type(segment.q)).empty();
+  if (used.kernel == "auto" && segment.q.size(2) == 1) return false;
+  if (routes.defined()) {
+    if (used.dense_below > 0 && (rckv_on(options) || segment.padded)) return false;
+    used.clusters_per_query = routes.size(3);
+  } else {
+    // Dense: where the softmax is joined, or its denominators are wanted. Otherwise torch's own is
+    // faster.
+    const auto& latents = state.layers[size_t(segment.layer)].latents;
+    if (sqa_on(options) || (latents.empty() && !keeps_mass(options))) return false;
+    used.clusters = used.clusters_per_query = 1;
+    used.centroids = "codebook";
+  }
+  return operator_obstacle(used, model_, segment.q.device(), attention_type(segment.q),
+                           keeps_mass(options))
+      .empty();
 }
 
 at::Tensor DsrsqMethod::attend_segment(const AttentionInput& segment, const at::Tensor& cluster,
@@ -229,22 +242,37 @@ at::Tensor DsrsqMethod::attend_segment(const AttentionInput& segment, const at::
   const auto& options = state.options;
   bool from_codebook = sqa_on(options) && sqa_->has_codebook();
   auto routes = from_codebook ? route_codebook(segment, state) : at::Tensor();
-  bool native = attends_natively(segment, routes, state);
+  bool by_operator = attends_by_operator(segment, routes, state);
   at::Tensor routed;
-  if (from_codebook && !native)
+  if (from_codebook && !by_operator)
     routed = sqa_->routed_mask(routes);
   else if (sqa_on(options) && !from_codebook)
     routed = route_own_clusters(segment, state);
   auto q = segment.rotated(segment.q);
   layer.append(segment.rotated(segment.k), segment.v, segment.positions, segment.order,
                segment.valid, cluster, keeps_mass(options), segment.key_bias, segment.padded);
+  if (keeps_mass(options)) count_exposure(segment, layer);
   std::optional<PartialAttention> latents;
   if (!layer.latents.empty() && options.probe != Probe::kLatentsMasked)
     latents = read_latents(segment, q, layer.latents);
-  if (!native) return attend_masked(segment, q, routed, latents, state);
-  return read_clusters({q, routes, segment.valid, config_.sqa.clusters, config_.sqa.window,
-                        model_.sinks, config_.sqa.dense_below},
-                       layer, latents);
+  if (!by_operator) return attend_masked(segment, q, routed, latents, state);
+  const auto& sqa = config_.sqa;
+  ClusterRead read{q,          routes,       segment.valid,   sqa.clusters,
+                   sqa.window, model_.sinks, sqa.dense_below, sqa.kernel == "aten"};
+  auto joined = read_clusters(read, layer, latents);
+  if (keeps_mass(options)) add_attention_mass(read, segment.order, joined.lse, layer);
+  return joined.out;
+}
+
+// The segment's queries that could attend each entry, in all heads.
+void DsrsqMethod::count_exposure(const AttentionInput& segment, LayerState& layer) const {
+  // Ranks of a segment's tokens follow each other.
+  auto none = std::numeric_limits<int64_t>::max();
+  auto first = segment.order.masked_fill(segment.valid.logical_not(), none).amin(1, true);
+  auto asked = segment.valid.sum(1, true);
+  auto before = at::minimum((layer.order - first).clamp_min(0), asked);
+  auto seen = (asked - before).masked_fill(layer.valid.logical_not(), 0);
+  layer.exposure = layer.exposure + seen.to(at::kFloat) * double(segment.q.size(1));
 }
 
 // Dense attention under a mask.
@@ -278,8 +306,6 @@ at::Tensor DsrsqMethod::attend_masked(const AttentionInput& segment, const at::T
     auto weight = segment.valid.unsqueeze(1).unsqueeze(-1);  // padding asks nothing
     auto probability = (parts[0].logits.detach() - joined.lse.detach().unsqueeze(-1)).exp();
     layer.mass = layer.mass + (probability.square() * weight).sum({1, 2}).to(at::kFloat);
-    layer.exposure = layer.exposure + causal.logical_and(weight).sum({1, 2}).to(at::kFloat) *
-                                          double(segment.q.size(1));
   }
   if (segment.record_rows.defined()) record_rows(segment, parts, joined.lse, state);
   if (options.collect_stats) {

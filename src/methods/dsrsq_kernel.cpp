@@ -1,31 +1,34 @@
 #include "dsrsq/methods/dsrsq_kernel.h"
 
-#include <ATen/autocast_mode.h>
 #include <torch/torch.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "dsrsq/core/error.h"
+#include "dsrsq/ops/attention_mass.h"
 #include "dsrsq/ops/cluster_attention.h"
 
 namespace dsrsq {
 
 namespace {
 
-// Limits of the CUDA kernels (ops/cluster_attention.h).
-constexpr int64_t kMostClusters = 1024, kMostSlots = 16, kMostSinks = 128;
+// Limits of the CUDA kernels (ops/cluster_attention.h, ops/attention_mass.h).
+constexpr int64_t kMostClusters = 1024, kMostSlots = 16, kMostSinks = 128, kMostWidth = 256;
 
 }  // namespace
 
-std::string native_obstacle(const SqaConfig& sqa, const TransformerConfig& model, at::Device device,
-                            at::ScalarType type) {
+std::string operator_obstacle(const SqaConfig& sqa, const TransformerConfig& model,
+                              at::Device device, at::ScalarType type, bool with_mass) {
   if (sqa.centroids != "codebook") return concat("sqa.centroids: ", sqa.centroids);
   if (!device.is_cuda()) return {};
   auto width = model.head_width();
+  bool plain = sqa.kernel == "aten";
+  if (plain && !with_mass) return {};
+  if (sqa.cluster_count() > kMostClusters) return concat("sqa.clusters above ", kMostClusters);
+  if (plain) return width > kMostWidth ? concat("heads of width ", width) : "";
   if (type != at::kBFloat16) return "fp32 on cuda";
   if (width != 64 && width != 128) return concat("heads of width ", width);
-  if (sqa.clusters > kMostClusters) return concat("sqa.clusters above ", kMostClusters);
   if (sqa.clusters_per_query > kMostSlots)
     return concat("sqa.clusters_per_query above ", kMostSlots);
   if (model.sinks > kMostSinks) return concat("model.sinks above ", kMostSinks);
@@ -37,20 +40,15 @@ std::string describe_sqa_kernel(const DsrsqConfig& config, const TransformerConf
   const auto& sqa = config.sqa;
   auto line = concat("sqa.kernel: ", sqa.kernel, " -> ");
   if (sqa.kernel == "masked_dense") return line + "masked_dense";
-  if (auto obstacle = native_obstacle(sqa, model, device, type); !obstacle.empty())
-    return concat(line, "masked_dense (", obstacle, ")");
-  line += concat("native (", type == at::kBFloat16 ? "bf16" : "fp32", " on ",
-                 device.is_cuda() ? "cuda" : "cpu", ", head width ", model.head_width(),
+  auto obstacle = operator_obstacle(sqa, model, device, type, config.counts_attention());
+  if (!obstacle.empty()) return concat(line, "masked_dense (", obstacle, ")");
+  line += concat(sqa.kernel == "aten" ? "aten" : "native", " (",
+                 type == at::kBFloat16 ? "bf16" : "fp32", " on ", device.is_cuda() ? "cuda" : "cpu",
+                 ", head width ", model.head_width(),
                  "); masked_dense where attention is counted or recorded");
   if (sqa.kernel == "auto") line += ", where one token is decoded";
-  if (config.rckv.enabled && config.rckv.weight == "attention_rate")
-    line += ", where rckv is on (rckv.weight: attention_rate needs every probability)";
   if (sqa.dense_below > 0) line += ", where sqa.dense_below meets padding or rckv";
   return line;
-}
-
-at::ScalarType attention_type(const at::Tensor& q) {
-  return at::autocast::is_autocast_enabled(q.device().type()) ? at::kBFloat16 : q.scalar_type();
 }
 
 namespace {
@@ -66,17 +64,34 @@ at::Tensor padding_after(int64_t sinks, const at::Tensor& valid) {
                  1);
 }
 
+// [B, K] -> [B, H_kv, K] as the operators take it.
+std::optional<at::Tensor> bias_by_head(const LayerState& layer) {
+  if (!layer.bias.defined()) return std::nullopt;
+  auto type = layer.keys.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  return layer.bias.to(type).unsqueeze(1).expand(
+      {layer.keys.size(0), layer.keys.size(1), layer.entries()});
+}
+
+// Ranks of tokens; -1: padding, which asks nothing and is seen by nobody.
+at::Tensor places(const at::Tensor& order, const at::Tensor& valid) {
+  return order.masked_fill(valid.logical_not(), -1);
+}
+
 }  // namespace
 
-at::Tensor read_clusters(const ClusterRead& read, const LayerState& layer,
-                         const std::optional<PartialAttention>& other) {
-  auto q = read.q, k = layer.keys, v = layer.values, routes = read.routes;
-  auto cluster = layer.cluster.to(at::kInt);
-  std::optional<at::Tensor> bias;
-  if (layer.bias.defined())
-    bias = layer.bias.to(q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat)
-               .unsqueeze(1)
-               .expand(cluster.sizes());
+ops::ClusterAttention read_clusters(const ClusterRead& read, const LayerState& layer,
+                                    const std::optional<PartialAttention>& other) {
+  auto q = read.q, k = layer.keys, v = layer.values;
+  auto bias = bias_by_head(layer);
+  auto routes = read.routes, cluster = layer.cluster;
+  ops::ClusterAttentionOptions options{read.clusters, read.window, read.sinks,
+                                       1 / std::sqrt(double(q.size(3))), read.plain};
+  if (!routes.defined()) {  // one cluster, of every query and every key that is not padding
+    routes = at::zeros({q.size(0), q.size(1), q.size(2), 1}, q.options().dtype(at::kInt));
+    cluster = (layer.valid.to(at::kInt) - 1).unsqueeze(1).expand({-1, k.size(1), -1});
+    options.clusters = 1;
+  }
+  cluster = cluster.to(at::kInt);
   std::optional<ops::ClusterAttention> rest;
   if (other) rest = ops::ClusterAttention{other->out, other->lse};
 
@@ -92,8 +107,6 @@ at::Tensor read_clusters(const ClusterRead& read, const LayerState& layer,
     if (bias) bias = of_keys(*bias);
     if (rest) rest = ops::ClusterAttention{of_queries(rest->out), of_queries(rest->lse)};
   }
-  ops::ClusterAttentionOptions options{read.clusters, read.window, read.sinks,
-                                       1 / std::sqrt(double(q.size(3)))};
   // `count` queries from the `first` on, among the entries that end with them.
   auto attend = [&](int64_t first, int64_t count) {
     auto seen = before + first + count;
@@ -105,22 +118,46 @@ at::Tensor read_clusters(const ClusterRead& read, const LayerState& layer,
     std::optional<ops::ClusterAttention> part;
     if (rest) part = ops::ClusterAttention{queries(rest->out), queries(rest->lse)};
     return ops::cluster_attention(queries(q), keys(k), keys(v), keys(cluster), queries(routes),
-                                  bias ? std::optional(keys(*bias)) : std::nullopt, options, part)
-        .out;
+                                  bias ? std::optional(keys(*bias)) : std::nullopt, options, part);
   };
-  auto dense = std::clamp<int64_t>(read.dense_below - before, 0, tokens);
-  at::Tensor out;
+  auto dense = read.routes.defined() ? std::clamp<int64_t>(read.dense_below - before, 0, tokens)
+                                     : int64_t{0};
+  ops::ClusterAttention result;
   if (dense > 0) {
     options.window = before + dense;  // which reaches the first entry
-    out = attend(0, dense);
+    result = attend(0, dense);
     options.window = read.window;
   }
   if (dense < tokens) {
     auto sparse = attend(dense, tokens - dense);
-    out = out.defined() ? at::cat({out, sparse}, 2) : sparse;
+    result = dense == 0 ? sparse
+                        : ops::ClusterAttention{at::cat({result.out, sparse.out}, 2),
+                                                at::cat({result.lse, sparse.lse}, 2)};
   }
-  if (!order.defined()) return out;
-  return gather_entries(out, order.argsort(int64_t{1}, /*descending=*/false), 2);
+  if (!order.defined()) return result;
+  auto back = order.argsort(int64_t{1}, /*descending=*/false);
+  return {gather_entries(result.out, back, 2), gather_entries(result.lse, back, 2)};
+}
+
+void add_attention_mass(const ClusterRead& read, const at::Tensor& query_order,
+                        const at::Tensor& lse, LayerState& layer) {
+  at::NoGradGuard no_grad;
+  auto type = attention_type(read.q);
+  ops::AttentionMassInputs in{read.q.to(type),
+                              layer.keys.to(type),
+                              lse,
+                              places(query_order, read.valid),
+                              places(layer.order, layer.valid),
+                              bias_by_head(layer),
+                              {},
+                              {}};
+  ops::AttentionMassOptions options{1 / std::sqrt(double(read.q.size(3)))};
+  if (read.routes.defined()) {
+    in.assignment = layer.cluster.to(at::kInt);
+    in.routes = read.routes;
+    options = {options.scale, read.clusters, read.window, read.sinks};
+  }
+  layer.mass = layer.mass + ops::attention_mass(in, options).squared.sum(1).to(at::kFloat);
 }
 
 }  // namespace dsrsq

@@ -148,9 +148,11 @@ at::Tensor attend_head_groups(const AttentionInput& input, LayerState& layer,
 at::Tensor EvictionMethod::attend(const AttentionInput& input, MethodState& state) {
   auto& layer = state.layers[size_t(input.layer)];
   auto* stats = state.options.collect_stats ? &state.stats : nullptr;
+  auto& lse = memory_of(state).lse;
+  lse = at::Tensor();
   if (!layer.head_groups.empty()) return attend_head_groups(input, layer, stats);
   if (layer.entries() > 0) return dense_attend(input, layer, stats);
-  return attend_first_chunk(input, layer, stats);
+  return attend_first_chunk(input, layer, stats, &lse);
 }
 
 bool EvictionMethod::evicts_behind(const AttentionInput& input) const {
@@ -163,16 +165,20 @@ void EvictionMethod::update_cache(const AttentionInput& input, MethodState& stat
   auto& memory = memory_of(state);
   if (!layer.head_groups.empty() || layer.entries() < sinks_ + memory.slots) return;
   observe(input, layer, memory);
-  if (!evicts_behind(input)) return;
-  for (auto& branch : memory.branches) {
-    auto& own = memory_of(branch);
-    auto number = size_t(input.layer);
-    own.scores[number] = memory.scores[number];
-    own.similarity[number] = memory.similarity[number];
-    branch.layers[number] = layer;
-    evict_or_compare(input, branch.layers[number], own);
+  if (evicts_behind(input)) {
+    for (auto& branch : memory.branches) {
+      auto& own = memory_of(branch);
+      auto number = size_t(input.layer);
+      own.scores[number] = memory.scores[number];
+      own.similarity[number] = memory.similarity[number];
+      own.lse = memory.lse;
+      branch.layers[number] = layer;
+      evict_or_compare(input, branch.layers[number], own);
+      own.lse = at::Tensor();
+    }
+    evict_or_compare(input, layer, memory);
   }
-  evict_or_compare(input, layer, memory);
+  memory.lse = at::Tensor();
 }
 
 void EvictionMethod::evict_or_compare(const AttentionInput& input, LayerState& layer,

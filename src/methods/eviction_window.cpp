@@ -1,7 +1,8 @@
-// The observation window of eviction methods: which rows score, and what they attend.
+// What eviction methods score by: the observation window, and what rows attend.
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "dsrsq/attention/dense.h"
@@ -26,49 +27,84 @@ EvictionMethod::Window EvictionMethod::observation_window(const AttentionInput& 
 }
 
 namespace {
-// Attention probabilities of rows q [B, H, T, d] over the layer's first `keys` entries, softmax
-// over what each sees: fp32 [B, H, T, keys]. Values are not read, but for one column.
-at::Tensor probabilities(const at::Tensor& q, const at::Tensor& order, const LayerState& layer,
-                         int64_t keys) {
-  auto mask =
-      (layer.order.narrow(1, 0, keys).unsqueeze(1).unsqueeze(2) <= order.unsqueeze(1).unsqueeze(-1))
-          .logical_and(layer.valid.narrow(1, 0, keys).unsqueeze(1).unsqueeze(2));
-  auto read = masked_attention(q, layer.keys.narrow(2, 0, keys),
-                               layer.values.narrow(2, 0, keys).narrow(3, 0, 1), mask);
-  return (read.logits - read.lse.unsqueeze(-1)).exp();
+
+// Rows whose attention is summed.
+struct Rows {
+  at::Tensor q;      // [B, H, T, d], rotated
+  at::Tensor order;  // [B, T]
+  at::Tensor valid;  // [B, T] bool
+  at::Tensor lse;    // [B, H, T]; undefined: still to be found
+};
+
+// Block by block, so that memory is linear in the layer's entries.
+at::Tensor find_lse(const Rows& rows, const LayerState& layer) {
+  constexpr int64_t kBlock = int64_t{1} << 24;  // logits at a time
+  const auto& q = rows.q;
+  auto step = std::clamp<int64_t>(kBlock / (q.size(0) * q.size(1) * layer.entries()), 16, 512);
+  auto column = layer.values.narrow(3, 0, 1);  // values are not wanted
+  std::vector<at::Tensor> parts;
+  for (int64_t begin = 0; begin < q.size(2); begin += step) {
+    auto order = rows.order.slice(1, begin, begin + step);
+    auto mask = (layer.order.unsqueeze(1).unsqueeze(2) <= order.unsqueeze(1).unsqueeze(-1))
+                    .logical_and(layer.valid.unsqueeze(1).unsqueeze(2));
+    parts.push_back(
+        masked_attention(q.slice(2, begin, begin + step), layer.keys, column, mask).lse);
+  }
+  return at::cat(parts, 2);
 }
+
+// Over `keys` of the layer's entries from the `first` on.
+ops::AttentionMassInputs mass_inputs(const Rows& rows, const LayerState& layer, int64_t first,
+                                     int64_t keys) {
+  auto places = [](const at::Tensor& order, const at::Tensor& valid) {
+    return order.masked_fill(valid.logical_not(), -1);
+  };
+  auto type = attention_type(rows.q);
+  return {rows.q.to(type),
+          layer.keys.narrow(2, first, keys).to(type),
+          rows.lse.defined() ? rows.lse : find_lse(rows, layer),
+          places(rows.order, rows.valid),
+          places(layer.order.narrow(1, first, keys), layer.valid.narrow(1, first, keys)),
+          {},
+          {},
+          {}};
+}
+
+ops::AttentionMassOptions dense_mass(const at::Tensor& q) {
+  return {1 / std::sqrt(double(q.size(3)))};
+}
+
 }  // namespace
 
-at::Tensor EvictionMethod::window_attention(const AttentionInput& input, const LayerState& layer,
-                                            const EvictionMemory& memory,
-                                            const Window& window) const {
-  auto rows = window.index.unsqueeze(1).unsqueeze(-1);
-  auto q = input.rotated(input.q);
-  q = q.gather(2, rows.expand({-1, q.size(1), -1, q.size(3)}));
-  return probabilities(q, input.order.gather(1, window.index), layer, layer.entries())
-      .narrow(3, sinks_, memory.slots)
-      .masked_fill(window.valid.logical_not().unsqueeze(1).unsqueeze(-1), 0);
+ops::AttentionMass EvictionMethod::window_mass(const AttentionInput& input, const LayerState& layer,
+                                               const EvictionMemory& memory,
+                                               const Window& window) const {
+  at::NoGradGuard no_grad;
+  auto own_rows = [&](const at::Tensor& x) { return gather_entries(x, window.index, 2); };
+  Rows rows{own_rows(input.rotated(input.q)), input.order.gather(1, window.index), window.valid,
+            memory.lse.defined() ? own_rows(memory.lse) : memory.lse};
+  auto all = mass_inputs(rows, layer, sinks_, memory.slots);
+  // One query head of each key-value head at a time: the operator sums over those that share one.
+  auto heads = all.q.size(1), groups = all.k.size(1), queries = heads / groups;
+  std::vector<at::Tensor> mass, squared;
+  for (int64_t member = 0; member < queries; ++member) {
+    auto one = all;
+    auto own_head = [&](const at::Tensor& x) { return x.slice(1, member, heads, queries); };
+    one.q = own_head(all.q);
+    one.lse = own_head(all.lse);
+    auto sums = ops::attention_mass(one, dense_mass(all.q));
+    mass.push_back(sums.mass);
+    squared.push_back(sums.squared);
+  }
+  return {at::stack(mass, 2).flatten(1, 2), at::stack(squared, 2).flatten(1, 2)};
 }
 
-at::Tensor EvictionMethod::attention_mass(const AttentionInput& input, const LayerState& layer,
-                                          const EvictionMemory& memory) const {
-  constexpr int64_t kBlock = int64_t{1} << 24;  // probabilities at a time
-  auto q = input.rotated(input.q);
-  auto tokens = q.size(2), before = layer.entries() - tokens;
-  auto rows = std::clamp<int64_t>(kBlock / (q.size(0) * q.size(1) * layer.entries()), 16, 512);
-  auto mass =
-      at::zeros({q.size(0), q.size(1), layer.entries()},
-                q.options().dtype(q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
-  for (int64_t begin = 0; begin < tokens; begin += rows) {
-    auto end = std::min(begin + rows, tokens);
-    auto keys = before + end;  // behind them nothing is seen
-    auto padding = input.valid.slice(1, begin, end).logical_not().unsqueeze(1).unsqueeze(-1);
-    mass.narrow(2, 0, keys)
-        .add_(probabilities(q.slice(2, begin, end), input.order.slice(1, begin, end), layer, keys)
-                  .masked_fill(padding, 0)
-                  .sum(2));
-  }
-  return mass.narrow(2, sinks_, memory.slots);
+ops::AttentionMass EvictionMethod::attention_mass(const AttentionInput& input,
+                                                  const LayerState& layer,
+                                                  const EvictionMemory& memory) const {
+  at::NoGradGuard no_grad;
+  Rows rows{input.rotated(input.q), input.order, input.valid, memory.lse};
+  return ops::attention_mass(mass_inputs(rows, layer, sinks_, memory.slots), dense_mass(rows.q));
 }
 
 at::Tensor EvictionMethod::mean_of_group(const at::Tensor& x) const {

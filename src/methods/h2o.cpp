@@ -8,7 +8,8 @@ namespace dsrsq {
 
 void H2oMethod::observe(const AttentionInput& input, const LayerState& layer,
                         EvictionMemory& memory) {
-  auto mass = mean_of_group(attention_mass(input, layer, memory));
+  auto group = shape_.query_heads / shape_.key_value_heads;
+  auto mass = attention_mass(input, layer, memory).mass / group;
   auto& sum = memory.scores[size_t(input.layer)];
   sum = sum.defined() ? sum + mass : mass;
 }

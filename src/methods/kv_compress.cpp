@@ -54,7 +54,7 @@ std::vector<int64_t> cheapest_blocks(const std::vector<std::vector<float>>& sort
 at::Tensor KvCompressMethod::score(const AttentionInput& input, const LayerState& layer,
                                    const EvictionMemory& memory) {
   auto window = observation_window(input, memory);
-  auto attention = window_attention(input, layer, memory, window).square().sum(2);  // [B, H, N]
+  auto attention = window_mass(input, layer, memory, window).squared;
   auto everything = at::ones({1, 1, 1}, input.valid.options());
   auto metric = mean_of_group(pooled(attention, everything)) *
                 (double(shape_.query_heads) / double(shape_.key_value_heads));

@@ -38,12 +38,16 @@ SelectedTokens StandardMethod::select(const Batch& batch, const LanguageModelVie
   return selected;
 }
 
-at::Tensor attend_first_chunk(const AttentionInput& input, LayerState& layer,
-                              AttentionStats* stats) {
+at::Tensor attend_first_chunk(const AttentionInput& input, LayerState& layer, AttentionStats* stats,
+                              at::Tensor* lse) {
   if (stats != nullptr) count_dense(input, *stats);
   layer.append(input.rotated(input.k), input.v, input.positions, input.order, input.valid, {},
                false, {}, input.padded);
-  return causal_attention(input.rotated(input.q), layer.keys, layer.values);
+  auto q = input.rotated(input.q);
+  if (lse == nullptr) return causal_attention(q, layer.keys, layer.values);
+  auto read = causal_attention_with_lse(q, layer.keys, layer.values);
+  *lse = read.lse;
+  return read.out;
 }
 
 bool StandardMethod::one_segment_per_chunk() const { return !at::GradMode::is_enabled(); }

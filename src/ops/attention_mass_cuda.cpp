@@ -1,4 +1,5 @@
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <c10/cuda/CUDAException.h>
@@ -16,6 +17,8 @@ namespace dsrsq::ops {
 namespace {
 
 using MaybeTensor = std::optional<at::Tensor>;
+
+constexpr int64_t kWidthStep = 8;  // of the kernel's rows; shorter ones end in zeros
 
 template <typename T>
 const T* data(const MaybeTensor& x) {
@@ -38,15 +41,15 @@ std::tuple<at::Tensor, at::Tensor> attention_mass_cuda(
                                       k.size(1),
                                       q.size(2),
                                       k.size(2),
-                                      q.size(3),
+                                      (q.size(3) + kWidthStep - 1) / kWidthStep * kWidthStep,
                                       static_cast<float>(scale),
                                       clusters,
                                       routes.has_value() ? routes->size(3) : 0,
                                       window,
                                       sinks};
-  TORCH_CHECK(s.width >= 8 && s.width % 8 == 0 && s.width <= kernels::kAttentionMassMaxWidth,
-              "attention_mass: on CUDA the head width is a multiple of 8 up to ",
-              kernels::kAttentionMassMaxWidth, ", got ", s.width);
+  TORCH_CHECK(s.width <= kernels::kAttentionMassMaxWidth,
+              "attention_mass: on CUDA the head width is at most ", kernels::kAttentionMassMaxWidth,
+              ", got ", q.size(3));
   TORCH_CHECK(!routes.has_value() || clusters <= kernels::kAttentionMassMaxClusters,
               "attention_mass: on CUDA m <= ", kernels::kAttentionMassMaxClusters, ", got ",
               clusters);
@@ -55,7 +58,12 @@ std::tuple<at::Tensor, at::Tensor> attention_mass_cuda(
   const c10::cuda::CUDAGuard guard(q.device());
   const bool bf16 = q.scalar_type() == at::kBFloat16;
   const auto type = bf16 ? at::kBFloat16 : at::kFloat;
-  const at::Tensor q_rows = q.to(type).contiguous(), k_rows = k.to(type).contiguous();
+  const auto rows = [&](const at::Tensor& x) {
+    const int64_t missing = s.width - x.size(3);
+    const at::Tensor typed = x.to(type);
+    return (missing > 0 ? at::constant_pad_nd(typed, {0, missing}) : typed).contiguous();
+  };
+  const at::Tensor q_rows = rows(q), k_rows = rows(k);
   const at::Tensor denominator = lse.to(at::kFloat).contiguous();
   const at::Tensor query_at = query_position.to(at::kInt).contiguous();
   const at::Tensor key_at = key_position.to(at::kInt).contiguous();

@@ -12,6 +12,7 @@
 
 #include "cluster_attention_backend.h"
 #include "cluster_attention_checks.h"
+#include "cluster_attention_plain.h"
 
 namespace dsrsq::ops {
 namespace {
@@ -20,7 +21,7 @@ using MaybeTensor = std::optional<at::Tensor>;
 using Result = std::tuple<at::Tensor, at::Tensor>;
 using Signature = Result(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
                          const at::Tensor&, const MaybeTensor&, int64_t, int64_t, int64_t, double,
-                         const MaybeTensor&, const MaybeTensor&);
+                         const MaybeTensor&, const MaybeTensor&, bool);
 
 const c10::TypedOperatorHandle<Signature>& op() {
   static const auto handle = c10::Dispatcher::singleton()
@@ -29,7 +30,10 @@ const c10::TypedOperatorHandle<Signature>& op() {
   return handle;
 }
 
-const ClusterAttentionBackend& backend_of(const at::Tensor& q) {
+const ClusterAttentionBackend& backend_of(const at::Tensor& q, bool plain) {
+  static const ClusterAttentionBackend plain_backend{cluster_attention_forward_plain,
+                                                     cluster_attention_backward_plain};
+  if (plain) return plain_backend;
   const ClusterAttentionBackend& backend = cluster_attention_backend(q.device().type());
   TORCH_CHECK(backend.forward != nullptr,
               "cluster_attention: this build has no implementation for ", q.device());
@@ -55,10 +59,10 @@ class ClusterAttentionFunction : public torch::autograd::Function<ClusterAttenti
       torch::autograd::AutogradContext* context, const at::Tensor& q, const at::Tensor& k,
       const at::Tensor& v, const at::Tensor& assignment, const at::Tensor& routes,
       const MaybeTensor& key_bias, int64_t clusters, int64_t window, int64_t sinks, double scale,
-      const MaybeTensor& other_out, const MaybeTensor& other_lse) {
+      const MaybeTensor& other_out, const MaybeTensor& other_lse, bool plain) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    ClusterAttentionKept kept = backend_of(q).forward(
-        {q, k, v, assignment, routes, key_bias, {clusters, window, sinks, scale}});
+    ClusterAttentionKept kept = backend_of(q, plain).forward(
+        {q, k, v, assignment, routes, key_bias, {clusters, window, sinks, scale, plain}});
     if (other_out.has_value()) join(kept, *other_out, *other_lse);
     context->save_for_backward({q, k, v, assignment, routes, key_bias.value_or(at::Tensor()),
                                 kept.out, kept.lse, kept.index, other_out.value_or(at::Tensor()),
@@ -67,6 +71,7 @@ class ClusterAttentionFunction : public torch::autograd::Function<ClusterAttenti
     context->saved_data["window"] = window;
     context->saved_data["sinks"] = sinks;
     context->saved_data["scale"] = scale;
+    context->saved_data["plain"] = plain;
     context->mark_non_differentiable({kept.lse});
     return {kept.out, kept.lse};
   }
@@ -77,13 +82,15 @@ class ClusterAttentionFunction : public torch::autograd::Function<ClusterAttenti
     const auto& data = context->saved_data;
     const MaybeTensor key_bias = saved[5].defined() ? MaybeTensor(saved[5]) : std::nullopt;
     const ClusterAttentionOptions options{data.at("clusters").toInt(), data.at("window").toInt(),
-                                          data.at("sinks").toInt(), data.at("scale").toDouble()};
+                                          data.at("sinks").toInt(), data.at("scale").toDouble(),
+                                          data.at("plain").toBool()};
     at::AutoDispatchBelowADInplaceOrView guard;
     // With the joined output and log-sum-exp a probability is one of the whole softmax, and these
     // are its gradients, whoever the other keys belong to (D13).
-    const ClusterAttentionGradients g = backend_of(saved[0]).backward(
-        {saved[0], saved[1], saved[2], saved[3], saved[4], key_bias, options},
-        {saved[6], saved[7], saved[8]}, gradients[0]);
+    const ClusterAttentionGradients g =
+        backend_of(saved[0], options.plain)
+            .backward({saved[0], saved[1], saved[2], saved[3], saved[4], key_bias, options},
+                      {saved[6], saved[7], saved[8]}, gradients[0]);
     at::Tensor d_other_out, d_other_lse;
     if (const auto& other_out = saved[9], &other_lse = saved[10]; other_out.defined()) {
       const at::Tensor share = share_of(other_lse, saved[7]);
@@ -91,7 +98,7 @@ class ClusterAttentionFunction : public torch::autograd::Function<ClusterAttenti
       d_other_out = part.to(other_out.scalar_type());
       d_other_lse = (part * (other_out - saved[6])).sum(-1).to(other_lse.scalar_type());
     }
-    return {g.dq, g.dk, g.dv, {}, {}, g.d_key_bias, {}, {}, {}, {}, d_other_out, d_other_lse};
+    return {g.dq, g.dk, g.dv, {}, {}, g.d_key_bias, {}, {}, {}, {}, d_other_out, d_other_lse, {}};
   }
 };
 
@@ -99,20 +106,21 @@ Result cluster_attention_autograd(const at::Tensor& q, const at::Tensor& k, cons
                                   const at::Tensor& assignment, const at::Tensor& routes,
                                   const MaybeTensor& key_bias, int64_t clusters, int64_t window,
                                   int64_t sinks, double scale, const MaybeTensor& other_out,
-                                  const MaybeTensor& other_lse) {
-  const auto result = ClusterAttentionFunction::apply(
-      q, k, v, assignment, routes, key_bias, clusters, window, sinks, scale, other_out, other_lse);
+                                  const MaybeTensor& other_lse, bool plain) {
+  const auto result =
+      ClusterAttentionFunction::apply(q, k, v, assignment, routes, key_bias, clusters, window,
+                                      sinks, scale, other_out, other_lse, plain);
   return {result[0], result[1]};
 }
 
 // Below autograd, where what the forward pass would keep is dropped.
-Result cluster_attention_plain(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                               const at::Tensor& assignment, const at::Tensor& routes,
-                               const MaybeTensor& key_bias, int64_t clusters, int64_t window,
-                               int64_t sinks, double scale, const MaybeTensor& other_out,
-                               const MaybeTensor& other_lse) {
-  ClusterAttentionKept kept = backend_of(q).forward(
-      {q, k, v, assignment, routes, key_bias, {clusters, window, sinks, scale}});
+Result cluster_attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                 const at::Tensor& assignment, const at::Tensor& routes,
+                                 const MaybeTensor& key_bias, int64_t clusters, int64_t window,
+                                 int64_t sinks, double scale, const MaybeTensor& other_out,
+                                 const MaybeTensor& other_lse, bool plain) {
+  ClusterAttentionKept kept = backend_of(q, plain).forward(
+      {q, k, v, assignment, routes, key_bias, {clusters, window, sinks, scale, plain}});
   if (other_out.has_value()) join(kept, *other_out, *other_lse);
   return {kept.out, kept.lse};
 }
@@ -123,7 +131,7 @@ Result cluster_attention_autocast(const at::Tensor& q, const at::Tensor& k, cons
                                   const at::Tensor& assignment, const at::Tensor& routes,
                                   const MaybeTensor& key_bias, int64_t clusters, int64_t window,
                                   int64_t sinks, double scale, const MaybeTensor& other_out,
-                                  const MaybeTensor& other_lse) {
+                                  const MaybeTensor& other_lse, bool plain) {
   const c10::impl::ExcludeDispatchKeyGuard guard(key);
   const auto cast = [](at::ScalarType type, const at::Tensor& x) {
     return at::autocast::cached_cast(type, x, device);
@@ -131,7 +139,8 @@ Result cluster_attention_autocast(const at::Tensor& q, const at::Tensor& k, cons
   const MaybeTensor bias =
       key_bias.has_value() ? MaybeTensor(cast(at::kFloat, *key_bias)) : std::nullopt;
   return op().call(cast(at::kBFloat16, q), cast(at::kBFloat16, k), cast(at::kBFloat16, v),
-                   assignment, routes, bias, clusters, window, sinks, scale, other_out, other_lse);
+                   assignment, routes, bias, clusters, window, sinks, scale, other_out, other_lse,
+                   plain);
 }
 
 }  // namespace
@@ -157,10 +166,10 @@ ClusterAttention cluster_attention(const at::Tensor& q, const at::Tensor& k, con
               q.sizes().slice(0, 3), " on ", q.device(), ", got ",
               other.has_value() ? other->out.sizes() : q.sizes(), " and ",
               other.has_value() ? other->lse.sizes() : q.sizes());
-  auto [out, lse] = op().call(q, k, v, assignment, routes, key_bias, options.clusters,
-                              options.window, options.sinks, options.scale,
-                              other.has_value() ? MaybeTensor(other->out) : std::nullopt,
-                              other.has_value() ? MaybeTensor(other->lse) : std::nullopt);
+  auto [out, lse] = op().call(
+      q, k, v, assignment, routes, key_bias, options.clusters, options.window, options.sinks,
+      options.scale, other.has_value() ? MaybeTensor(other->out) : std::nullopt,
+      other.has_value() ? MaybeTensor(other->lse) : std::nullopt, options.plain);
   return {out, lse};
 }
 
@@ -216,7 +225,7 @@ TORCH_LIBRARY_IMPL(dsrsq, AutocastCUDA, m) {
   m.impl("cluster_attention",
          cluster_attention_autocast<c10::DispatchKey::AutocastCUDA, at::kCUDA>);
 }
-TORCH_LIBRARY_IMPL(dsrsq, CPU, m) { m.impl("cluster_attention", cluster_attention_plain); }
-TORCH_LIBRARY_IMPL(dsrsq, CUDA, m) { m.impl("cluster_attention", cluster_attention_plain); }
+TORCH_LIBRARY_IMPL(dsrsq, CPU, m) { m.impl("cluster_attention", cluster_attention_forward); }
+TORCH_LIBRARY_IMPL(dsrsq, CUDA, m) { m.impl("cluster_attention", cluster_attention_forward); }
 
 }  // namespace dsrsq::ops

@@ -28,7 +28,7 @@ void check_cuda(const at::Tensor& q, const kernels::ClusterSizes& s) {
   TORCH_CHECK(q.scalar_type() == at::kBFloat16 && (s.width == 64 || s.width == 128),
               "cluster_attention: on CUDA q, k and v are bf16 of width 64 or 128, got ",
               q.scalar_type(), " of width ", s.width,
-              "; run under autocast, or with sqa.kernel: masked_dense");
+              "; run under autocast, or with sqa.kernel: aten");
   TORCH_CHECK(
       s.clusters <= kernels::kClusterIndexMaxClusters &&
           s.slots <= kernels::kClusterIndexMaxSlots && s.sinks <= kernels::kClusterIndexMaxSinks,

@@ -7,7 +7,7 @@ TORCH_LIBRARY(dsrsq, m) {
   // clang-format off
   m.def("cluster_assign(Tensor keys, Tensor centroids, Tensor bias, Tensor? valid) -> (Tensor assignment, Tensor raw_sum, Tensor direction_sum, Tensor count)");
   m.def("cluster_route(Tensor queries, Tensor centroids, int slots) -> Tensor");
-  m.def("cluster_attention(Tensor q, Tensor k, Tensor v, Tensor assignment, Tensor routes, Tensor? key_bias, int clusters, int window, int sinks, float scale, Tensor? other_out=None, Tensor? other_lse=None) -> (Tensor out, Tensor lse)");
+  m.def("cluster_attention(Tensor q, Tensor k, Tensor v, Tensor assignment, Tensor routes, Tensor? key_bias, int clusters, int window, int sinks, float scale, Tensor? other_out=None, Tensor? other_lse=None, bool plain=False) -> (Tensor out, Tensor lse)");
   m.def("attention_mass(Tensor q, Tensor k, Tensor lse, Tensor query_position, Tensor key_position, Tensor? key_bias, Tensor? assignment, Tensor? routes, float scale, int clusters, int window, int sinks) -> (Tensor mass, Tensor squared)");
   // clang-format on
 }

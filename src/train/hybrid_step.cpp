@@ -130,7 +130,7 @@ std::map<std::string, double> HybridStep::accumulate(const std::vector<Batch>& b
   values["train/compute"] =
       config_.loss.compute_tokens * share +
       config_.loss.compute_clusters *
-          (sparse ? double(clusters) / double(config_.dsrsq.sqa.clusters) : 1.0);
+          (sparse ? double(clusters) / double(config_.dsrsq.sqa.cluster_count()) : 1.0);
   return values;
 }
 

@@ -129,20 +129,11 @@ void RunConfig::validate(const ConfigLocations& locations) const {
                "got kmeans, whose clusters know the tokens to be predicted"));
   for (size_t i = 0; i < stages.size(); ++i) {
     auto key = concat("stages.", i, ".clusters_per_query");
-    if (stages[i].clusters_per_query > dsrsq.sqa.clusters)
+    if (stages[i].clusters_per_query > 0 &&
+        stages[i].clusters_per_query > dsrsq.sqa.cluster_count())
       throw ConfigError(concat(locations.of(key), ": ", key, ": expected at most sqa.clusters = ",
-                               dsrsq.sqa.clusters, ", got ", stages[i].clusters_per_query));
+                               dsrsq.sqa.cluster_count(), ", got ", stages[i].clusters_per_query));
   }
-  const auto& parts = dsrsq;
-  if (method == "dsrsq" && parts.sqa.enabled && parts.sqa.kernel == "native" &&
-      parts.rckv.enabled && parts.rckv.weight == "attention_rate" &&
-      std::none_of(stages.begin(), stages.end(), [](const StageConfig& s) {
-        return s.sqa && (!s.rckv || std::min(s.buffer_from, s.buffer_to) < 1);
-      }))
-    throw ConfigError(concat(locations.of("sqa.kernel"),
-                             ": sqa.kernel: expected auto or masked_dense with rckv.weight: "
-                             "attention_rate in every stage with sqa, got native, which keeps no "
-                             "probabilities; change it or rckv.weight"));
   validate_policy(locations);
   if (train.frozen_layers > model.layers)
     throw ConfigError(concat(locations.of("train.frozen_layers"),

@@ -8,6 +8,7 @@
 
 #include "support/expect_tensor.h"
 #include "support/gradcheck.h"
+#include "support/op_case.h"
 #include "support/tiny.h"
 
 namespace dsrsq {
@@ -218,6 +219,30 @@ TEST(CausalAttention, IsTheCausalSoftmax) {
                  .contiguous();
   EXPECT_TENSOR_NEAR(causal_attention(queries(), set.k, set.v), union_softmax(queries(), {set}),
                      kDouble);
+}
+
+// The backend that torch would choose, and the denominators of its softmax.
+TEST(CausalAttention, TheLseIsTheSoftmaxs) {
+  for (const auto device : testing::test_devices()) {
+    for (const auto type : {at::kDouble, at::kFloat, at::kBFloat16}) {
+      SCOPED_TRACE(device.str() + " " + c10::toString(type));
+      const auto x = [&](const char* name, int64_t heads) {
+        return (normal(name, {2, heads, 70, 8}) * 2).to(device, type);
+      };
+      auto q = x("causal q", 4).requires_grad_(), k = x("causal k", 2), v = x("causal v", 2);
+      auto read = causal_attention_with_lse(q, k, v);
+      EXPECT_TENSOR_EQUAL(read.out, causal_attention(q, k, v));
+      EXPECT_TRUE(read.out.requires_grad());
+      if (device.is_cpu()) ASSERT_TRUE(read.lse.defined());
+      if (!read.lse.defined()) continue;
+      EXPECT_FALSE(read.lse.requires_grad());
+      auto mask = at::ones({70, 70}, at::kBool).tril();
+      auto exact = masked_attention(q.cpu().to(at::kDouble), k.cpu().to(at::kDouble),
+                                    v.cpu().to(at::kDouble), mask);
+      auto bound = type == at::kDouble ? 1e-12 : type == at::kFloat ? 1e-5 : 2e-2;
+      EXPECT_TENSOR_NEAR(read.lse.cpu().to(at::kDouble), exact.lse.detach(), (Tolerance{0, bound}));
+    }
+  }
 }
 
 }  // namespace

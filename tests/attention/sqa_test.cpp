@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
+#include <vector>
 
 #include "dsrsq/core/error.h"
 #include "support/expect_tensor.h"
@@ -51,6 +53,37 @@ void expect_same(const Sqa& sqa, const std::map<std::string, at::Tensor>& before
   ASSERT_EQ(sqa->named_buffers().size(), before.size());
   for (const auto& buffer : sqa->named_buffers())
     EXPECT_TENSOR_EQUAL(buffer.value(), before.at(buffer.key()));
+}
+
+TEST(SqaConfig, AutoIsAboutTheRootOfTheLongestText) {
+  const std::vector<std::pair<int64_t, int64_t>> sizes = {
+      {1, 32},         {1024, 32},       {1025, 64},      {16 << 10, 128},
+      {64 << 10, 256}, {128 << 10, 384}, {1 << 20, 1024}, {int64_t{1} << 30, 1024}};
+  for (const auto& [length, clusters] : sizes) EXPECT_EQ(auto_clusters(length), clusters) << length;
+  auto sqa = config();
+  EXPECT_EQ(sqa.cluster_count(), 5);
+  sqa.max_length = 16 << 10;  // read only where it is asked for
+  EXPECT_EQ(sqa.cluster_count(), 5);
+  sqa.clusters = 0;
+  EXPECT_EQ(sqa.cluster_count(), 128);
+  sqa.max_length = 0;
+  EXPECT_THROW(sqa.cluster_count(), ConfigError);
+}
+
+// Resolved once: the codebook is of that size whatever the length of what is read.
+TEST(Sqa, AutoSizesTheCodebookOnce) {
+  auto settings = config();
+  settings.clusters = 0;
+  settings.max_length = 2000;  // 64
+  auto sqa = started_sqa(settings);
+  EXPECT_EQ(sqa->config().clusters, 64);
+  EXPECT_EQ(sqa->directions(0).sizes(), (std::vector<int64_t>{2, 64, 6}));
+  EXPECT_EQ(sqa->means(1).sizes(), (std::vector<int64_t>{2, 64, 6}));
+  EXPECT_EQ(sqa->bias(1).sizes(), (std::vector<int64_t>{2, 64}));
+  EXPECT_TENSOR_NEAR(sqa->directions(1).norm(2, -1), at::ones({2, 64}), (Tolerance{0, 1e-5}));
+  auto routes = sqa->route(0, normal("auto q", {2, 4, 9, 6}), 64);
+  EXPECT_EQ(sqa->routed_mask(routes).sizes(), (std::vector<int64_t>{2, 4, 9, 64}));
+  EXPECT_TRUE(sqa->routed_mask(routes).all().item<bool>());
 }
 
 TEST(SparseMask, MatchesATripleLoop) {

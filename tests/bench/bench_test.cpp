@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -98,6 +99,12 @@ TEST(BenchAttention, SuiteRecordsEveryMetricWithItsBaseline) {
                                           "cluster_attention forward_backward_speedup / dense",
                                           "cluster_attention forward_speedup / dense",
                                           "dense forward", "dense forward_backward"}));
+  o.aten = true;
+  const auto more = run_attention_suite(o, at::kCPU);
+  EXPECT_TRUE(std::any_of(more.begin(), more.end(), [](const ResultRecord& r) {
+    return r.method == "cluster_attention_aten" && r.metric == "forward_backward_speedup";
+  }));
+  o.aten = false;
   o.cases[0].type = "bf16";
   EXPECT_EQ(run_attention_suite(o, at::kCPU)[0].case_name, "balanced, n 128, m 4, bf16");
   EXPECT_EQ(make_attention_data(o, o.cases[0], "balanced", at::kCPU).q.scalar_type(),
@@ -111,7 +118,20 @@ TEST(BenchAttention, SuiteRecordsEveryMetricWithItsBaseline) {
   EXPECT_THROW(run_attention_suite(o, at::kCPU), ConfigError);
 }
 
+TEST(BenchAttention, CasesAreParsed) {
+  const AttentionCase plain = parse_attention_case("16384:128");
+  EXPECT_EQ(plain.tokens, 16384);
+  EXPECT_EQ(plain.clusters, 128);
+  EXPECT_EQ(plain.type, "");
+  EXPECT_EQ(parse_attention_case("8192:32:bf16").type, "bf16");
+  EXPECT_EQ(parse_attention_case("131072:auto").clusters, 384);
+  EXPECT_EQ(parse_attention_case("65536:auto:bf16").clusters, 256);
+  for (const char* wrong : {"", "8192", "8192:", ":8", "8192:x", "0:1", "8:0", "8:-1", "8 :1"})
+    EXPECT_THROW(parse_attention_case(wrong), ConfigError) << wrong;
+}
+
 TEST(BenchTrain, CasesAreParsed) {
+  EXPECT_EQ(parse_train_case("2x16384:auto").clusters, 128);
   const TrainCase size = parse_train_case("4x8192:128");
   EXPECT_EQ(size.batch, 4);
   EXPECT_EQ(size.tokens, 8192);

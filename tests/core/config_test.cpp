@@ -50,6 +50,7 @@ struct Settings {
   Sqa sqa;
   std::vector<Stage> stages = {{"warm", 10, 0.5}, {"joint", 20, 0.25}};
   int64_t sentinel = -1;  // a default outside its own rule means "not set"
+  int64_t pages = 0;      // auto
   void visit_fields(ConfigVisitor& v) {
     v.field("seed", seed, "Of everything.");
     v.field("output", output, "Folder.");
@@ -58,6 +59,7 @@ struct Settings {
     v.group("sqa", sqa, "Semantic quantized attention.");
     v.list("stages", stages, "The curriculum.");
     v.field("sentinel", sentinel, "Default out of range.", at_least(0));
+    v.field("pages", pages, "Or a word.", or_word(at_least(1), "auto", 0));
   }
 };
 
@@ -214,6 +216,30 @@ TEST(Config, RangesAndChoices) {
   expect_contains(text_error("sqa: {centroids: codebok}\n"),
                   "'codebok' is not one of: codebook; did you mean 'codebook'?");
   expect_contains(text_error("probes: [niah, x]\n"), "probes.1: 'x' is not one of: niah, needle");
+}
+
+TEST(Config, AWordMayStandForANumber) {
+  EXPECT_EQ(from_text("pages: 3\n").pages, 3);
+  Settings settings = with_overrides({"pages=12"});
+  EXPECT_EQ(settings.pages, 12);
+  load_config_text("pages: auto\n", "t.yaml", visitor(settings));
+  EXPECT_EQ(settings.pages, 0);
+  EXPECT_EQ(config_value(visitor(settings), "pages"), "auto");
+  settings.sentinel = 3;
+  const std::string text = dump_config(visitor(settings));  // and what was resolved says so
+  expect_contains(text, "\npages: auto\n");
+  settings.pages = 7;
+  load_config_text(text, "t.yaml", visitor(settings));
+  EXPECT_EQ(settings.pages, 0);
+  expect_contains(document_config(visitor(settings)),
+                  "| `pages` | integer | `auto` | >= 1 or `auto` | Or a word. |");
+
+  EXPECT_EQ(text_error("pages: 0\n"),
+            "t.yaml:1:8: pages: 0 is out of range; allowed: at least 1 or auto");
+  EXPECT_EQ(text_error("pages: all\n"),
+            "t.yaml:1:8: pages: expected an integer in plain digits or auto, got 'all'");
+  expect_contains(text_error("pages: \"auto\"\n"), "got the text 'auto'");
+  expect_contains(text_error("seed: auto\n"), "expected an integer in plain digits, got 'auto'");
 }
 
 TEST(Config, RefusesWhatYamlCppKeepsSilently) {
@@ -444,7 +470,7 @@ TEST(Config, DumpIsReadable) {
             "seed: 7\noutput: \"\"\nprobes: [niah]\nlayers: [0, 1]\nsqa:\n  enabled: true\n  "
             "clusters: 32\n  decay: 1.0\n"
             "  centroids: codebook\nstages:\n  - name: warm\n    steps: 10\n    rate: "
-            "0.0001\nsentinel: 3\n");
+            "0.0001\nsentinel: 3\npages: auto\n");
   settings.sqa.decay = std::numeric_limits<double>::infinity();
   expect_contains(error_of([&] { dump_config(visitor(settings)); }),
                   "sqa.decay: inf is not finite");

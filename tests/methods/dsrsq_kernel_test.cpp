@@ -1,5 +1,5 @@
-// The native implementation of attention over clusters (sqa.kernel: native) against dense attention
-// under a mask, on whole models: what a query attends is the same, rounding is not.
+// Attention over clusters by operator (sqa.kernel: native, aten) against dense attention under a
+// mask, on whole models: what a query attends is the same, rounding is not.
 #include "dsrsq/methods/dsrsq_kernel.h"
 
 #include <gmock/gmock.h>
@@ -20,6 +20,7 @@ namespace {
 
 using ::testing::HasSubstr;
 using testing::normal;
+using ::testing::Not;
 using testing::read_batch;
 using testing::test_devices;
 using testing::tiny_batch;
@@ -93,7 +94,10 @@ struct Variant {
   std::function<void(PassOptions&)> options = [](PassOptions&) {};
   bool rckv = false, dsr = false;
   bool padded_too = true;
+  bool sqa = true;
 };
+
+const std::vector<std::string> kOperators = {"native", "aten"};
 
 std::vector<Variant> variants() {
   auto weight = [](const char* weight, const char* position) {
@@ -126,64 +130,133 @@ std::vector<Variant> variants() {
       {"latents by gate and age", weight("gate", "age_bias"), {}, true},
       {"latents masked", weight("recency", "rope_reconstruct"),
        [](PassOptions& o) { o.probe = Probe::kLatentsMasked; }, true},
+      {"latents by attention", weight("attention_rate", "rope_reconstruct"), {}, true},
       {"everything", weight("gate", "rope_reconstruct"), {}, true, true},
+      {"latents without clusters", weight("recency", "age_bias"), {}, true, true, true, false},
+      {"latents by attention without clusters",
+       weight("attention_rate", "rope_reconstruct"),
+       {},
+       true,
+       false,
+       true,
+       false},
   };
 }
 
 // Forward, gradients of all weights, and the codebook after the step.
-TEST(SqaKernel, NativeTrainsAsMaskedDenseDoes) {
+TEST(SqaKernel, OperatorsTrainAsMaskedDenseDoes) {
   for (const auto& variant : variants()) {
     for (bool padded : {false, true}) {
       if (padded && !variant.padded_too) continue;
-      SCOPED_TRACE(variant.name + (padded ? ", padded" : ""));
-      auto config = tiny_dsrsq(variant.dsr, true, variant.rckv);
+      auto config = tiny_dsrsq(variant.dsr, variant.sqa, variant.rckv);
       if (variant.config) variant.config(config);
       auto options = training_options();
       if (variant.options) variant.options(options);
       auto batch = padded ? padded_batch() : even_batch();
-      expect_same(train_with(config, "native", batch, options),
-                  train_with(config, "masked_dense", batch, options));
+      auto masked = train_with(config, "masked_dense", batch, options);
+      for (const auto& kernel : kOperators) {
+        SCOPED_TRACE(kernel + ", " + variant.name + (padded ? ", padded" : ""));
+        expect_same(train_with(config, kernel, batch, options), masked);
+      }
     }
   }
 }
 
-// That native is what ran: its gradients differ from the other's in the last bits, or the test
-// above compares one path with itself.
-TEST(SqaKernel, NativeIsAnotherPath) {
+// That each is what ran: their outputs differ in the last bits, or the test above compares one path
+// with itself.
+TEST(SqaKernel, OperatorsAreOtherPaths) {
   auto config = tiny_dsrsq(false, true, false);
-  auto native = train_with(config, "native", padded_batch(), training_options());
-  auto masked = train_with(config, "masked_dense", padded_batch(), training_options());
-  EXPECT_FALSE(at::equal(native.hidden, masked.hidden));
+  auto hidden = [&](const std::string& kernel, const PassOptions& options) {
+    return train_with(config, kernel, padded_batch(), options).hidden;
+  };
+  auto native = hidden("native", training_options()), aten = hidden("aten", training_options());
+  auto masked = hidden("masked_dense", training_options());
+  EXPECT_FALSE(at::equal(native, masked));
+  EXPECT_FALSE(at::equal(aten, masked));
+  EXPECT_FALSE(at::equal(aten, native));
   // Where the probabilities themselves are wanted there is one path.
   PassOptions counting = training_options();
   counting.collect_stats = true;
-  EXPECT_TENSOR_EQUAL(train_with(config, "native", padded_batch(), counting).hidden,
-                      train_with(config, "masked_dense", padded_batch(), counting).hidden);
+  for (const auto& kernel : kOperators)
+    EXPECT_TENSOR_EQUAL(hidden(kernel, counting), hidden("masked_dense", counting));
+}
+
+// aten leaves out no type: in double it is exact where native's own arithmetic would not be.
+TEST(SqaKernel, AtenServesDouble) {
+  torch::NoGradGuard no_grad;
+  for (bool rckv : {false, true}) {
+    auto config = tiny_dsrsq(false, true, rckv);
+    auto read = [&](const std::string& kernel) {
+      config.sqa.kernel = kernel;
+      auto model = tiny_dsrsq_model(tiny_model(), config);
+      model->to(at::kDouble);
+      auto batch = padded_batch();
+      return read_batch(model, batch) * batch.tail_valid.unsqueeze(-1);
+    };
+    EXPECT_TENSOR_NEAR(read("aten"), read("masked_dense"), (Tolerance{0, 1e-9}));
+  }
+}
+
+// What the reservoir weighs by, without the probabilities, against them; after the buffer has been
+// read, with clusters and without.
+TEST(SqaKernel, OperatorsCountTheAttentionThatMaskedDenseSees) {
+  torch::NoGradGuard no_grad;
+  for (bool sqa : {true, false}) {
+    for (bool padded : {false, true}) {
+      auto config = tiny_dsrsq(true, sqa, true);
+      config.dsr.reader_gradient = "bias";
+      auto batch = padded ? padded_batch() : even_batch();
+      auto read = [&](const std::string& kernel, MethodState& state) {
+        config.sqa.kernel = kernel;
+        auto model = tiny_dsrsq_model(tiny_model(), config);
+        return read_batch(model, batch, {}, &state) * batch.tail_valid.unsqueeze(-1);
+      };
+      MethodState expected;
+      auto hidden = read("masked_dense", expected);
+      for (const auto& kernel : kOperators) {
+        SCOPED_TRACE(kernel + (sqa ? "" : ", without clusters") + (padded ? ", padded" : ""));
+        MethodState actual;
+        EXPECT_TENSOR_NEAR(read(kernel, actual), hidden, (Tolerance{1e-5, 2e-5}));
+        for (size_t i = 0; i < expected.layers.size(); ++i) {
+          const auto &a = actual.layers[i], &e = expected.layers[i];
+          ASSERT_FALSE(e.latents.empty());
+          EXPECT_TENSOR_EQUAL(a.order, e.order);
+          EXPECT_TENSOR_EQUAL(a.latents.order, e.latents.order);
+          EXPECT_TENSOR_NEAR(a.latents.priority, e.latents.priority, (Tolerance{0, 1e-4}));
+          EXPECT_TENSOR_NEAR(a.mass, e.mass, (Tolerance{1e-5, 1e-5}));
+          EXPECT_TENSOR_EQUAL(a.exposure, e.exposure);
+          EXPECT_GT((a.mass * a.valid).max().item<double>(), 1);
+        }
+      }
+    }
+  }
 }
 
 TEST(SqaKernel, AllClustersEqualDense) {
   torch::NoGradGuard no_grad;
   auto config = tiny_dsrsq(false, true, false);
   config.sqa.clusters_per_query = config.sqa.clusters;
-  config.sqa.kernel = "native";
-  for (const auto& batch : {even_batch(), padded_batch()}) {
-    auto model = tiny_dsrsq_model(tiny_model(), config);
-    auto dense = testing::tiny_language_model(
-        tiny_model(), std::make_shared<StandardMethod>(StandardConfig{}, tiny_model()));
-    auto valid = batch.tail_valid.unsqueeze(-1);
-    EXPECT_TENSOR_NEAR(read_batch(model, batch) * valid, read_batch(dense, batch) * valid,
-                       (Tolerance{0, 1e-5}));
+  for (const auto& kernel : kOperators) {
+    config.sqa.kernel = kernel;
+    for (const auto& batch : {even_batch(), padded_batch()}) {
+      auto model = tiny_dsrsq_model(tiny_model(), config);
+      auto dense = testing::tiny_language_model(
+          tiny_model(), std::make_shared<StandardMethod>(StandardConfig{}, tiny_model()));
+      auto valid = batch.tail_valid.unsqueeze(-1);
+      EXPECT_TENSOR_NEAR(read_batch(model, batch) * valid, read_batch(dense, batch) * valid,
+                         (Tolerance{0, 1e-5}));
+    }
   }
 }
 
 // Tokens one by one after a prefill, some sequences ending before others.
-TEST(SqaKernel, NativeDecodesAsMaskedDenseDoes) {
+TEST(SqaKernel, OperatorsDecodeAsMaskedDenseDoes) {
   torch::NoGradGuard no_grad;
-  for (bool rckv : {false, true}) {
-    auto config = tiny_dsrsq(false, true, rckv);
-    config.rckv.weight = "recency";
+  for (const std::string weight : {"", "recency", "attention_rate"}) {
+    auto config = tiny_dsrsq(false, true, !weight.empty());
+    if (!weight.empty()) config.rckv.weight = weight;
     std::map<std::string, std::vector<at::Tensor>> hidden;
-    for (const std::string kernel : {"native", "auto", "masked_dense"}) {
+    for (const std::string kernel : {"native", "aten", "auto", "masked_dense"}) {
       config.sqa.kernel = kernel;
       auto model = tiny_dsrsq_model(tiny_model(), config);
       auto batch = padded_batch();
@@ -196,7 +269,7 @@ TEST(SqaKernel, NativeDecodesAsMaskedDenseDoes) {
         hidden[kernel].push_back(model->read_next(ids, valid, state) * valid.view({3, 1, 1}));
       }
     }
-    for (const char* kernel : {"native", "auto"})
+    for (const char* kernel : {"native", "aten", "auto"})
       for (size_t i = 0; i < hidden[kernel].size(); ++i)
         EXPECT_TENSOR_NEAR(hidden[kernel][i], hidden["masked_dense"][i], (Tolerance{1e-5, 2e-5}));
   }
@@ -207,9 +280,9 @@ double error(const at::Tensor& actual, const at::Tensor& expected) {
   return ((actual.to(at::kCPU, at::kDouble) - y).norm() / y.norm().clamp_min(1e-12)).item<double>();
 }
 
-// In bf16 neither is exact, and a route may flip where two clusters are nearly level: against fp32
-// on the CPU native may err at most twice as much as masked_dense on the same device.
-TEST(SqaKernel, InBf16NativeErrsAsMaskedDenseDoes) {
+// In bf16 none is exact, and a route may flip where two clusters are nearly level: against fp32 on
+// the CPU an operator may err at most twice as much as masked_dense on the same device.
+TEST(SqaKernel, InBf16OperatorsErrAsMaskedDenseDoes) {
   auto shape = tiny_model();
   shape.width = 128;
   shape.heads = 2;
@@ -228,15 +301,18 @@ TEST(SqaKernel, InBf16NativeErrsAsMaskedDenseDoes) {
       };
       auto exact = train("masked_dense", at::kCPU, false);
       for (const auto device : test_devices()) {
-        SCOPED_TRACE(device.str() + (rckv ? ", rckv" : "") + (padded ? ", padded" : ""));
-        auto native = train("native", device, true), masked = train("masked_dense", device, true);
-        EXPECT_LE(error(native.hidden, exact.hidden),
-                  2 * error(masked.hidden, exact.hidden) + 1e-3);
-        for (const auto& [name, tensor] : exact.tensors) {
-          if (name.rfind("d backbone.", 0) != 0) continue;
-          EXPECT_LE(error(native.tensors.at(name), tensor),
-                    2 * error(masked.tensors.at(name), tensor) + 5e-3)
-              << name;
+        auto masked = train("masked_dense", device, true);
+        for (const auto& kernel : kOperators) {
+          SCOPED_TRACE(kernel + " on " + device.str() + (rckv ? ", rckv" : "") +
+                       (padded ? ", padded" : ""));
+          auto own = train(kernel, device, true);
+          EXPECT_LE(error(own.hidden, exact.hidden), 2 * error(masked.hidden, exact.hidden) + 1e-3);
+          for (const auto& [name, tensor] : exact.tensors) {
+            if (name.rfind("d backbone.", 0) != 0) continue;
+            EXPECT_LE(error(own.tensors.at(name), tensor),
+                      2 * error(masked.tensors.at(name), tensor) + 5e-3)
+                << name;
+          }
         }
       }
     }
@@ -257,9 +333,11 @@ TEST(SqaKernel, TheChoiceNamesItsReason) {
               HasSubstr("-> masked_dense (heads of width 8)"));
   model.width = 4 * 64;
   EXPECT_THAT(line("auto", at::kCUDA, at::kBFloat16), HasSubstr("-> native (bf16 on cuda"));
-  EXPECT_THAT(line("native", at::kCUDA, at::kBFloat16), HasSubstr("attention_rate"));
+  EXPECT_THAT(line("aten", at::kCUDA, at::kFloat), HasSubstr("-> aten (fp32 on cuda"));
+  EXPECT_THAT(line("native", at::kCUDA, at::kBFloat16), Not(HasSubstr("rckv")));
   config.sqa.clusters_per_query = 17;
   EXPECT_THAT(line("auto", at::kCUDA, at::kBFloat16), HasSubstr("sqa.clusters_per_query above 16"));
+  EXPECT_THAT(line("aten", at::kCUDA, at::kBFloat16), HasSubstr("-> aten (bf16 on cuda"));
   EXPECT_THAT(line("native", at::kCPU, at::kFloat), HasSubstr("-> native (fp32 on cpu"));
   config.sqa.centroids = "segment";
   EXPECT_THAT(line("auto", at::kCPU, at::kFloat),

@@ -150,9 +150,27 @@ TEST(AttentionMass, WrongArgumentsAreNamed) {
   expect_error(w, "put them on one device");
   for (const at::Device device : test_devices()) {
     if (!device.is_cuda()) continue;
-    AttentionMassInputs narrow = causal_inputs(2, 1, 6, device);
-    narrow.q = narrow.q.slice(3, 0, 6), narrow.k = narrow.k.slice(3, 0, 6);
-    expect_error(narrow, "a multiple of 8");
+    AttentionMassInputs wide = causal_inputs(2, 1, 6, device);
+    wide.q = wide.q.repeat({1, 1, 1, 40}), wide.k = wide.k.repeat({1, 1, 1, 40});
+    expect_error(wide, "at most 256");
+  }
+}
+
+TEST(AttentionMass, TakesAnyWidth) {
+  AttentionMassInputs in = causal_inputs(2, 2, 70, at::kCPU);
+  in.q = in.q.slice(3, 0, 6), in.k = in.k.slice(3, 0, 6);
+  const at::Tensor later = at::ones({70, 70}, at::kBool).triu(1);
+  const at::Tensor score =
+      at::matmul(in.q, in.k.transpose(-1, -2)).masked_fill(later, -INFINITY).to(at::kDouble);
+  in.lse = score.logsumexp(-1).to(at::kFloat);
+  const at::Tensor expected = score.softmax(-1).square().sum(2);
+  for (const at::Device device : test_devices()) {
+    AttentionMassInputs there = in;
+    for (at::Tensor* x :
+         {&there.q, &there.k, &there.lse, &there.query_position, &there.key_position})
+      *x = x->to(device);
+    EXPECT_TENSOR_NEAR(attention_mass(there, {1.0}).squared.cpu().to(at::kDouble), expected,
+                       (Tolerance{1e-3, 1e-5}));
   }
 }
 

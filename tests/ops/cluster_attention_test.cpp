@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "dsrsq/ops/cluster_route.h"
@@ -37,12 +38,13 @@ struct Inputs {
 
   Inputs to(at::Device device, at::ScalarType type) const {
     const auto cast = [&](const at::Tensor& x) { return x.to(device, type); };
+    const auto bias_type = type == at::kDouble ? at::kDouble : at::kFloat;
     return {cast(q),
             cast(k),
             cast(v),
             assignment.to(device),
             routes.to(device),
-            key_bias.has_value() ? std::optional(key_bias->to(device)) : std::nullopt,
+            key_bias.has_value() ? std::optional(key_bias->to(device, bias_type)) : std::nullopt,
             options};
   }
 };
@@ -180,19 +182,57 @@ TEST(ClusterAttention, ExactInFp32OnTheCpu) {
   }
 }
 
+// By plain tensor operations: no device, type or width is left out.
+TEST(ClusterAttentionPlain, MatchesTheOracleInEveryTypeOnEveryDevice) {
+  auto all = shapes();
+  all.push_back({"of any width", 2, 4, 2, 300, 333, 6, 40, 20, 3, 200, true, true});
+  for (const Shape& shape : all) {
+    const Inputs in = make_inputs(shape);
+    const at::Tensor weighting = at::randn_like(in.q).to(at::kBFloat16).to(at::kFloat);
+    const auto expected = run(in.to(at::kCPU, at::kDouble), weighting, oracle);
+    for (const at::Device device : test_devices()) {
+      for (const auto& [type, bound] : std::vector<std::pair<at::ScalarType, double>>{
+               {at::kDouble, 1e-9}, {at::kFloat, 1e-5}, {at::kBFloat16, 1e-2}}) {
+        SCOPED_TRACE(shape.name + " on " + device.str() + " in " + c10::toString(type));
+        Inputs there = in.to(device, type);
+        there.options.plain = true;
+        const auto actual = run(there, weighting, call);
+        for (size_t i = 0; i < actual.size(); ++i)
+          EXPECT_LE(error(actual[i], expected[i]), bound) << "result " << i;
+      }
+    }
+  }
+}
+
+// Autocast rounds what goes in, nothing on the way, and nothing in the backward pass.
+TEST(ClusterAttentionPlain, AutocastRoundsTheInputsAlone) {
+  for (const at::Device device : test_devices()) {
+    Inputs in = make_inputs({"", 1, 2, 1, 300, 300, 24, 4, 2, 8, 1, false, true});
+    in.options.plain = true;
+    const at::Tensor weighting = at::randn_like(in.q);
+    const auto expected = run(in.to(device, at::kBFloat16), weighting, call);
+    at::autocast::set_autocast_enabled(device.type(), true);
+    const auto actual = run(in.to(device, at::kFloat), weighting, call);
+    at::autocast::set_autocast_enabled(device.type(), false);
+    at::autocast::clear_cache();
+    for (size_t i = 0; i < actual.size(); ++i)
+      EXPECT_TENSOR_EQUAL(actual[i].to(expected[i].scalar_type()), expected[i]);
+  }
+}
+
 TEST(ClusterAttention, GradientsMatchCentralDifferences) {
   Inputs in =
       make_inputs({"", 1, 2, 1, 5, 7, 4, 3, 2, 2, 1, false, true}).to(at::kCPU, at::kDouble);
   const auto function = [&](const std::vector<at::Tensor>& x) -> std::vector<at::Tensor> {
     return {cluster_attention(x[0], x[1], x[2], in.assignment, in.routes, x[3], in.options).out};
   };
-  EXPECT_TRUE(
-      testing::gradcheck(function, {in.q, in.k, in.v, in.key_bias->to(at::kDouble)}, {0, 1, 2, 3}));
+  EXPECT_TRUE(testing::gradcheck(function, {in.q, in.k, in.v, *in.key_bias}, {0, 1, 2, 3}));
 }
 
 // The softmax over the union with other keys, whose part comes as out and log-sum-exp.
-TEST(ClusterAttention, JoinsAnotherPartOfTheSoftmax) {
-  const Inputs in = make_inputs({"", 2, 4, 2, 40, 60, 64, 4, 2, 5, 1, true});
+void expect_joined(bool plain) {
+  Inputs in = make_inputs({"", 2, 4, 2, 40, 60, 64, 4, 2, 5, 1, true});
+  in.options.plain = plain;
   const at::Tensor other_k = at::randn({2, 4, 11, 64}), other_v = at::randn({2, 4, 11, 64});
   const auto part = [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
     const at::Tensor score = at::matmul(q, k.transpose(-1, -2)) * in.options.scale;
@@ -222,10 +262,12 @@ TEST(ClusterAttention, JoinsAnotherPartOfTheSoftmax) {
   };
   EXPECT_TRUE(testing::gradcheck(
       function,
-      {small.q, small.k, small.v, small.key_bias->to(at::kDouble),
-       at::randn({1, 2, 3, 4}, at::kDouble), at::randn({1, 2, 3, 4}, at::kDouble)},
+      {small.q, small.k, small.v, *small.key_bias, at::randn({1, 2, 3, 4}, at::kDouble),
+       at::randn({1, 2, 3, 4}, at::kDouble)},
       {0, 1, 2, 3, 4, 5}));
 }
+TEST(ClusterAttention, JoinsAnotherPartOfTheSoftmax) { expect_joined(false); }
+TEST(ClusterAttentionPlain, JoinsAnotherPartOfTheSoftmax) { expect_joined(true); }
 
 TEST(ClusterAttention, AllClustersIsDenseAttention) {
   for (const at::Device device : test_devices()) {
@@ -273,12 +315,15 @@ TEST(ClusterAttention, TenRunsGiveTheSameBits) {
 
 TEST(ClusterAttention, QueryThatSeesNoKeyGetsZerosAndNoGradient) {
   for (const at::Device device : test_devices()) {
-    Inputs in = make_inputs({"", 1, 1, 1, 80, 80, 64, 4, 2, 8, 1}).to(device, at::kBFloat16);
-    in.assignment.fill_(-1);
-    const auto r = run(in, at::ones_like(in.q), call);
-    EXPECT_EQ(r[0].abs().sum().item<float>(), 0.f);
-    EXPECT_TRUE(r[1].isneginf().all().item<bool>());
-    for (size_t i = 2; i < r.size(); ++i) EXPECT_EQ(r[i].abs().sum().item<float>(), 0.f);
+    for (const bool plain : {false, true}) {
+      Inputs in = make_inputs({"", 1, 1, 1, 80, 80, 64, 4, 2, 8, 1}).to(device, at::kBFloat16);
+      in.options.plain = plain;
+      in.assignment.fill_(-1);
+      const auto r = run(in, at::ones_like(in.q), call);
+      EXPECT_EQ(r[0].abs().sum().item<float>(), 0.f);
+      EXPECT_TRUE(r[1].isneginf().all().item<bool>());
+      for (size_t i = 2; i < r.size(); ++i) EXPECT_EQ(r[i].abs().sum().item<float>(), 0.f);
+    }
   }
 }
 
@@ -424,11 +469,14 @@ TEST(ClusterAttentionCpu, NoQueriesAndWrongClusters) {
 
 // A number that is none reaches the output of the queries that see it, and no other's.
 TEST(ClusterAttentionCpu, NanIsNotHidden) {
-  Inputs in = make_inputs({"", 1, 1, 1, 100, 100, 16, 4, 4, 0, 0});
-  in.k[0][0][60].fill_(NAN);
-  const at::Tensor out = call(in).out;
-  EXPECT_FALSE(out.slice(2, 0, 60).isnan().any().item<bool>());
-  EXPECT_TRUE(out.slice(2, 60).isnan().all().item<bool>());
+  for (const bool plain : {false, true}) {
+    Inputs in = make_inputs({"", 1, 1, 1, 100, 100, 16, 4, 4, 0, 0});
+    in.options.plain = plain;
+    in.k[0][0][60].fill_(NAN);
+    const at::Tensor out = call(in).out;
+    EXPECT_FALSE(out.slice(2, 0, 60).isnan().any().item<bool>());
+    EXPECT_TRUE(out.slice(2, 60).isnan().all().item<bool>());
+  }
 }
 
 TEST(ClusterRoute, AnyNumberOfSlotsWithTiesToTheLowest) {

@@ -103,22 +103,37 @@ TEST(RunConfig, CrossFieldErrorsNameTheKeyTheBoundAndWhereItWasSet) {
 }
 
 TEST(RunConfig, SwitchesOfTheDesignThatAreNotBuiltYetSaySo) {
-  for (const std::string set : {"sqa.kernel=aten", "dsr.input=layer_1"})
-    EXPECT_THAT(error_of({set}), HasSubstr("not built yet")) << set;
+  EXPECT_THAT(error_of({"dsr.input=layer_1"}), HasSubstr("not built yet"));
 }
 
 const std::string kNoError = "no ConfigError was thrown";
 
-TEST(RunConfig, ANativeKernelThatCanNeverServeIsAnError) {
-  EXPECT_THAT(error_of({"sqa.kernel=native", "sqa.centroids=segment"}),
-              AllOf(HasSubstr("sqa.kernel"), HasSubstr("segment"), HasSubstr("masked_dense")));
-  EXPECT_THAT(error_of({"sqa.kernel=native", "rckv.weight=attention_rate"}),
-              AllOf(HasSubstr("sqa.kernel"), HasSubstr("rckv.weight")));
-  EXPECT_EQ(error_of({"sqa.kernel=native", "rckv.weight=recency"}), kNoError);
-  // A stage with sqa and without the buffer, always or at times.
-  EXPECT_EQ(error_of({"sqa.kernel=native", "stages.2.sqa=true"}), kNoError);
-  EXPECT_EQ(error_of({"sqa.kernel=native", "stages.3.buffer_from=0.5"}), kNoError);
+TEST(RunConfig, AKernelThatCanNeverServeIsAnError) {
+  for (const std::string kernel : {"native", "aten"}) {
+    EXPECT_THAT(error_of({"sqa.kernel=" + kernel, "sqa.centroids=segment"}),
+                AllOf(HasSubstr("sqa.kernel"), HasSubstr("segment"), HasSubstr("masked_dense")));
+    EXPECT_EQ(error_of({"sqa.kernel=" + kernel, "rckv.weight=attention_rate"}), kNoError);
+  }
   EXPECT_EQ(error_of({"sqa.kernel=auto", "sqa.centroids=segment"}), kNoError);
+}
+
+TEST(RunConfig, ClustersMayBeSizedByTheLongestText) {
+  EXPECT_THAT(
+      error_of({"sqa.clusters=auto"}),
+      AllOf(HasSubstr("--set sqa.clusters=auto: sqa.clusters: "), HasSubstr("sqa.max_length")));
+  EXPECT_THAT(error_of({"sqa.clusters=auto", "sqa.max_length=1000", "sqa.clusters_per_query=33"}),
+              AllOf(HasSubstr("sqa.clusters_per_query"), HasSubstr("at most sqa.clusters = 32")));
+  EXPECT_THAT(
+      error_of({"sqa.clusters=auto", "sqa.max_length=1000", "stages.0.clusters_per_query=33"}),
+      AllOf(HasSubstr("stages.0.clusters_per_query"), HasSubstr("32")));
+  EXPECT_THAT(error_of({"sqa.clusters=auto", "sqa.max_length=1000", "sqa.centroids=segment"}),
+              AllOf(HasSubstr("sqa.clusters"), HasSubstr("segment")));
+  auto config = load_run_config(
+      {kConfigs + "/quickstart.yaml", {"sqa.clusters=auto", "sqa.max_length=131072"}, {}});
+  EXPECT_EQ(config.dsrsq.sqa.cluster_count(), 384);
+  auto visit = [&](ConfigVisitor& v) { config.visit_fields(v); };
+  EXPECT_EQ(config_value(visit, "sqa.clusters"), "auto");  // so it is written into the run
+  EXPECT_EQ(DsrsqMethod(config.dsrsq, config.model, 1).config().sqa.clusters, 384);
 }
 
 TEST(RunConfig, SwitchesOfTheRetrieverLoad) {

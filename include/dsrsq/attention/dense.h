@@ -21,6 +21,9 @@ struct PartialAttention {
   at::Tensor logits;  // [B, H, T, keys] fp32; probability = exp(logits - joined lse)
 };
 
+// The type in which attention multiplies q: under autocast bf16 whatever q is.
+at::ScalarType attention_type(const at::Tensor& q);
+
 // (B, H_kv, keys, d) -> (B, H, keys, d): query head h reads key-value head h / (H / H_kv).
 at::Tensor expand_heads(const at::Tensor& x, int64_t query_heads);
 
@@ -46,5 +49,9 @@ at::Tensor read_entries(const at::Tensor& q, const at::Tensor& k, const at::Tens
 // The fast path where the keys are exactly the tokens of this chunk and nothing is padded: causal
 // softmax through torch's fused backends (cuDNN or flash on a GPU, flash on a CPU).
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
+// The same by the same backend, and its lse without gradient; undefined where the backend that
+// torch chooses gives none. No logits.
+PartialAttention causal_attention_with_lse(const at::Tensor& q, const at::Tensor& k,
+                                           const at::Tensor& v);
 
 }  // namespace dsrsq

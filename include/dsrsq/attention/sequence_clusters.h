@@ -22,6 +22,9 @@ SequenceClusters cluster_sequence(const at::Tensor& keys, const at::Tensor& vali
                                   const at::Tensor& order, int64_t clusters, int64_t seed,
                                   const std::vector<int64_t>& sample_ids);
 
+// x [..., d] -> its rows at length 1; a row of length 0 stays 0.
+at::Tensor unit_vectors(const at::Tensor& x);
+
 // The frozen assignment of later keys: cluster of largest cosine, int64 [B, H_kv, T]; -1 where not
 // valid or where the sequence has no cluster. Depends on the key alone.
 at::Tensor nearest_cluster(const at::Tensor& keys, const at::Tensor& direction,

@@ -20,18 +20,26 @@
 
 namespace dsrsq {
 
+// sqa.clusters: auto: about the root of the longest text, a multiple of 32 from 32 to 1024, which
+// is what the kernels take: 128 for 16K tokens, 384 for 128K, 1024 for 1M. A flat codebook: routing
+// over it costs less than the attention does, and two levels with 64 keys a leaf would show the 8
+// clusters of a query 0.4 % of 128K keys.
+int64_t auto_clusters(int64_t max_length);
+
 struct SqaConfig {
   bool enabled = true;
-  int64_t clusters = 32;           // m
+  int64_t clusters = 32;           // m; 0: auto. Read cluster_count()
+  int64_t max_length = 0;          // tokens of the longest text; 0: not given
   int64_t clusters_per_query = 8;  // k
   int64_t window = 128;            // newest tokens, a query itself among them, that it always sees
   std::string route = "head";
   std::string centroids = "codebook";
   std::string kernel = "auto";
   int64_t dense_below = 0;
-  double decay = 0.98;         // of the moving averages, a step
-  double balance_step = 0.02;  // how much the bias of a cluster moves towards equal load, a step
-  double reseed_below = 0.1;   // share of the mean load under which a cluster is dead
+  double decay = 0.98;            // of the moving averages, a step
+  double balance_step = 0.02;     // how much the bias of a cluster moves towards equal load, a step
+  double reseed_below = 0.1;      // share of the mean load under which a cluster is dead
+  int64_t cluster_count() const;  // m. Throws ConfigError where it is auto without max_length
   void visit_fields(ConfigVisitor& v);
 };
 
@@ -76,6 +84,12 @@ class SqaImpl : public torch::nn::Module {
   // clusters from the means of live ones with noise given by (seed, step, layer, head). Call once a
   // training step.
   void after_step(int64_t step);
+
+  // A layer's codebook: unit vectors that keys are compared with [H_kv, m, d], means of the raw
+  // member keys that queries are compared with [H_kv, m, d], the balance bias [H_kv, m]; fp32.
+  at::Tensor directions(int64_t layer) const;
+  at::Tensor means(int64_t layer) const;
+  at::Tensor bias(int64_t layer) const { return bias_[layer]; }
 
   bool has_codebook() const { return config_.centroids == "codebook"; }
   bool started() const;   // the codebook has been fed; true where there is none to feed

@@ -20,6 +20,12 @@ struct AttentionCase {
   std::string type = "";   // fp32, bf16; empty: bf16 on CUDA, else fp32
 };
 
+// "16384:128", "16384:auto", "8192:32:bf16"; throws ConfigError.
+AttentionCase parse_attention_case(const std::string& text);
+// m of a case: a number, or `auto`, which is what sqa.clusters: auto gives for so many tokens. 0:
+// neither.
+int64_t parse_clusters(const std::string& text, int64_t tokens);
+
 struct AttentionSuiteOptions {
   std::vector<AttentionCase> cases;
   std::vector<std::string> routings = {"balanced"};  // balanced, skewed
@@ -28,6 +34,7 @@ struct AttentionSuiteOptions {
   int64_t window = 128, sinks = 4;
   int64_t seed = 0;
   bool kernels = false;           // also the time of each kernel
+  bool aten = false;              // also attention over clusters by plain tensor operations
   bool moba = true;               // on a GPU: also blocks of neighbouring keys (moba.h)
   int64_t dense_up_to = 1 << 30;  // longer cases run without dense attention
   TimingOptions timing;
@@ -55,10 +62,10 @@ struct ClusterLoad {
 ClusterLoad cluster_load(const at::Tensor& assignment, const at::Tensor& routes, int64_t clusters,
                          int64_t window, int64_t sinks);
 
-// One case over given vectors. Methods cluster_attention, moba (blocks of N / m keys) where asked
-// for, dense_cudnn and dense_flash (on a CPU: dense); metrics forward, forward_backward (s), their
-// speedup over the faster dense backend (x), peak memory, density, balance, and with `kernels` one
-// metric kernel/NAME a kernel. `name` begins the records' case.
+// One case over given vectors. Methods cluster_attention, cluster_attention_aten and moba (blocks
+// of N / m keys) where asked for, dense_cudnn and dense_flash (on a CPU: dense); metrics forward,
+// forward_backward (s), their speedup over the faster dense backend (x), peak memory, density,
+// balance, and with `kernels` one metric kernel/NAME a kernel. `name` begins the records' case.
 std::vector<ResultRecord> measure_attention(const AttentionSuiteOptions& options,
                                             const AttentionCase& size, const std::string& name,
                                             const AttentionData& data);

@@ -30,7 +30,7 @@ struct TrainSuiteOptions {
   TimingOptions timing;
 };
 
-// "32x1024:128"; throws ConfigError.
+// "32x1024:128", "1x131072:auto"; throws ConfigError.
 TrainCase parse_train_case(const std::string& text);
 // "batch 32, n 1024": how a case is named in records, here and by scripts/bench_pytorch.py.
 std::string train_case_name(const TrainCase& size);

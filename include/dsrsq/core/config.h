@@ -36,12 +36,16 @@ struct FieldRule {
   bool minimum_excluded = false;
   std::vector<std::string> choices;  // for strings: the values that are built
   std::vector<std::string>
-      unbuilt;  // values of the design that are not built yet: an error that says so
+      unbuilt;             // values of the design that are not built yet: an error that says so
+  std::string word;        // for integers: what may stand instead of a number; empty: nothing
+  int64_t word_value = 0;  // what the field holds then; outside the range
 };
 
 FieldRule at_least(double minimum);
 FieldRule more_than(double minimum);
 FieldRule between(double minimum, double maximum);  // both ends allowed
+// An integer within `rule`, or a word, which the field holds as `value`.
+FieldRule or_word(FieldRule rule, const std::string& word, int64_t value);
 FieldRule one_of(std::vector<std::string> choices, std::vector<std::string> unbuilt = {});
 
 class ConfigVisitor {

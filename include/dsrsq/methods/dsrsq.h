@@ -25,6 +25,8 @@ struct DsrsqConfig {
   DsrConfig dsr;
   SqaConfig sqa;
   RckvConfig rckv;
+  // The buffer weighs entries by the attention that they got.
+  bool counts_attention() const { return rckv.enabled && rckv.weight == "attention_rate"; }
   void visit_fields(ConfigVisitor& v);
   void validate(const TransformerConfig& model,
                 const ConfigLocations& locations) const;  // throws ConfigError
@@ -51,14 +53,13 @@ class DsrsqMethod : public Method {
   int64_t shared_bytes() const override;
   std::map<std::string, double> scalars() const override;
 
-  const DsrsqConfig& config() const { return config_; }
+  const DsrsqConfig& config() const { return config_; }  // sqa.clusters: auto is a number here
 
  private:
   bool sqa_on(const PassOptions& options) const { return !sqa_.is_empty() && options.sqa; }
   bool rckv_on(const PassOptions& options) const { return !rckv_.is_empty() && options.rckv; }
-  // The buffer weighs entries by the attention that they got.
   bool keeps_mass(const PassOptions& options) const {
-    return rckv_on(options) && config_.rckv.weight == "attention_rate";
+    return rckv_on(options) && config_.counts_attention();
   }
   struct Choice;
   Choice choice_of(const MethodState& state, const SelectedTokens& selected) const;
@@ -78,8 +79,9 @@ class DsrsqMethod : public Method {
   at::Tensor route_own_clusters(const AttentionInput& segment, const MethodState& state) const;
   at::Tensor attend_segment(const AttentionInput& segment, const at::Tensor& cluster,
                             MethodState& state);
-  bool attends_natively(const AttentionInput& segment, const at::Tensor& routes,
-                        const MethodState& state) const;
+  bool attends_by_operator(const AttentionInput& segment, const at::Tensor& routes,
+                           const MethodState& state) const;
+  void count_exposure(const AttentionInput& segment, LayerState& layer) const;
   at::Tensor attend_masked(const AttentionInput& segment, const at::Tensor& q,
                            const at::Tensor& routed, const std::optional<PartialAttention>& latents,
                            MethodState& state) const;

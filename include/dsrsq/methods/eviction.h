@@ -11,9 +11,8 @@
 //   - Eviction takes place once: behind the context (the question is hidden from it), or behind the
 //     question (`eviction.query_aware`). Question and answer only append.
 //   - Keys stay rotated by their place in the document; places are not renumbered.
-//   - Prefill is torch's fused causal attention; probabilities exist only for the rows that a
-//   method
-//     scores with.
+//   - Prefill is torch's fused causal attention. A method scores with sums over rows of
+//     probabilities, which ops::attention_mass takes from the log-sum-exp of that prefill.
 #pragma once
 
 #include <memory>
@@ -23,6 +22,7 @@
 #include "dsrsq/model/config.h"
 #include "dsrsq/model/method.h"
 #include "dsrsq/model/shared_prompt.h"
+#include "dsrsq/ops/attention_mass.h"
 
 namespace dsrsq {
 
@@ -53,6 +53,9 @@ struct EvictionMemory : MethodMemory {
   at::Tensor context_tokens;        // [B] int64, `context` on the device
   int64_t slots = 0;                // N, of the longest context
   bool evicting = false;            // this chunk is the one behind which entries go
+  // [B, H, T], of the chunk and layer that has just attended, until its cache is updated; undefined
+  // where its attention gave none.
+  at::Tensor lse;
   // [layers] of [B, H_kv, N], where a score needs more than the chunk behind which entries go, or
   // all layers are compared first.
   std::vector<at::Tensor> scores;
@@ -109,19 +112,19 @@ class EvictionMethod : public Method, public SharedPrompt {
     at::Tensor valid;  // [B, W] bool
   };
   Window observation_window(const AttentionInput& input, const EvictionMemory& memory) const;
-  // Attention probabilities of the window's rows over the context's entries, fp32 [B, H, W, N],
-  // softmax over everything that a row sees; 0 in rows that are not valid.
-  at::Tensor window_attention(const AttentionInput& input, const LayerState& layer,
-                              const EvictionMemory& memory, const Window& window) const;
+  // The window's rows' attention probabilities of the context's entries, and their squares, summed
+  // over rows of each query head [B, H, N]; softmax over everything that a row sees.
+  ops::AttentionMass window_mass(const AttentionInput& input, const LayerState& layer,
+                                 const EvictionMemory& memory, const Window& window) const;
   // [B, H, N] -> [B, H_kv, N], mean over the query heads of a key-value head.
   at::Tensor mean_of_group(const at::Tensor& x) const;
   // x [B, H, N] smoothed over neighbours (eviction.kernel, eviction.pooling), length kept; entries
   // where `counts` bool [B, 1, N] is false add 0.
   at::Tensor pooled(const at::Tensor& x, const at::Tensor& counts) const;
-  // Attention probabilities of all of the chunk's rows over the context's entries, summed over
-  // rows, fp32 [B, H, N]; block by block, so that memory is linear in the context.
-  at::Tensor attention_mass(const AttentionInput& input, const LayerState& layer,
-                            const EvictionMemory& memory) const;
+  // The same of all of the chunk's rows, summed over the query heads of a key-value head, too:
+  // [B, H_kv, N].
+  ops::AttentionMass attention_mass(const AttentionInput& input, const LayerState& layer,
+                                    const EvictionMemory& memory) const;
   // [B, H_kv, N] under which the sequence's first `sinks` tokens come first, then the last ones:
   // StreamingLLM's choice.
   at::Tensor first_and_last(const EvictionMemory& memory, int64_t sinks) const;

@@ -15,9 +15,10 @@ struct StandardConfig {
 };
 
 // Appends a first chunk to an empty layer and attends it causally, without a mask: [B, H, T, d]. It
-// may be padded behind its tokens only, as a chunk that holds the context alone is.
-at::Tensor attend_first_chunk(const AttentionInput& input, LayerState& layer,
-                              AttentionStats* stats);
+// may be padded behind its tokens only, as a chunk that holds the context alone is. `lse`, where
+// given: of causal_attention_with_lse.
+at::Tensor attend_first_chunk(const AttentionInput& input, LayerState& layer, AttentionStats* stats,
+                              at::Tensor* lse = nullptr);
 
 class StandardMethod : public Method {
  public:

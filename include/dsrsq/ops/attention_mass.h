@@ -39,8 +39,8 @@ struct AttentionMass {
 // caller's: where other keys (latents) share the softmax, it is the joined one. A query whose lse
 // is -infinity counts nothing.
 //
-// Not differentiable: no output requires grad. Deterministic; asynchronous on CUDA, where d is a
-// multiple of 8 up to 256 and, with routes, m <= 1024; fp32 there is multiplied at 16 bits of
+// Not differentiable: no output requires grad. Deterministic; asynchronous on CUDA, where d <= 256
+// and, with routes, m <= 1024; fp32 there is multiplied at 16 bits of
 // mantissa. Double is computed in double on the CPU. Throws c10::Error naming the argument, what
 // was expected and what was found.
 AttentionMass attention_mass(const AttentionMassInputs& inputs,

@@ -13,6 +13,9 @@ struct ClusterAttentionOptions {
   int64_t window;    // newest keys that a query always sees, its own among them; 0: none
   int64_t sinks;     // first keys that every query always sees
   double scale;      // of q . k
+  // By plain tensor operations: every device, type and width, no limits on m, k and sinks; memory
+  // linear in the keys, work that of dense attention.
+  bool plain = false;
 };
 
 struct ClusterAttention {
@@ -21,9 +24,9 @@ struct ClusterAttention {
       lse;  // [B, H, N_q] fp32, natural logarithm of the sum of exponentials; -infinity there
 };
 
-//   q           [B, H, N_q, d]    bf16 on CUDA, d 64 or 128; on a CPU any type, computed in fp32
-//                                 (double: in double, slowly); the queries are the last N_q
-//                                 positions
+//   q           [B, H, N_q, d]    bf16 on CUDA, d 64 or 128; on a CPU, and plain, any type,
+//                                 computed in fp32 (double: in double, slowly); the queries are
+//                                 the last N_q positions
 //   k, v        [B, H_kv, N, d]   H a multiple of H_kv, N_q <= N
 //   assignment  [B, H_kv, N]      int32; cluster of each key, -1: the key is not seen by anybody
 //   routes      [B, H, N_q, k]    int32; distinct clusters of each query in any order, -1: unused;
@@ -34,9 +37,9 @@ struct ClusterAttention {
 //
 // A query at position p sees key j <= p if j < sinks, or p - j < window, or j's cluster is among
 // the query's. Differentiable in q, k, v, key_bias and other, through `out` alone: the result's lse
-// carries no gradient. On CUDA m <= 1024, k <= 16, sinks <= 128; forward and backward are
-// deterministic (no atomics) and asynchronous. Throws c10::Error naming the argument, what was
-// expected and what was found.
+// carries no gradient. On CUDA, unless plain, m <= 1024, k <= 16, sinks <= 128; forward and
+// backward are deterministic (no atomics) and asynchronous. Throws c10::Error naming the argument,
+// what was expected and what was found.
 ClusterAttention cluster_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    const at::Tensor& assignment, const at::Tensor& routes,
                                    const std::optional<at::Tensor>& key_bias,
