@@ -16,7 +16,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-from plot import BLUE, GREY, SKY, STYLE, VERMILLION  # noqa: E402
+from plot_parts import BLUE, GREY, SKY, STYLE, VERMILLION  # noqa: E402
 
 PANELS = [("forward", "Forward"), ("forward_backward", "Forward and backward")]
 DENSE = {"dense_cudnn": ("dense, cuDNN", "#333333", "-"), "dense_flash": ("dense, flash", GREY, "--"), "dense": ("dense", "#333333", "-")}

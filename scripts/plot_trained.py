@@ -16,7 +16,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-from plot import BLUE, GREY, STYLE, VERMILLION  # noqa: E402
+from plot_parts import BLUE, GREY, STYLE, VERMILLION  # noqa: E402
 
 PANELS = [("loss_gap", "loss above dense (nats a token)"), ("mass_recall", "dense attention's probability that is read")]
 METHODS = {"cluster_attention": ("clusters (SQA)", BLUE, "o-"), "blocks": ("blocks by mean key (MoBA)", VERMILLION, "s-"),

@@ -102,8 +102,8 @@ evaluate() {
 }
 
 report() {
-  if [ -f $REPORT/report.html ] && [ ! $REPORT/table.md -nt $REPORT/report.html ]; then
-    echo "$REPORT/report.html is newer than the table"
+  if [ -f $REPORT/index.html ] && [ ! $REPORT/table.md -nt $REPORT/index.html ]; then
+    echo "$REPORT/index.html is newer than the table"
     return
   fi
   local row runs=()
@@ -123,4 +123,4 @@ echo
 cat $REPORT/table.md
 echo
 print_stages
-echo "Report: $REPORT/report.html"
+echo "Report: $REPORT/index.html"

@@ -16,6 +16,11 @@ class Record:
     unit: str
     low: float
     high: float
+    shape: dict = field(default_factory=dict)
+    baseline: str = ""
+    # Paired, to the row `baseline`: value and unit of this record's, its 95 % interval; p of a two-sided test.
+    difference: "Record | None" = None
+    p: float = math.nan
 
 
 @dataclass
@@ -23,19 +28,42 @@ class Results:
     rows: list[str] = field(default_factory=list)  # in order of appearance
     values: dict[tuple[str, str], Record] = field(default_factory=dict)  # (row, metric)
     provenance: list[tuple[str, dict]] = field(default_factory=list)
+    name: str = ""
 
     def get(self, row: str, metric: str) -> Record | None:
         record = self.values.get((row, metric))
         return record if record and math.isfinite(record.value) else None
 
-    def has(self, metric: str) -> bool:
-        return any(self.get(row, metric) for row in self.rows)
+    def has(self, metric: str, rows: list[str] | None = None) -> bool:
+        return any(self.get(row, metric) for row in (self.rows if rows is None else rows))
+
+    def sweeps(self) -> dict[str, list[tuple[float, str]]]:
+        """Methods that were measured at several budgets: {method: [(budget, row)] from the smallest}. A row is called
+        METHOD@BUDGET, the budget a share of the context, written as 12%, or a number of tokens."""
+        found: dict[tuple[str, bool], list[tuple[float, str]]] = {}
+        for row in self.rows:
+            method, at, text = row.rpartition("@")
+            try:
+                budget = float(text.removesuffix("%"))
+            except ValueError:
+                continue
+            if at and method:
+                found.setdefault((method, text.endswith("%")), []).append((budget, row))
+        shares = any(percent for (_, percent), rows in found.items() if len(rows) > 1)  # one axis: not shares and tokens
+        return {method: sorted(rows) for (method, percent), rows in found.items() if len(rows) > 1 and percent == shares}
+
+    def single(self) -> list[str]:
+        """Rows that are not a point of a method's sweep."""
+        swept = {row for points in self.sweeps().values() for _, row in points}
+        return [row for row in self.rows if row not in swept]
 
 
 @dataclass
 class Run:
     name: str
     series: dict[str, tuple[list[float], list[float]]]  # key -> steps, values
+    source: str = ""  # metrics.jsonl
+    provenance: dict = field(default_factory=dict)
 
     def get(self, key: str) -> tuple[list[float], list[float]]:
         return self.series.get(key, ([], []))
@@ -56,15 +84,31 @@ def read_text(path: str) -> str:
         raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def read_results(paths: list[str]) -> Results:
-    results, loaded, origin = Results(), [], {}
+def read_json(path: str) -> object:
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+
+
+def read_record(record: dict) -> Record:
+    def interval(of: dict) -> list[float]:
+        low, high = of.get("ci", (math.nan, math.nan))
+        return [number(low), number(high)]
+    read = Record(number(record["value"]), record["unit"], *interval(record), record.get("shape", {}), record.get("baseline", ""))
+    if difference := record.get("difference"):
+        read.difference = Record(number(difference["value"]), read.unit, *interval(difference))
+        read.p = number(difference.get("p"))
+    return read
+
+
+def read_results(paths: list[str], name: str = "") -> Results:
+    results, loaded, origin = Results(name=name), [], {}
     for path in paths:
         try:
-            content = json.loads(read_text(path))
+            content = read_json(path)
             loaded.append((path, content["records"]))
             results.provenance.append((path, content["provenance"] or {}))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
         except (KeyError, TypeError) as error:
             raise InputError(f"{path}: expected an object with provenance and records, as dsrsq-eval writes it") from error
     try:
@@ -75,15 +119,25 @@ def read_results(paths: list[str]) -> Results:
                 key = (row, record["metric"])
                 if key in results.values:
                     raise InputError(f"{path}: {key[1]} of {row} stands twice (also in {origin[key]}); name the rows apart: "
-                                     "dsrsq-eval --checkpoint ROW=FOLDER")
-                low, high = record.get("ci", (math.nan, math.nan))
-                results.values[key] = Record(number(record["value"]), record["unit"], number(low), number(high))
+                                     "dsrsq-eval --checkpoint ROW=FOLDER, or give each file a section: --results NAME=FILE")
+                results.values[key] = read_record(record)
                 origin[key] = path
                 if row not in results.rows:
                     results.rows.append(row)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: a record is not as dsrsq-eval writes it: {error!r}") from error
     return results
+
+
+def read_sections(arguments: list[str]) -> list[Results]:
+    """Of [NAME=]FILE: the files of one name are one section, those without a name another."""
+    files: dict[str, list[str]] = {}
+    for argument in arguments:
+        name, equals, path = argument.partition("=")
+        if not equals or os.path.exists(argument):
+            name, path = "", argument
+        files.setdefault(name.strip(), []).append(path)
+    return [read_results(paths, name) for name, paths in files.items()]
 
 
 def trace_pages(results: Results) -> list[tuple[str, list[str]]]:
@@ -116,7 +170,11 @@ def read_run(argument: str) -> Run:
                 steps, values = series.setdefault(key, ([], []))
                 steps.append(step)
                 values.append(number(value))
-    return Run(name, series)
+    origin = os.path.join(folder, "run.json")
+    provenance = read_json(origin) if os.path.exists(origin) else {}
+    if not isinstance(provenance, dict):
+        raise InputError(f"{origin}: expected an object, as dsrsq-train writes it")
+    return Run(name, series, path, provenance)
 
 
 # ---- numbers as text: the units and digits of the C++ table ----

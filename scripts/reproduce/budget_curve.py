@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""A table and a figure of quality against bytes held, from what dsrsq-eval wrote.
+"""A table and a figure of quality against the budget, from what dsrsq-eval wrote.
 
     .venv/bin/python scripts/reproduce/budget_curve.py FOLDER     reads FOLDER/results.json, writes FOLDER/curve.md and FOLDER/curve.png
 
-Rows that have a budget are called METHOD@BUDGET; others (dense attention) are a line of their own. Where the bytes were not measured
-(--measure costs), the figure is of quality against the budget that was asked for.
+Rows that have a budget are called METHOD@BUDGET; others (dense attention) are a level or a point of their own. The figure, the report's too
+(scripts/plot.py), shows F1 and EM against the budget and, where the bytes were measured (--measure costs), against the bytes held.
 """
 
 import collections
@@ -16,6 +16,11 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from plot_parts import STYLE, WIDE  # noqa: E402
+from plot_results import BUDGET_QUALITY, draw_sweeps  # noqa: E402
+from report_data import read_results  # noqa: E402
 
 COLUMNS = [("f1", "F1"), ("em", "EM"), ("subspan_em", "subspan EM"), ("answer_held", "answer held"), ("bytes_held", "bytes held, MB"),
            ("budget_bytes", "budget, MB"), ("prefill_bytes", "most held in prefill, MB"), ("peak_memory", "peak memory, MB"),
@@ -105,45 +110,13 @@ def below_random(rows):
     return "\n".join(["| below random | F1 | control of the same budget | cause |", "|:---|---:|---:|:---|"] + lines) + "\n"
 
 
-def draw(rows, path):
-    measured = any(value(records, "bytes_held") is not None for records in rows.values())
-    curves = collections.OrderedDict()
-    figure, axes = plt.subplots(figsize=(9, 6))
-    for name, records in rows.items():
-        method, at, budget = name.partition("@")
-        if measured and value(records, "bytes_held") is None:
-            continue
-        if measured:
-            x = records["bytes_held"]["value"] / 1e6
-        elif at and budget.endswith("%"):
-            x = float(budget[:-1])
-        else:  # without a budget to stand at: a line
-            axes.axhline(value(records, "f1"), color="0.6", linewidth=0.8, linestyle="--")
-            axes.annotate(name, (1, value(records, "f1")), xycoords=("axes fraction", "data"), textcoords="offset points", xytext=(-3, 2),
-                          ha="right", fontsize=7, color="0.35")
-            continue
-        point = (x, value(records, "f1"))
-        if at:
-            curves.setdefault(method, []).append(point)
-        else:
-            axes.plot(*point, "k*", markersize=9)
-            axes.annotate(name, point, textcoords="offset points", xytext=(5, 5), fontsize=8)
-    markers = "osD^v<>PX*hp"
-    for number, (method, points) in enumerate(curves.items()):
-        points.sort()
-        axes.plot(*zip(*points), marker=markers[number % len(markers)], markersize=5, label=method, color=plt.cm.tab20(number % 20))
-    axes.set_xscale("log")
-    if not measured:
-        ticks = sorted({x for points in curves.values() for x, _ in points})
-        axes.set_xticks(ticks, [f"{t:g} %" for t in ticks])
-        axes.minorticks_off()
-    axes.set_xlabel("bytes held a question (MB, log scale)" if measured else "budget, share of the context (log scale)")
-    axes.set_ylabel("F1")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
+def draw(path, image):
+    with plt.rc_context(STYLE):
+        figure = draw_sweeps(read_results([str(path)]), BUDGET_QUALITY, WIDE)
+        if figure is None:
+            print(f"budget_curve.py: {path}: no method was measured at several budgets: no figure", file=sys.stderr)
+            return
+        figure.savefig(image, dpi=150, bbox_inches="tight")
 
 
 def main():
@@ -153,7 +126,7 @@ def main():
     rows = read(folder)
     text = table(rows)
     (folder / "curve.md").write_text(text)
-    draw(rows, folder / "curve.png")
+    draw(folder / "results.json", folder / "curve.png")
     print(text)
 
 

@@ -11,7 +11,7 @@ shift
 SEEDS=("$@")
 [ ${#SEEDS[@]} -gt 0 ] || SEEDS=(0 1 2)
 OUT=runs/nq_small
-source scripts/reproduce/nq_small_train.sh
+source scripts/reproduce/small_model.sh
 mkdir -p $OUT
 
 [ -f $OUT/tokenizer.json ] ||
@@ -21,7 +21,8 @@ for seed in "${SEEDS[@]}"; do
   [ -f "$OUT/nq_$seed.h5" ] ||
     build/bin/dsrsq-data prepare "$INPUT" --format nq_simplified --tokenizer $OUT/tokenizer.json --output "$OUT/nq_$seed.h5" \
       --split train=0.7,validation=0.1,test=0.2 --seed "$seed"
-  (train_small $OUT "$seed" "$OUT/seed_$seed")
+  build/bin/dsrsq-train --config configs/nq.yaml --output-dir "$OUT/seed_$seed" --seed "$seed" "${SMALL[@]}" \
+    --set data.tokenizer=$OUT/tokenizer.json --set "data.train=$OUT/nq_$seed.h5"
   build/bin/dsrsq-eval --checkpoint "$OUT/seed_$seed/checkpoints/step-00000200" --methods random,bm25,oracle_evidence,question_only --budget 5% \
     --set eval.batch_size=8 --output-dir "$OUT/seed_$seed/eval"
 done

@@ -36,7 +36,7 @@ void add_prepare(CLI::App& app, dsrsq::PrepareOptions& options) {
     if (!entry.companion.empty()) companions += "; " + entry.name + ": " + entry.companion;
   }
   CLI::App* command =
-      app.add_subcommand("prepare", "Read files of one format into a data set (HDF5)");
+      app.add_subcommand("prepare", "Read files of one format into a data set (HDF5 or JSONL)");
   command
       ->add_option("inputs", options.inputs,
                    "Input files, plain, gzip or zstd; a folder of source files for github_code, of "
@@ -52,8 +52,12 @@ void add_prepare(CLI::App& app, dsrsq::PrepareOptions& options) {
                    "one for each" +
                        companions)
       ->allow_extra_args(false);
-  command->add_option("--tokenizer", options.tokenizer, "tokenizer.json")->required();
-  command->add_option("--output", options.output, "The data set to write, e.g. nq.h5")->required();
+  command->add_option("--tokenizer", options.tokenizer, "tokenizer.json; of HDF5 alone");
+  command
+      ->add_option("--output", options.output,
+                   "The data set to write, e.g. nq.h5; NAME.jsonl: the records as text, in the "
+                   "format jsonl, without tokenizer and splits")
+      ->required();
   command->add_option("--split", options.split,
                       "Shares, e.g. train=0.8,validation=0.1,test=0.1; without: one split \"all\"");
   command

@@ -12,10 +12,10 @@ namespace dsrsq {
 
 struct PrepareOptions {
   std::vector<std::string> inputs;
-  std::string format;  // one for all inputs, or one for each: "lost_in_the_middle,qed"
-  std::string tokenizer;
-  std::string output;
-  std::string split;                 // "train=0.8,validation=0.1,test=0.1"; empty: one split "all"
+  std::string format;     // one for all inputs, or one for each: "lost_in_the_middle,qed"
+  std::string tokenizer;  // empty where the output is JSONL, which holds text
+  std::string output;     // NAME.jsonl: format jsonl; else HDF5
+  std::string split;      // "train=0.8,validation=0.1,test=0.1"; empty: one split "all"
   std::string split_by = "content";  // or "time"
   uint64_t seed = 0;                 // of the splits and of the passages that are drawn
   int64_t documents = 0;    // passages of an assembled context; 0: contexts are not assembled

@@ -8,10 +8,12 @@
 
 #include "data_commands.h"
 #include "dsrsq/core/error.h"
+#include "dsrsq/core/files.h"
 #include "dsrsq/core/logging.h"
 #include "dsrsq/core/progress.h"
 #include "dsrsq/core/random.h"
 #include "dsrsq/data/assembly.h"
+#include "dsrsq/data/jsonl.h"
 #include "dsrsq/data/readers.h"
 #include "dsrsq/data/splits.h"
 #include "dsrsq/data/store.h"
@@ -131,10 +133,16 @@ class Preparation {
     if (options.documents > 0)
       position_ = gold_position(options.gold.empty() ? "first" : options.gold, options.documents);
     require_folder_of(options.output);
+    check_text_output();
     for (const std::string& input : options.inputs) bytes_ += input_bytes(input);
   }
 
   void run() {
+    if (as_text_) {
+      write_text();
+      print();
+      return;
+    }
     const Tokenizer tokenizer = Tokenizer::from_file(options_.tokenizer);
     StoreWriter writer(options_.output, tokenizer, writer_options());
     if (options_.documents > 0) {
@@ -147,6 +155,46 @@ class Preparation {
   }
 
  private:
+  void check_text_output() const {
+    const auto reject = [&](const char* option) {
+      throw ConfigError(concat(option, ": ", options_.output,
+                               " holds whole records as text; leave the option out, or write .h5"));
+    };
+    if (as_text_ && !options_.tokenizer.empty()) reject("--tokenizer");
+    if (as_text_ && !options_.split.empty()) reject("--split");
+    if (as_text_ && options_.documents > 0) reject("--documents");
+    if (!as_text_ && options_.tokenizer.empty())
+      throw ConfigError(
+          "--tokenizer: expected a tokenizer.json, got nothing; a data set in HDF5 "
+          "holds token ids");
+  }
+
+  // The records of all inputs in the format jsonl; the file appears when it is whole.
+  void write_text() {
+    constexpr size_t kBlock = size_t{1} << 20;
+    Progress progress("bytes", bytes_);
+    remove_stale_temporaries(std::filesystem::absolute(options_.output).parent_path().string(),
+                             std::filesystem::path(options_.output).filename().string());
+    const std::string part = temporary_path(options_.output);
+    const std::shared_ptr<const std::string> removed(
+        &part, [](const std::string* path) { std::filesystem::remove(*path); });
+    {
+      AppendFile file(part);
+      std::string block;
+      read_inputs(progress, 0, true, [&](DocumentExample&& example) {
+        if (example.document.empty()) example.document = kNoContext;
+        block += to_jsonl(example);
+        if (block.size() < kBlock) return;
+        file.append(block);
+        block.clear();
+      });
+      file.append(block);
+    }
+    sync_path(part);
+    std::filesystem::rename(part, options_.output);
+    progress.finish(concat(totals_.records, " records"));
+  }
+
   StoreWriter::Options writer_options() const {
     StoreWriter::Options out;
     out.command = options_.command;
@@ -262,7 +310,7 @@ class Preparation {
 
   void print() const {
     std::cout << options_.output << "\n";
-    print_info(Store(options_.output));
+    if (!as_text_) print_info(Store(options_.output));
     std::cout << "unanswerable      " << totals_.unanswerable << "\nbad records       " << bad_
               << "\nrepeated ids      " << repeated_ << "\nrelocated answers " << totals_.relocated
               << "\nunlocated answers " << totals_.unlocated << "\n";
@@ -270,6 +318,7 @@ class Preparation {
   }
 
   const PrepareOptions& options_;
+  bool as_text_ = std::filesystem::path(options_.output).extension() == ".jsonl";
   std::vector<const ReaderEntry*> readers_;
   std::vector<std::string> companions_;
   std::vector<std::string> questions_;

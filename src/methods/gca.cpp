@@ -271,7 +271,7 @@ void GcaMethod::close_chunks(const AttentionInput& input, GcaMemory& memory) con
   if (layout.closed == 0) return;
   auto batch = input.residual.size(0);
   auto hidden = gather_entries(memory.hidden, layout.members.view({batch, -1}), 1)
-                    .view({batch, layout.closed, config_.chunk, -1});
+                    .reshape({batch, layout.closed, config_.chunk, -1});
   auto encoded = layers_->encode(hidden, layout.member_valid);
   memory.landmarks = joined(memory.landmarks, encoded.landmarks, 1);
   memory.keys = joined(memory.keys, encoded.keys, 1);
@@ -292,7 +292,7 @@ at::Tensor GcaMethod::noise(int64_t group, const MethodState& state, const GcaMe
   auto drawn = ops::noise(ops::Noise::kGumbel, uint64_t(seed_), Purpose::kPolicy,
                           uint64_t(state.options.step), state.sample_ids,
                           place.max().item<int64_t>() + 1, device);
-  return drawn.index_select(1, place.view({-1}).to(device)).view({-1, closed, all});
+  return drawn.index_select(1, place.view({-1}).to(device)).reshape({-1, closed, all});
 }
 
 // In the first layer of a group: row 0 goes on with what the open chunk's predecessor chose, the
@@ -342,10 +342,10 @@ at::Tensor GcaMethod::read_chunks(int64_t upper, const AttentionInput& input,
     auto flat = x.flatten(0, 1).index_select(0, place);
     sizes.erase(sizes.begin(), sizes.begin() + 2);
     sizes.insert(sizes.begin(), {batch, rows, chunks});
-    return flat.view(sizes);
+    return flat.reshape(sizes);
   };
   auto q = gather_entries(layers_->queries(upper, residual), layout.tokens.view({batch, -1}), 1)
-               .view({batch, rows, slots, shape_.query_heads, shape_.head_width})
+               .reshape({batch, rows, slots, shape_.query_heads, shape_.head_width})
                .transpose(2, 3);
   auto attended = grouped_cross_attention(q, taken(memory.keys), taken(memory.values),
                                           taken(memory.token_valid),

@@ -38,8 +38,8 @@ at::Tensor grouped_cross_attention(const at::Tensor& q, const at::Tensor& keys,
   auto readable = valid.logical_or(valid.any(-1, true).logical_not());
   auto mask = at::constant_pad_nd(readable.view({all, 1, 1, -1}), {0, null_slots}, 1);
   auto out = at::scaled_dot_product_attention(of_chunk, with_null(keys), with_null(values), mask)
-                 .view({batch, rows, chunks, heads, queries, width});
-  return (out * weight.to(out.scalar_type()).view({batch, rows, chunks, 1, 1, 1})).sum(2);
+                 .reshape({batch, rows, chunks, heads, queries, width});
+  return (out * weight.to(out.scalar_type()).reshape({batch, rows, chunks, 1, 1, 1})).sum(2);
 }
 
 GcaLayersImpl::GcaLayersImpl(const GcaConfig& config, const TransformerConfig& model, int64_t seed)
@@ -129,7 +129,7 @@ GcaLayersImpl::Chunks GcaLayersImpl::encode(const at::Tensor& hidden,
         .transpose(2, 3)
         .contiguous();
   };
-  return {x.select(1, slots).view({batch, chunks, width}), split(key_), split(value_)};
+  return {x.select(1, slots).reshape({batch, chunks, width}), split(key_), split(value_)};
 }
 
 at::Tensor GcaLayersImpl::landmark_query(int64_t group, const at::Tensor& hidden) const {

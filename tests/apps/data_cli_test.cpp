@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -480,6 +481,36 @@ TEST_F(Evaluation, AFolderThatIsNoRunIsACheckpointError) {
                             project().folder() + "/output-eval");
   EXPECT_EQ(result.code, 4) << result.err;
   EXPECT_EQ(result.errors().size(), 1u) << result.err;
+}
+
+// Records as text, and a data set made of that text.
+TEST(DataCli, PrepareWritesJsonl) {
+  const auto input = project().folder() + "/of-any-format.jsonl.in";
+  const auto text = project().folder() + "/text.jsonl";
+  write_bytes(input, jsonl());
+  ASSERT_EQ(data({"prepare", input, "--format", "jsonl", "--output", text}).code, 0);
+  const auto lines = read_bytes(text);
+  EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 200);
+  const auto first = nlohmann::json::parse(lines.substr(0, lines.find('\n')));
+  EXPECT_EQ(first.at("answers"), nlohmann::json({"anna"}));
+  EXPECT_EQ(first.at("answer_spans"), nlohmann::json::parse("[[14, 18]]"));
+  const auto direct = project().folder() + "/direct.h5", again = project().folder() + "/again.h5";
+  ASSERT_EQ(data(prepare(input, direct)).code, 0);
+  ASSERT_EQ(data(prepare(text, again)).code, 0);
+  const auto show = [&](const std::string& store) {
+    const auto shown =
+        data({"inspect", store, "--records", "200", "--tokenizer", project().tokenizer()}).out;
+    return shown.substr(shown.find("who is 0"));
+  };
+  EXPECT_EQ(show(direct), show(again));
+
+  const auto with = data({"prepare", input, "--format", "jsonl", "--tokenizer",
+                          project().tokenizer(), "--output", text});
+  EXPECT_EQ(with.code, 2);
+  EXPECT_THAT(with.errors()[0], HasSubstr("--tokenizer"));
+  const auto without = data({"prepare", input, "--format", "jsonl", "--output", direct});
+  EXPECT_EQ(without.code, 2);
+  EXPECT_THAT(without.errors()[0], HasSubstr("--tokenizer"));
 }
 
 }  // namespace

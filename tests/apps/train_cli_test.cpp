@@ -104,7 +104,7 @@ TEST(ConfigErrors, APolicyThatCannotBeTrained) {
 }
 
 TEST(ConfigErrors, ASwitchThatIsNotBuiltYetSaysSo) {
-  expect_config_error("kernel", {"--set", "sqa.kernel=aten"}, {"sqa.kernel", "not built yet"});
+  expect_config_error("input", {"--set", "dsr.input=layer_1"}, {"dsr.input", "not built yet"});
   expect_config_error("launch", {"--launch", "2"}, {"--launch", "not built yet"});
 }
 

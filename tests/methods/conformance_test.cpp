@@ -47,17 +47,22 @@ const std::vector<testing::TinySequence> kSequences{
 
 class Conformance : public ::testing::TestWithParam<std::string> {
  protected:
-  LanguageModel make() const {
+  // A selector does not own its reader, which is moved first.
+  LanguageModel make(at::Device device = at::kCPU) const {
     auto run = config();
     const auto& entry = find_method(GetParam());
     if (entry.trainable) {
       auto model = testing::tiny_language_model(run.model, entry.make(run, nullptr));
       testing::feed_codebooks(model);
+      model->to(device);
       return model;
     }
     auto trained = testing::tiny_language_model(run.model, find_method("dsrsq").make(run, nullptr));
     testing::feed_codebooks(trained);
-    return testing::tiny_language_model(run.model, entry.make(run, trained->shared_method()));
+    trained->to(device);
+    auto model = testing::tiny_language_model(run.model, entry.make(run, trained->shared_method()));
+    model->to(device);
+    return model;
   }
 };
 
@@ -182,7 +187,7 @@ TEST_P(Conformance, ReadsOnAGpuAsOnTheCpu) {
   MethodState state;
   auto hidden = read_batch(model, batch, {}, &state);
   auto next = model->read_next(ids, open, state);
-  model->to(at::kCUDA);
+  model = make(at::kCUDA);
   MethodState on_gpu;
   auto valid = batch.tail_valid.unsqueeze(-1);
   EXPECT_TENSOR_NEAR(read_batch(model, batch.to(at::kCUDA), {}, &on_gpu).cpu() * valid,
