@@ -28,8 +28,8 @@ TEST(BenchData, CountsWhatItReadsAndCompares) {
   EXPECT_EQ(records[1].metric, "tokenize");
   EXPECT_EQ(records[1].shape.at("records"), 3);
   EXPECT_EQ(records[1].shape.at("documents"), 2);
-  EXPECT_EQ(records[1].shape.at("tokens"), double(tokenizer.encode("aa bb").size() +
-                                                   tokenizer.encode("cc").size()));
+  EXPECT_EQ(records[1].shape.at("tokens"),
+            double(tokenizer.encode("aa bb").size() + tokenizer.encode("cc").size()));
   for (const auto& record : records) {
     EXPECT_GT(record.value, 0);
     EXPECT_LE(*record.p10, record.value);
