@@ -178,16 +178,6 @@ std::vector<double> AttentionRagMethod::token_scores(const std::vector<int32_t>&
   return scores;
 }
 
-void AttentionRagMethod::add_branches(const Batch& batch, const std::vector<PassOptions>& others,
-                                      MethodState& state) {
-  branches_.clear();
-  for (const auto& options : others) branches_.push_back(make_state(batch, options));
-}
-
-std::vector<MethodState> AttentionRagMethod::take_branches(MethodState& state) {
-  return std::exchange(branches_, {});
-}
-
 SelectedTokens AttentionRagMethod::select(const Batch& batch, const LanguageModelView& model,
                                           MethodState& state) {
   at::NoGradGuard no_grad;
@@ -206,7 +196,7 @@ SelectedTokens AttentionRagMethod::select(const Batch& batch, const LanguageMode
     texts.push_back(std::move(text));
   }
   auto readings = read_chunks(texts, model, batch.context.device());
-  for (auto& branch : branches_) {
+  for (auto& branch : state.branches) {
     prepare(batch, model, branch);
     branch.selected = choose_sentences(batch, texts, readings, branch);
   }

@@ -166,7 +166,7 @@ void EvictionMethod::update_cache(const AttentionInput& input, MethodState& stat
   if (!layer.head_groups.empty() || layer.entries() < sinks_ + memory.slots) return;
   observe(input, layer, memory);
   if (evicts_behind(input)) {
-    for (auto& branch : memory.branches) {
+    for (auto& branch : state.branches) {
       auto& own = memory_of(branch);
       auto number = size_t(input.layer);
       own.scores[number] = memory.scores[number];
@@ -194,7 +194,7 @@ void EvictionMethod::evict_or_compare(const AttentionInput& input, LayerState& l
 void EvictionMethod::end_segment(MethodState& state) {
   auto& memory = memory_of(state);
   if (!memory.evicting) return;
-  for (auto& branch : memory.branches) {
+  for (auto& branch : state.branches) {
     follow_branch(state, branch);
     end_segment(branch);
   }
@@ -205,16 +205,6 @@ void EvictionMethod::end_segment(MethodState& state) {
       evict(state.layers[i], memory.scores[i], memory.capacity[i], memory);
   }
   for (auto& scores : memory.scores) scores = at::Tensor();
-}
-
-void EvictionMethod::add_branches(const Batch& batch, const std::vector<PassOptions>& others,
-                                  MethodState& state) {
-  for (const auto& options : others)
-    memory_of(state).branches.push_back(make_state(batch, options));
-}
-
-std::vector<MethodState> EvictionMethod::take_branches(MethodState& state) {
-  return std::exchange(memory_of(state).branches, {});
 }
 
 at::Tensor EvictionMethod::capacities(int64_t layer, const EvictionMemory& memory) const {

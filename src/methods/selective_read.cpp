@@ -52,22 +52,12 @@ SelectiveReadMemory& SelectiveReadMethod::memory_of(MethodState& state) const {
 // Behind the context, which the first chunk holds.
 void SelectiveReadMethod::end_segment(MethodState& state) {
   auto& memory = memory_of(state);
-  for (auto& branch : memory.branches) {
+  for (auto& branch : state.branches) {
     if (branch.layers[0].entries() > 0) continue;
     follow_branch(state, branch);
     branch.layers = state.layers;
     memory_of(branch).page_bounds = memory.page_bounds;
   }
-}
-
-void SelectiveReadMethod::add_branches(const Batch& batch, const std::vector<PassOptions>& others,
-                                       MethodState& state) {
-  for (const auto& options : others)
-    memory_of(state).branches.push_back(make_state(batch, options));
-}
-
-std::vector<MethodState> SelectiveReadMethod::take_branches(MethodState& state) {
-  return std::exchange(memory_of(state).branches, {});
 }
 
 namespace {

@@ -131,10 +131,11 @@ void generate_budgets(LanguageModel& model, const Batch& batch,
     return;
   }
   auto state = model->method().make_state(batch, options.front());
-  shared->add_branches(batch, {options.begin() + 1, options.end()}, state);
+  for (size_t i = 1; i < options.size(); ++i)
+    state.branches.push_back(model->method().make_state(batch, options[i]));
   model->choose_tokens(batch, state);
   auto hidden = model->read_selected(batch, state);
-  auto branches = shared->take_branches(state);
+  auto branches = std::exchange(state.branches, {});
   auto parting = shared->parting();
   for (auto& branch : branches) {
     if (parting == Parting::kSelection) continue;

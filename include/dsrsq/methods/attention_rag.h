@@ -45,9 +45,6 @@ class AttentionRagMethod : public SelectorMethod, public SharedPrompt, public Pr
                         MethodState& state) override;
 
   // What reading the chunks gives serves all budgets.
-  void add_branches(const Batch& batch, const std::vector<PassOptions>& others,
-                    MethodState& state) override;
-  std::vector<MethodState> take_branches(MethodState& state) override;
   Parting parting() const override { return Parting::kSelection; }
 
   // Of the chunks and their anchors.
@@ -78,8 +75,7 @@ class AttentionRagMethod : public SelectorMethod, public SharedPrompt, public Pr
   AttentionRagConfig own_;
   std::string opening_;  // of an answer: what stands before its text
   std::shared_ptr<const Tokenizer> tokenizer_;
-  std::vector<int64_t> spent_;         // [B] of the last batch
-  std::vector<MethodState> branches_;  // from add_branches to take_branches
+  std::vector<int64_t> spent_;  // [B] of the last batch
 };
 
 }  // namespace dsrsq

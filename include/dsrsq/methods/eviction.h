@@ -61,7 +61,6 @@ struct EvictionMemory : MethodMemory {
   std::vector<at::Tensor> scores;
   std::vector<at::Tensor> similarity;  // [layers] of fp32 [B], what squeeze compares layers by
   std::vector<at::Tensor> capacity;    // [layers] of int64 [B, H_kv] on the CPU, by compare_layers
-  std::vector<MethodState> branches;   // of other budgets (SharedPrompt), each with its own memory
   int64_t bytes() const override;
 };
 
@@ -77,9 +76,6 @@ class EvictionMethod : public Method, public SharedPrompt {
   void end_segment(MethodState& state) override;
   bool one_segment_per_chunk() const override { return true; }
   bool counts_without_masks() const override { return true; }
-  void add_branches(const Batch& batch, const std::vector<PassOptions>& others,
-                    MethodState& state) override;
-  std::vector<MethodState> take_branches(MethodState& state) override;
   Parting parting() const override {
     return config_.query_aware ? Parting::kQuestion : Parting::kContext;
   }

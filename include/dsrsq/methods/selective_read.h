@@ -14,7 +14,6 @@ struct SelectiveReadMemory : MethodMemory {
   std::vector<int64_t> budget;   // [B] context entries that a query of a layer attends, on average
   int64_t slots = 0;             // N, of the longest context
   std::vector<at::Tensor> page_bounds;  // [layers] of [B, H_kv, P, 2, d], Quest's
-  std::vector<MethodState> branches;    // of other budgets (SharedPrompt), each with its own memory
   int64_t bytes() const override;
 };
 
@@ -26,9 +25,6 @@ class SelectiveReadMethod : public Method, public SharedPrompt {
   MethodState make_state(const Batch& batch, const PassOptions& options) const override;
   at::Tensor attend(const AttentionInput& input, MethodState& state) override;
   void end_segment(MethodState& state) override;
-  void add_branches(const Batch& batch, const std::vector<PassOptions>& others,
-                    MethodState& state) override;
-  std::vector<MethodState> take_branches(MethodState& state) override;
   Parting parting() const override { return Parting::kContext; }
   bool one_segment_per_chunk() const override { return true; }
   bool counts_without_masks() const override { return true; }

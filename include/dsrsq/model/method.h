@@ -135,6 +135,7 @@ struct MethodState {
   at::Tensor next_order;     // [B] int64: rank of the next token of each sequence
   at::Tensor next_position;  // [B] int64
   std::shared_ptr<MethodMemory> memory;  // of the method; null where it needs none
+  std::vector<MethodState> branches;     // of other budgets, until they part (shared_prompt.h)
 };
 
 struct ReaderInput;

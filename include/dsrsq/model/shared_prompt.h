@@ -15,16 +15,12 @@ enum class Parting {
   kQuestion,   // one cache each, behind the question
 };
 
+// While a state chooses and reads, each of its `branches`, states of the same batch whose options
+// differ from its own in their budget alone, gets what that budget leaves, and is at the parting as
+// if it had come there itself.
 class SharedPrompt {
  public:
   virtual ~SharedPrompt() = default;
-
-  // Adds a state of the same batch for each of `others`, which differ from state.options in their
-  // budget alone. While `state` chooses and reads, each of them gets what its own budget leaves.
-  virtual void add_branches(const Batch& batch, const std::vector<PassOptions>& others,
-                            MethodState& state) = 0;
-  // Those states, each as if it had come up to the parting itself.
-  virtual std::vector<MethodState> take_branches(MethodState& state) = 0;
   virtual Parting parting() const = 0;
 };
 
