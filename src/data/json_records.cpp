@@ -325,4 +325,25 @@ void DocumentGatherer::flush() {
   pending_ = DocumentExample{};
 }
 
+ReadReport read_question_records(const std::string& path, const ReadOptions& options,
+                                 const ExampleSink& sink, const QuestionReader& read_record) {
+  ReadReport report;
+  read_json_records({path, options, report}, [&](const json& value, const RecordPlace& place) {
+    DocumentExample example = read_record(value, place);
+    count_question(report, example.document, example.questions[0]);
+    sink(std::move(example));
+  });
+  return report;
+}
+
+ReadReport read_gathered_records(const std::string& path, const ReadOptions& options,
+                                 const ExampleSink& sink, const QuestionReader& read_record) {
+  DocumentGatherer gatherer(sink);
+  const ReadReport report = read_question_records(
+      path, options, [&](DocumentExample&& example) { gatherer.add(std::move(example)); },
+      read_record);
+  gatherer.flush();
+  return report;
+}
+
 }  // namespace dsrsq

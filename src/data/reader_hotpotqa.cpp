@@ -115,11 +115,11 @@ void write_paragraphs(const std::vector<Paragraph>& paragraphs, DocumentExample&
   }
 }
 
-DocumentExample read_record(const json& value, int64_t line) {
+DocumentExample read_record(const json& value, const RecordPlace& place) {
   Question question;
   question.id = require_id(require_key(value, "_id"), "_id");
   question.text = require_text_key(value, "question");
-  question.source_line = line;
+  question.source_line = place.line;
   question.answers.push_back(require_text_key(value, "answer"));
   DocumentExample example;
   std::vector<ByteSpan> gold;
@@ -144,13 +144,7 @@ DocumentExample read_record(const json& value, int64_t line) {
 
 ReadReport read_hotpotqa(const std::string& path, const ReadOptions& options,
                          const ExampleSink& sink) {
-  ReadReport report;
-  read_json_records({path, options, report}, [&](const json& value, const RecordPlace& place) {
-    DocumentExample example = read_record(value, place.line);
-    count_question(report, example.document, example.questions[0]);
-    sink(std::move(example));
-  });
-  return report;
+  return read_question_records(path, options, sink, &read_record);
 }
 
 }  // namespace dsrsq

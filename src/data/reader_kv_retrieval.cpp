@@ -53,13 +53,7 @@ DocumentExample read_record(const json& value, const RecordPlace& place) {
 
 ReadReport read_kv_retrieval(const std::string& path, const ReadOptions& options,
                              const ExampleSink& sink) {
-  ReadReport report;
-  read_json_records({path, options, report}, [&](const json& value, const RecordPlace& place) {
-    DocumentExample example = read_record(value, place);
-    count_question(report, example.document, example.questions[0]);
-    sink(std::move(example));
-  });
-  return report;
+  return read_question_records(path, options, sink, &read_record);
 }
 
 }  // namespace dsrsq

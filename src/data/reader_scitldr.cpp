@@ -32,12 +32,12 @@ void read_sentences(const json& value, DocumentExample& example, Question& quest
   if (document.empty()) throw BadRecord{"\"source\" holds no text"};
 }
 
-DocumentExample read_record(const json& value, int64_t line) {
+DocumentExample read_record(const json& value, const RecordPlace& place) {
   DocumentExample example;
   Question question;
   question.id = require_text_key(value, "paper_id");
   question.text = kRequest;
-  question.source_line = line;
+  question.source_line = place.line;
   if (const auto title = value.find("title"); title != value.end())
     example.title = require_string(*title, "title");
   read_sentences(value, example, question);
@@ -57,13 +57,7 @@ DocumentExample read_record(const json& value, int64_t line) {
 
 ReadReport read_scitldr(const std::string& path, const ReadOptions& options,
                         const ExampleSink& sink) {
-  ReadReport report;
-  read_json_records({path, options, report}, [&](const json& value, const RecordPlace& place) {
-    DocumentExample example = read_record(value, place.line);
-    count_question(report, example.document, example.questions[0]);
-    sink(std::move(example));
-  });
-  return report;
+  return read_question_records(path, options, sink, &read_record);
 }
 
 }  // namespace dsrsq

@@ -102,15 +102,7 @@ DocumentExample read_record(const json& value, const RecordPlace& place) {
 
 ReadReport read_tydiqa(const std::string& path, const ReadOptions& options,
                        const ExampleSink& sink) {
-  ReadReport report;
-  DocumentGatherer gatherer(sink);
-  read_json_records({path, options, report}, [&](const json& value, const RecordPlace& place) {
-    DocumentExample example = read_record(value, place);
-    count_question(report, example.document, example.questions[0]);
-    gatherer.add(std::move(example));
-  });
-  gatherer.flush();
-  return report;
+  return read_gathered_records(path, options, sink, &read_record);
 }
 
 }  // namespace dsrsq

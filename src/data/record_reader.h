@@ -66,6 +66,18 @@ void read_json_lines(const ReadContext& context, const RecordSink& record);
 // first line is a lone "{" (written with indentation) is one record.
 void read_json_records(const ReadContext& context, const RecordSink& record);
 
+// One question with its document from a record; throws BadRecord.
+using QuestionReader = std::function<DocumentExample(const nlohmann::json&, const RecordPlace&)>;
+
+// A whole format whose records are one question each: reads them by read_json_records, counts the
+// questions and hands them on.
+ReadReport read_question_records(const std::string& path, const ReadOptions& options,
+                                 const ExampleSink& sink, const QuestionReader& read_record);
+
+// The same, records of one document that follow one another being one example.
+ReadReport read_gathered_records(const std::string& path, const ReadOptions& options,
+                                 const ExampleSink& sink, const QuestionReader& read_record);
+
 // The elements of the list that is the member `key` of the file's one object, or with an empty key
 // of the list that the file is. One element is in memory at a time. An element that does not end,
 // or is larger than a line may be, is a bad record; so is a file that is no such list.
