@@ -11,13 +11,8 @@ norm 1, fused AdamW. Random tokens; every token is predicted. The results have t
 
 import argparse
 import contextlib
-import datetime
-import json
 import math
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 
@@ -26,7 +21,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from bench_results import quantile, write_results
+
 LOGITS_AT_ONCE = 1 << 31  # of a loss that is not computed again in the backward pass
 
 
@@ -164,12 +160,6 @@ def time_case(arguments, batch, tokens, compiled):
     return sorted(seconds), loss, peak, warm_up
 
 
-def quantile(values, q):
-    at = q * (len(values) - 1)
-    low = int(at)
-    return values[low] + (at - low) * (values[min(low + 1, len(values) - 1)] - values[low])
-
-
 def records_of(arguments, batch, tokens, compiled):
     name = f"batch {batch}, n {tokens}"
     method = "pytorch_compiled" if compiled else "pytorch_eager"
@@ -195,14 +185,6 @@ def records_of(arguments, batch, tokens, compiled):
              for metric, value, unit in values]
     found[0].update(p10=quantile(seconds, .1), p90=quantile(seconds, .9))
     return found
-
-
-def commit():
-    if "DSRSQ_COMMIT" in os.environ:
-        return os.environ["DSRSQ_COMMIT"]
-    found = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], cwd=ROOT,
-                           capture_output=True, text=True)
-    return found.stdout.strip() or "unknown"
 
 
 def main():
@@ -231,17 +213,11 @@ def main():
         for mode in modes:
             records += records_of(arguments, batch, tokens, mode == "compiled")
     device = torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads"
-    versions = {"torch": torch.__version__, "python": platform.python_version()}
+    versions = {"torch": torch.__version__}
     if cuda:
         cudnn = torch.backends.cudnn.version()
         versions["cudnn"] = f"{cudnn // 10000}.{cudnn // 100 % 100}.{cudnn % 100}"
-    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    provenance = {"commit": commit(), "command": " ".join(["bench_pytorch.py"] + sys.argv[1:]), "device": device,
-                  "date": now, "versions": versions, "seeds": [arguments.seed]}
-    with open(arguments.output, "w") as file:
-        json.dump({"provenance": provenance, "records": records}, file, indent=1)
-        file.write("\n")
-    print("wrote", arguments.output)
+    write_results(arguments.output, records, device, versions, [arguments.seed])
 
 
 if __name__ == "__main__":

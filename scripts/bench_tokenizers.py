@@ -9,26 +9,16 @@ encode_batch with offsets over the distinct texts of --key that follow one anoth
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import statistics
-import subprocess
-import sys
 import time
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # before the import
 
 import tokenizers  # noqa: E402
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-
-def quantile(values: list[float], q: float) -> float:
-    at = q * (len(values) - 1)
-    low = int(at)
-    return values[low] + (at - low) * (values[min(low + 1, len(values) - 1)] - values[low])
+from bench_results import quantile, write_results  # noqa: E402
 
 
 def time_it(run, seconds: float) -> list[float]:
@@ -80,15 +70,7 @@ def main() -> None:
         print(f"{metric}: {method} {value / 1e6:.1f} MB/s", flush=True)
         records.append({"case": f"{arguments.format}, {os.path.basename(arguments.input)}", "method": method, "shape": shape,
                         "metric": metric, "value": value, "unit": "bytes/s", "p10": quantile(speeds, .1), "p90": quantile(speeds, .9)})
-    commit = os.environ.get("DSRSQ_COMMIT") or subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    provenance = {"commit": commit or "unknown", "command": " ".join(["bench_tokenizers.py"] + sys.argv[1:]), "device": "cpu, 1 thread",
-                  "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-                  "versions": {"python": platform.python_version(), "tokenizers": tokenizers.__version__}, "seeds": []}
-    with open(arguments.output, "w") as file:
-        json.dump({"provenance": provenance, "records": records}, file, indent=1)
-        file.write("\n")
-    print("wrote", arguments.output)
+    write_results(arguments.output, records, "cpu, 1 thread", {"tokenizers": tokenizers.__version__}, [])
 
 
 if __name__ == "__main__":
