@@ -10,13 +10,13 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 RESULTS="$1"
 BUILD=build-gpu
 JOBS="${DSRSQ_JOBS:-$(nproc)}"
-RECORDS=()
-FAILED=0
+RECORDS=$BUILD/records.jsonl   # a record a line, also of steps that run beside others
+FAILURES=$BUILD/failures.txt   # a failed step a line
 export PATH="$PATH:/usr/local/cuda/bin"
 
 # record CASE METRIC VALUE UNIT
 record() {
-  RECORDS+=("{\"case\": \"$1\", \"method\": \"gpu_check\", \"shape\": {}, \"metric\": \"$2\", \"value\": $3, \"unit\": \"$4\"}")
+  echo "{\"case\": \"$1\", \"method\": \"gpu_check\", \"shape\": {}, \"metric\": \"$2\", \"value\": $3, \"unit\": \"$4\"}" >> $RECORDS
 }
 
 # step NAME COMMAND...: records seconds and exit code, and goes on.
@@ -25,7 +25,7 @@ step() {
   shift
   echo "==> $name"
   "$@" || status=$?
-  [ $status = 0 ] || FAILED=1
+  [ $status = 0 ] || echo "$name" >> $FAILURES
   record "$name" exit_code $status ""
   record "$name" wall_time $((SECONDS - begin)) s
   return $status
@@ -58,9 +58,7 @@ initcheck() {
 # Its records join those of this script.
 bench() {
   $BUILD/bin/dsrsq-bench --suite attention --cases 16384:128,65536:256 --seconds 0.3 --output $BUILD/bench.json || return
-  local records line
-  records="$(python3 -c 'import json; [print(json.dumps(r)) for r in json.load(open("'$BUILD'/bench.json"))["records"]]')" || return
-  while IFS= read -r line; do RECORDS+=("$line"); done <<< "$records"
+  python3 -c 'import json; [print(json.dumps(r)) for r in json.load(open("'$BUILD'/bench.json"))["records"]]' >> $RECORDS
 }
 
 # train_on_gpu NAME SETTING...: the whole path on the device, all stages and parts, with a tiny number of steps; then the evaluation
@@ -102,7 +100,12 @@ torch_version() {
   $python -c 'import torch; print(torch.__version__)'
 }
 
+mkdir -p $BUILD
+: > $RECORDS
+: > $FAILURES
 if step configure configure && step build cmake --build $BUILD -j "$JOBS"; then
+  # The tests are many small programs and leave the device to others most of the time.
+  step tests run_tests > $BUILD/tests.log 2>&1 &
   step train_fp32 train_on_gpu fp32 train.precision=fp32 || true
   step train_bf16 train_on_gpu bf16 train.precision=bf16 || true
   step train_reward train_on_gpu reward train.precision=bf16 "${REWARD[@]}" ppo.credit=span_loo ppo.credit_group=8 \
@@ -113,8 +116,10 @@ if step configure configure && step build cmake --build $BUILD -j "$JOBS"; then
   step memcheck memcheck || true
   step racecheck racecheck || true
   step initcheck initcheck || true
-  step bench bench || true
-  step tests run_tests || true
+  echo "==> waiting for the tests"
+  wait
+  tail -n 40 $BUILD/tests.log
+  step bench bench || true   # alone
 fi
 
 COMMIT="${DSRSQ_COMMIT:-$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)}"
@@ -125,10 +130,8 @@ NVCC="$(nvcc --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p' || echo none)"
   echo "  \"date\": \"$(date -u +%FT%TZ)\", \"device\": \"${DEVICE%,*}\","
   echo "  \"versions\": {\"driver\": \"${DEVICE##*, }\", \"nvcc\": \"$NVCC\", \"torch\": \"$(torch_version)\"}, \"seeds\": []},"
   echo " \"records\": ["
-  for i in "${!RECORDS[@]}"; do
-    echo "  ${RECORDS[$i]}$([ "$i" = $((${#RECORDS[@]} - 1)) ] || echo ,)"
-  done
+  sed '$!s/$/,/; s/^/  /' $RECORDS
   echo " ]}"
 } > "$RESULTS"
 echo "wrote $RESULTS"
-exit $FAILED
+[ ! -s $FAILURES ] || { echo "failed: $(paste -sd ' ' $FAILURES)" >&2; exit 1; }

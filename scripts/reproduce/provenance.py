@@ -2,17 +2,11 @@
 
 import datetime
 import json
-import os
-import subprocess
+import pathlib
+import sys
 
-
-def commit():
-    """Where the tree is a copy without .git, DSRSQ_COMMIT says what it was made from."""
-    if os.environ.get("DSRSQ_COMMIT"):
-        return os.environ["DSRSQ_COMMIT"]
-    found = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], capture_output=True, text=True)
-    return found.stdout.strip() if found.returncode == 0 else "unknown"
-
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from bench_results import commit  # noqa: E402
 
 COMMIT = commit()  # of the start: a run of minutes must not be blamed on what was edited meanwhile
 

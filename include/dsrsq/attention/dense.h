@@ -41,8 +41,8 @@ struct JoinedAttention {
 JoinedAttention join_attention(const std::vector<PartialAttention>& parts);
 
 // As masked_attention, where neither its lse nor its logits are wanted: through torch's fused
-// backends, or for one query a head without repeating keys and values. `mask` undefined: every key
-// is attended.
+// backends, or for few queries by products that repeat no keys and values. `mask` undefined: every
+// key is attended.
 at::Tensor read_entries(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                         const at::Tensor& mask);
 
