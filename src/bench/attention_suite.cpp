@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdint>
+#include <limits>
 
 #include "dsrsq/attention/sqa.h"
 #include "dsrsq/bench/case_records.h"
@@ -122,6 +124,13 @@ Method moba(const AttentionSuiteOptions& o, const AttentionCase& size, const Att
                         });
 }
 
+// torch's variable-length flash attention counts elements in 32 bits; beyond them it reads outside
+// its arguments.
+bool moba_fits(const AttentionSuiteOptions& o, const AttentionCase& size) {
+  const auto rows = o.batch * o.heads * size.tokens * o.slots;
+  return rows * o.width <= std::numeric_limits<int32_t>::max();
+}
+
 bool is_dense(const Method& method) { return method.name.starts_with("dense"); }
 
 // Times one pass of all methods; what is not dense is compared with the fastest that is.
@@ -216,7 +225,11 @@ std::vector<ResultRecord> measure_attention(const AttentionSuiteOptions& o,
   records.add(methods[0].name, "density", load.density, "share");
   records.add(methods[0].name, "balance", load.balance, "x");
   if (o.aten) methods.push_back(cluster_attention(o, size, data, true));
-  if (device.is_cuda() && o.moba) {
+  const bool blocks_too = device.is_cuda() && o.moba;
+  if (blocks_too && !moba_fits(o, size))
+    log_info("without moba: its ", size.tokens, " x ", o.slots,
+             " rows a head are more than torch's variable-length attention can index");
+  if (blocks_too && moba_fits(o, size)) {
     methods.push_back(moba(o, size, data));
     const KeyChoice blocks = choose_blocks(data.q, data.k, size.clusters, o.slots);
     const double density =

@@ -323,7 +323,8 @@ TEST(Gca, ItsStartAddsNothing) {
   auto valid = batch.tail_valid.unsqueeze(-1);
   auto expected = read_batch(dense, batch) * valid;
   auto added = gca_model(config, shape);
-  EXPECT_TENSOR_NEAR(read_batch(added, batch) * valid, expected, (Tolerance{0, 1e-6}));
+  // gca reads its window by another backend: fp32 rounding of three layers.
+  EXPECT_TENSOR_NEAR(read_batch(added, batch) * valid, expected, (Tolerance{0, 1e-5}));
   config.output_start = "normal";
   auto other = gca_model(config, shape);
   auto moved = (read_batch(other, batch) * valid - expected).abs().max();
