@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A table and a figure of quality against the budget, from what dsrsq-eval wrote.
 
-    .venv/bin/python scripts/reproduce/budget_curve.py FOLDER     reads FOLDER/results.json, writes FOLDER/curve.md and FOLDER/curve.png
+    .venv/bin/python scripts/reproduce/budget_curve.py FOLDER
+        reads FOLDER/results.json and FOLDER/questions.jsonl, writes FOLDER/curve.md and FOLDER/curve.png
 
 Rows that have a budget are called METHOD@BUDGET; others (dense attention) are a level or a point of their own. The figure, the report's too
 (scripts/plot.py), shows F1 and EM against the budget and, where the bytes were measured (--measure costs), against the bytes held.
@@ -13,6 +14,7 @@ import pathlib
 import sys
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -55,14 +57,14 @@ def cell(records, metric):
     return text
 
 
-def table(rows):
+def table(rows, scores):
     columns = [c for c in COLUMNS if any(value(records, c[0]) is not None for records in rows.values())]
     lines = ["| row | " + " | ".join(title for _, title in columns) + " |", "|:---|" + "---:|" * len(columns)]
     for name, records in rows.items():
         lines.append(f"| {name} | " + " | ".join(cell(records, metric) for metric, _ in columns) + " |")
     return ("\n".join(lines) + "\n\nIn brackets: difference of F1 to the first row, question by question, with its 95 % paired bootstrap "
             "interval. Answer held: share of the answer tokens' entries, over layers and heads, that are exact keys when the answer is "
-            "decoded.\n\n" + below_random(rows))
+            "decoded.\n\n" + below_random(rows, scores))
 
 
 def control_of(records, rows, budget):
@@ -91,8 +93,24 @@ def cause(records, control):
             f"(density {density:.3f} against {random_density:.3f})")
 
 
-def below_random(rows):
-    """Rows that answer worse than random entries or tokens of the same budget, each with what it lost."""
+def f1_by_question(path):
+    """{row: F1 of its questions, in the order of the split}."""
+    scores = collections.defaultdict(list)
+    with open(path) as file:
+        for line in file:
+            question = json.loads(line)
+            scores[question["row"]].append(question["f1"])
+    return {row: np.array(values) for row, values in scores.items()}
+
+
+def interval(differences):
+    """95 % of the means of 1,000 resamples of the questions."""
+    draws = np.random.default_rng(0).integers(0, len(differences), (1000, len(differences)))
+    return np.quantile(differences[draws].mean(1), [0.025, 0.975])
+
+
+def below_random(rows, scores):
+    """Rows that answer worse than random entries or tokens of the same budget, beyond chance, each with what it lost."""
     lines, compared = [], 0
     for name, records in rows.items():
         method, at, budget = name.partition("@")
@@ -100,14 +118,18 @@ def below_random(rows):
         if control is None:
             continue
         compared += 1
-        other = rows[f"{control}@{budget}"]
-        if value(records, "f1") < value(other, "f1"):
-            lines.append(f"| {name} | {value(records, 'f1'):.3f} | {control} {value(other, 'f1'):.3f} | {cause(records, other)} |")
+        differences = scores[name] - scores[f"{control}@{budget}"]
+        low, high = interval(differences)
+        if high < 0:
+            lines.append(f"| {name} | {value(records, 'f1'):.3f} | {control} | {differences.mean():+.3f} [{low:.3f}, {high:.3f}] | "
+                         f"{cause(records, rows[f'{control}@{budget}'])} |")
     if not compared:
         return "No row of random entries or tokens to compare with.\n"
     if not lines:
         return "No row is below random entries (or random tokens, where a method chooses before it reads) of its budget.\n"
-    return "\n".join(["| below random | F1 | control of the same budget | cause |", "|:---|---:|---:|:---|"] + lines) + "\n"
+    head = ["| below random | F1 | control of the same budget | difference | cause |", "|:---|---:|:---|---:|:---|"]
+    return ("Below random: rows whose paired 95 % bootstrap interval of the difference to random entries (random tokens, where a method "
+            "chooses before it reads) of the same budget is below 0.\n\n" + "\n".join(head + lines) + "\n")
 
 
 def draw(path, image):
@@ -124,7 +146,7 @@ def main():
         sys.exit(__doc__)
     folder = pathlib.Path(sys.argv[1])
     rows = read(folder)
-    text = table(rows)
+    text = table(rows, f1_by_question(folder / "questions.jsonl"))
     (folder / "curve.md").write_text(text)
     draw(folder / "results.json", folder / "curve.png")
     print(text)
