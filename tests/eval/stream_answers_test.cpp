@@ -22,14 +22,15 @@ class StreamAnswersTest : public ::testing::Test {
     config_.prompt.question = "{question}";
     config_.prompt.end_answer = false;
     config_.dsrsq.sqa.enabled = false;  // an untrained codebook is empty
+    config_.dsrsq.rckv.noise = "none";  // drawn by a number that a prefix alone does not have
     config_.selectors.bm25_passage = 16;
     FactStreamConfig stream;
     stream.tokens = 5000;
     stream.segment = 64;
     stream.facts = 30;
     stream.updates = 15;
-    stream.probed_facts = 12;
-    stream.controls = 6;
+    stream.probed_facts = 5;
+    stream.controls = 3;
     stream.distractors = 3;
     stream.names = 12;
     stream.attributes = 8;
@@ -40,7 +41,7 @@ class StreamAnswersTest : public ::testing::Test {
     model_->eval();
     options_.budget = 24;
     options_.segment = config_.dsrsq.rckv.segment;
-    options_.batch_size = 7;
+    options_.batch_size = 32;
     options_.maximum_tokens = 2;
     options_.selector = config_.selectors;
   }
@@ -86,7 +87,7 @@ TEST_F(StreamAnswersTest, Bm25ChoosesAsTheSelectorDoes) {
 
 TEST_F(StreamAnswersTest, DoesNotDependOnTheBatchSize) {
   auto some = answer(StreamChoice::kRetrieved);
-  options_.batch_size = 64;
+  options_.batch_size = 7;
   auto all = answer(StreamChoice::kRetrieved);
   for (size_t p = 0; p < all.size(); ++p) {
     EXPECT_EQ(some[p].prediction, all[p].prediction);
@@ -99,7 +100,7 @@ TEST_F(StreamAnswersTest, DoesNotDependOnTheBatchSize) {
 TEST_F(StreamAnswersTest, CandidatesHaveTheirTeacherForcedLikelihood) {
   at::NoGradGuard no_grad;
   auto answers = answer(StreamChoice::kRetrieved);
-  for (size_t p = 0; p < answers.size(); p += 17) {
+  for (size_t p = 0; p < answers.size(); p += 7) {
     const auto& probe = stream_.probes[p];
     auto values = probe.values;
     values.insert(values.end(), probe.distractors.begin(), probe.distractors.end());
@@ -119,8 +120,16 @@ TEST_F(StreamAnswersTest, CandidatesHaveTheirTeacherForcedLikelihood) {
     auto sum = std::accumulate(likelihood.begin(), likelihood.end(), 0.0);
     const auto& shares = answers[p].scored.candidates;
     ASSERT_EQ(shares.size(), values.size());
-    for (size_t c = 0; c < shares.size(); ++c) EXPECT_NEAR(shares[c], likelihood[c] / sum, 1e-4);
+    for (size_t c = 0; c < shares.size(); ++c) EXPECT_NEAR(shares[c], likelihood[c] / sum, 1e-6);
   }
+}
+
+TEST_F(StreamAnswersTest, WhatIsReadChangesWhatIsAnswered) {
+  auto nothing = answer(StreamChoice::kNothing), window = answer(StreamChoice::kWindow);
+  double change = 0;
+  for (size_t p = 0; p < window.size(); ++p)
+    change += std::abs(window[p].scored.candidates[0] - nothing[p].scored.candidates[0]);
+  EXPECT_GT(change / double(window.size()), 1e-4);
 }
 
 TEST_F(StreamAnswersTest, EveryRowReadsTheBudgetAndNoRowReadsAhead) {
