@@ -306,6 +306,45 @@ def sweeps_of(*panels: tuple[str, str, str | None]):
     return lambda results, layout: draw_sweeps(results, list(panels), layout)
 
 
+# ---- a stream of facts ----
+
+LAG = "accuracy_lag_"
+
+
+def lag_points(results: Results, row: str) -> list[tuple[float, object]]:
+    """[(tokens since the fact was last stated, record)], nearest first."""
+    found = [(record.shape["lag"], record) for name, metric in results.values
+             if name == row and metric.startswith(LAG) and (record := results.get(row, metric))]
+    return sorted(found, key=lambda point: point[0])
+
+
+def draw_lags(results: Results, layout: Layout) -> Figure | None:
+    """A line a row, with 95 % intervals, over the logarithm of the lag; lag 0 stands half an octave before the first other one."""
+    lines = {row: points for row in results.rows if (points := lag_points(results, row))}
+    lags = sorted({lag for points in lines.values() for lag, _ in points})
+    if len(lags) < 2:
+        return None
+    first = next(lag for lag in lags if lag > 0)
+    place = {lag: lag if lag > 0 else first / 2 for lag in lags}
+    figure, axes = plt.subplots(figsize=(9.5 if layout.wide else layout.panel, 5 if layout.wide else 5.4), layout="constrained")
+    axes.set_xscale("log", base=2)
+    for number, (row, points) in enumerate(lines.items()):
+        color, shift = PALETTE[number % len(PALETTE)], 1.025 ** (number - len(lines) / 2)  # intervals beside one another
+        axes.plot([place[lag] * shift for lag, _ in points], [record.value for _, record in points], color=color, linewidth=1.8,
+                  marker=MARKERS[number % len(MARKERS)], markersize=6, label=row)
+        for lag, record in points:
+            if math.isfinite(record.low) and math.isfinite(record.high):
+                axes.plot([place[lag] * shift] * 2, [record.low, record.high], color=color, linewidth=1, alpha=0.7)
+    axes.set_xticks([place[lag] for lag in lags], [f"{lag / 1024:g}K" if lag >= 1024 else f"{lag:g}" for lag in lags])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_yticks(SHARES)
+    axes.set_xlabel(layout.title("tokens since the fact was last stated (logarithmic)"))
+    axes.set_ylabel("right answers (share)")
+    figure.legend(loc="outside lower center", ncols=min(len(lines), 6 if layout.wide else 2), fontsize=10)
+    return figure
+
+
 # ---- comparison with the baseline ----
 
 def draw_comparison(results: Results, layout: Layout) -> Figure | None:
@@ -381,6 +420,8 @@ FIGURES = [
     ("information_retention", "Information retention", "Exact match where every answer token was an exact key, and where all had left the exact "
      "set; of the latter, the share of answers whose latents are still held (n/a: no such question).",
      draw_retention),
+    ("stream_retention", "Information retention over a stream", "Right answers by how long ago the fact was last stated, with 95 % bootstrap "
+     "intervals over facts.", draw_lags),
     ("memory", "Memory", "State kept a sequence when its answer is decoded (keys, values, latents and everything beside them), and the most that the "
      "program held at the evaluation's batch size.",
      panels_of(("bytes_held", "bytes held a sequence", None), ("peak_memory", "peak memory", None))),

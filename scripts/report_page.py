@@ -20,6 +20,9 @@ COST = [("tokens_read", "tokens read"), ("tokens_spent", "tokens spent"), ("toke
         ("prefill_bytes", "most bytes held in prefill"), ("budget_bytes", "budget"), ("peak_memory", "peak memory"),
         ("throughput", "throughput (tokens/s)"), ("latency_p50", "latency p50"), ("latency_p95", "latency p95"), ("flops", "FLOP"),
         ("sparse_share", "sparse queries"), ("density", "density"), ("latent_mass", "latent mass"), ("train_core_seconds", "training, core-seconds")]
+ADAPTATION = [("retention", "retention"), ("consistency", "consistency"), ("consistency_right", "consistency, both right"),
+              ("adaptation_speed", "adaptation speed"), ("half_life", "half-life of adoption (tokens)"),
+              ("memory_half_life", "half-life of memory (tokens)"), ("stale_rate", "stale answers"), ("never_shown", "right, never stated")]
 COMPARED = [("em", "EM"), ("f1", "F1"), ("subspan_em", "subspan EM"), ("rouge_l", "ROUGE-L"), ("bleu", "BLEU")]
 
 CSS = """
@@ -200,6 +203,8 @@ def tables(folder: str, section: Section) -> list[tuple[str, str, str]]:
             ("table-quality", "Answers", "In brackets: 95 % bootstrap intervals.", results.rows, QUALITY, False),
             ("table-comparison", f"Answers less those of {baseline}", "Question by question: mean of the differences, 95 % paired "
              "bootstrap interval, p of a two-sided sign-flip test, not corrected for several comparisons.", compared, COMPARED, True),
+            ("table-adaptation", "Adaptation", "Over a stream of facts that are updated. n/a: a half-life that more than half of all facts outlive, "
+             "or a retention where the text makes no difference of .2.", results.rows, ADAPTATION, False),
             ("table-cost", "Costs", "", results.rows, COST, False)):
         shown = differs if compare else results.get
         columns = [(metric, heading) for metric, heading in columns if any(shown(row, metric) for row in rows)]

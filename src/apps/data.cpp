@@ -96,6 +96,18 @@ void add_synth(CLI::App& app, dsrsq::SynthOptions& options) {
   command->callback([&options] { dsrsq::synthesise_dataset(options); });
 }
 
+void add_stream(CLI::App& app, dsrsq::StreamOptions& options) {
+  CLI::App* command = app.add_subcommand(
+      "stream",
+      "Generate a long text of facts that are updated, with questions asked while it goes on, for "
+      "dsrsq-eval --stream; its words are those of synth");
+  command->add_option("--output", options.output, "FILE.jsonl to write")->required();
+  command->add_option("--config", options.config, "YAML file of the stream's settings");
+  command->add_option("--set", options.overrides, "key=value, repeatable; e.g. --set tokens=200000")
+      ->allow_extra_args(false);
+  command->callback([&options] { dsrsq::make_stream(options); });
+}
+
 void add_inspect(CLI::App& app, dsrsq::InspectOptions& options) {
   CLI::App* command = app.add_subcommand(
       "inspect", "Show what a data set holds; [[evidence]] and {{answer}} are marked");
@@ -156,6 +168,7 @@ int main(int argc, char** argv) {
       ->each([](const std::string& name) { dsrsq::set_log_level(dsrsq::parse_log_level(name)); });
   dsrsq::PrepareOptions prepare;
   dsrsq::SynthOptions synth;
+  dsrsq::StreamOptions stream;
   dsrsq::InspectOptions inspect;
   ValidateOptions validate;
   dsrsq::TokenizeOptions tokenize;
@@ -163,6 +176,7 @@ int main(int argc, char** argv) {
   prepare.command = synth.command = command_line(argc, argv);
   add_prepare(app, prepare);
   add_synth(app, synth);
+  add_stream(app, stream);
   add_inspect(app, inspect);
   add_validate(app, validate);
   add_tokenize(app, tokenize);

@@ -11,6 +11,7 @@
 #include "dsrsq/core/files.h"
 #include "dsrsq/core/logging.h"
 #include "dsrsq/core/progress.h"
+#include "dsrsq/data/fact_stream.h"
 #include "dsrsq/data/span_check.h"
 #include "dsrsq/data/store.h"
 #include "dsrsq/data/synthetic.h"
@@ -133,6 +134,16 @@ void synthesise_dataset(const SynthOptions& options) {
   std::cout << store_path << "\n"
             << tokenizer_path << " (" << tokenizer.vocabulary_size() << " tokens)\n";
   print_info(Store(store_path));
+}
+
+void make_stream(const StreamOptions& options) {
+  FactStreamConfig config;
+  load_config({options.config, options.overrides, {}},
+              [&config](ConfigVisitor& v) { config.visit_fields(v); });
+  const FactStream stream = make_fact_stream(config);
+  write_file_atomic(options.output, fact_stream_lines(stream));
+  std::cout << options.output << "\n"
+            << stream.source << "\nprobes            " << stream.probes.size() << "\n";
 }
 
 void inspect_dataset(const InspectOptions& options) {

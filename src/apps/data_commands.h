@@ -37,6 +37,13 @@ struct SynthOptions {
 };
 void synthesise_dataset(const SynthOptions& options);
 
+struct StreamOptions {
+  std::string output;  // .jsonl
+  std::string config;
+  std::vector<std::string> overrides;
+};
+void make_stream(const StreamOptions& options);
+
 struct InspectOptions {
   std::string path;
   std::string tokenizer;

@@ -12,6 +12,7 @@
 #include "eval_collect.h"
 #include "eval_columns.h"
 #include "eval_rows.h"
+#include "eval_stream.h"
 #include "run_program.h"
 
 namespace {
@@ -20,7 +21,7 @@ struct Options {
   dsrsq::EvalRequest request;
   dsrsq::PredictionRequest predictions;
   std::vector<std::string> collected;
-  std::string missing = "error", measure = "all";
+  std::string missing = "error", measure = "all", stream;
   std::vector<std::string> columns, keys;
   std::string dump, output_dir, resume = "auto", log_level = "info";
 };
@@ -100,6 +101,11 @@ void add_options(CLI::App& app, Options& options) {
                  "--checkpoint: compared and written without a model")
       ->allow_extra_args(false)
       ->excludes(input);
+  app.add_option("--stream", options.stream,
+                 "FILE.jsonl of a fact stream (dsrsq-data stream) instead of the test split: "
+                 "retention, consistency, adaptation; --methods: window, random, bm25, "
+                 "oracle_evidence, question_only, constant")
+      ->excludes(input);
   app.add_option("--baseline", options.request.baseline,
                  "the row that the others are compared with; default: the first");
   app.add_option("--columns", options.columns,
@@ -170,6 +176,22 @@ void write_outcome(const std::string& folder, const std::string& dump,
            " and table.md", outcome.trace.empty() ? "" : ", trace/index.html");
 }
 
+void run_stream(const Options& options, const std::vector<std::string>& command) {
+  using namespace dsrsq;
+  auto request = options.request;
+  request.output_dir = options.output_dir;
+  if (!options.output_dir.empty()) std::filesystem::create_directories(options.output_dir);
+  auto outcome = evaluate_stream(options.stream, request);
+  std::filesystem::create_directories(outcome.output_dir);
+  auto provenance = make_provenance(command, outcome.device, outcome.seeds);
+  write_file_atomic(outcome.output_dir + "/results.json",
+                    results_json(provenance, outcome.records).dump(1) + "\n");
+  write_file_atomic(outcome.output_dir + "/table.md", outcome.table);
+  write_file_atomic(outcome.output_dir + "/probes.jsonl", outcome.probes);
+  log_info("wrote ", outcome.output_dir, "/results.json, probes.jsonl and table.md");
+  std::cout << outcome.table << "\n";
+}
+
 void run(Options& options, const std::vector<std::string>& command) {
   using namespace dsrsq;
   set_log_level(parse_log_level(options.log_level));
@@ -179,6 +201,12 @@ void run(Options& options, const std::vector<std::string>& command) {
     throw ConfigError(
         "give --checkpoint FOLDER of a run, --input FILE of predictions, or --collect FOLDER of "
         "rows");
+  if (!options.stream.empty() && request.checkpoints.empty())
+    throw ConfigError("--stream: give --checkpoint FOLDER of the run that reads it");
+  if (!options.stream.empty()) {
+    run_stream(options, command);
+    return;
+  }
   if (!request.audits.empty() && !request.checkpoints.empty()) {
     auto audit = audit_rows(request);
     std::cout << audit.report;

@@ -14,6 +14,7 @@ constexpr int64_t kKeyValueTokens = 5;  // KEY : V1 V2 ;
 // Where a document's draws about two-fact questions begin in its stream: far behind all others, so
 // that the share changes no document.
 constexpr uint64_t kTwoFactPosition = uint64_t{1} << 40;
+constexpr uint64_t kUpdatePosition = uint64_t{1} << 41;
 constexpr int64_t kMaximumWords =
     7800;  // consonant-vowel-consonant-vowel words, some of which are English ones
 
@@ -52,20 +53,6 @@ std::vector<std::string> made_up_words(int64_t count) {
   return words;
 }
 
-// The vocabulary of a config by role.
-struct Words {
-  explicit Words(const SyntheticConfig& config) {
-    const std::vector<std::string> all =
-        made_up_words(config.names + config.values + config.filler_words);
-    const auto values_begin = all.begin() + config.names;
-    const auto filler_begin = values_begin + config.values;
-    names.assign(all.begin(), values_begin);
-    values.assign(values_begin, filler_begin);
-    filler.assign(filler_begin, all.end());
-  }
-  std::vector<std::string> names, values, filler;
-};
-
 // Numbers of one document, in the order of use from `position` on.
 class Draw {
  public:
@@ -97,18 +84,20 @@ struct Fact {
   int64_t second = 0;
   ByteSpan text;  // where it stands in the document
   ByteSpan answer;
+  // Values before an update; -1: it is stated once.
+  int64_t old_first = -1;
+  int64_t old_second = -1;
 };
-
-bool is_test_pair(int64_t name, int64_t attribute) { return (7 * name + attribute) % 4 == 0; }
 
 class DocumentMaker {
  public:
   DocumentMaker(const SyntheticConfig& config, const std::string& split, uint64_t split_number,
                 int64_t index)
       : config_(config),
-        words_(config),
+        words_(synthetic_words_by_role(config)),
         split_(split),
         train_(split == "train"),
+        split_number_(split_number),
         index_(index),
         draw_(config, split_number, index, 0),
         two_fact_draw_(config, split_number, index, kTwoFactPosition) {}
@@ -119,6 +108,7 @@ class DocumentMaker {
       lay_out_key_values();
     } else {
       draw_facts();
+      draw_updates();
       lay_out_facts();
     }
     add_questions();
@@ -131,8 +121,14 @@ class DocumentMaker {
   }
 
   void add_fact(int64_t name, int64_t attribute) {
-    facts_.push_back(
-        {name, attribute, draw_.below(config_.values), draw_.below(config_.values), {}, {}});
+    facts_.push_back({name,
+                      attribute,
+                      draw_.below(config_.values),
+                      draw_.below(config_.values),
+                      {},
+                      {},
+                      -1,
+                      -1});
   }
 
   // An attribute that `name` may carry beside `other`: one that is in the document already, if
@@ -184,6 +180,19 @@ class DocumentMaker {
     }
   }
 
+  void draw_updates() {
+    Draw draw(config_, split_number_, index_, kUpdatePosition);
+    std::vector<size_t> order(facts_.size());
+    for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+    if (config_.updates > 0) draw.shuffle(order);
+    for (int64_t i = 0; i < config_.updates; ++i) {
+      Fact& fact = facts_[order[static_cast<size_t>(i)]];
+      fact.old_first = draw.below(config_.values - 1);
+      fact.old_first += fact.old_first >= fact.first;  // another one
+      fact.old_second = draw.below(config_.values);
+    }
+  }
+
   void draw_key_values() {
     for (const int64_t name : draw_names(config_.facts)) add_fact(name, 0);
   }
@@ -205,17 +214,30 @@ class DocumentMaker {
     return order;
   }
 
+  // An updated fact is stated by its first call with its old value.
+  void state(Fact& fact, bool first_time) {
+    const bool old = first_time && fact.old_first >= 0;
+    const ByteSpan head =
+        write({"the", kAttributes[fact.attribute], "of", words_.names[fact.name], "is"});
+    fact.answer = write({words_.values[old ? fact.old_first : fact.first],
+                         words_.values[old ? fact.old_second : fact.second]});
+    fact.text = {head.begin, write({"."}).end};
+  }
+
   void lay_out_facts() {
-    const int64_t slot = config_.context_tokens / config_.facts;
+    const int64_t slot = config_.context_tokens / (config_.facts + config_.updates);
+    std::vector<size_t> order(facts_.size());
+    for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+    for (size_t i = 0; i < facts_.size(); ++i)
+      if (facts_[i].old_first >= 0) order.push_back(i);
+    draw_.shuffle(order);
+    std::vector<bool> stated(facts_.size(), false);
     int64_t written = 0;
-    for (const size_t i : random_order()) {
-      Fact& fact = facts_[i];
+    for (const size_t i : order) {
       const int64_t before = draw_.below(slot - kFactTokens + 1);
       write_filler(before);
-      const ByteSpan head =
-          write({"the", kAttributes[fact.attribute], "of", words_.names[fact.name], "is"});
-      fact.answer = write({words_.values[fact.first], words_.values[fact.second]});
-      fact.text = {head.begin, write({"."}).end};
+      state(facts_[i], !stated[i]);
+      stated[i] = true;
       write_filler(slot - kFactTokens - before);
       written += slot;
     }
@@ -305,9 +327,10 @@ class DocumentMaker {
   }
 
   const SyntheticConfig& config_;
-  Words words_;
+  SyntheticWords words_;
   std::string split_;
   bool train_;
+  uint64_t split_number_;
   int64_t index_;
   Draw draw_;
   Draw two_fact_draw_;
@@ -339,6 +362,10 @@ void SyntheticConfig::visit_fields(ConfigVisitor& v) {
   v.field("two_fact_share", two_fact_share,
           "Share of questions that ask for two facts of different names; only facts.",
           between(0, 1));
+  v.field("updates", updates,
+          "Facts of a document that are stated twice, the last time being true; "
+          "only facts.",
+          between(0, 1 << 20));
   v.field("train_documents", train_documents, "Documents of the split train.", between(1, 1e9));
   v.field("validation_documents", validation_documents,
           "Documents of the split validation, one question each.", between(1, 1e9));
@@ -355,6 +382,9 @@ void SyntheticConfig::validate() const {
   require(two_fact_share == 0 || task == "facts",
           concat("two_fact_share is for the task facts: set two_fact_share=0 for ", task, ", got ",
                  two_fact_share));
+  require(updates == 0 || (task == "facts" && updates <= facts),
+          concat("updates is for the task facts and at most facts (", facts, "), got ", updates,
+                 " with ", task));
   if (task == "key_value") {
     require(facts * kKeyValueTokens == context_tokens,
             concat("key_value has no filler: context_tokens must be ", kKeyValueTokens,
@@ -377,9 +407,23 @@ void SyntheticConfig::validate() const {
     require(facts / 2 <= names,
             concat("facts: facts / 2 (", facts / 2, ") must be at most names (", names, ")"));
   }
-  require(context_tokens / facts >= kFactTokens,
+  const int64_t statements = facts + updates;
+  require(context_tokens / statements >= kFactTokens,
           concat("a fact has ", kFactTokens, " tokens: context_tokens must be at least ",
-                 kFactTokens * facts, ", got ", context_tokens));
+                 kFactTokens * statements, ", got ", context_tokens));
+}
+
+bool is_test_pair(int64_t name, int64_t attribute) { return (7 * name + attribute) % 4 == 0; }
+
+SyntheticWords synthetic_words_by_role(const SyntheticConfig& config) {
+  const std::vector<std::string> all =
+      made_up_words(config.names + config.values + config.filler_words);
+  const auto values_begin = all.begin() + config.names;
+  const auto filler_begin = values_begin + config.values;
+  return {{all.begin(), values_begin},
+          {values_begin, filler_begin},
+          {filler_begin, all.end()},
+          {kAttributes.begin(), kAttributes.begin() + config.attributes}};
 }
 
 std::vector<std::string> synthetic_words(const SyntheticConfig& config) {

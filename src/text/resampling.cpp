@@ -54,9 +54,7 @@ Interval bootstrap(size_t items, double value, const ResamplingOptions& options,
                               kItems);
     drawn.push_back(statistic([&](size_t i) { return random.below(i, items); }));
   }
-  std::sort(drawn.begin(), drawn.end());
-  const double tail = (1 - options.confidence) / 2;
-  return {value, quantile(drawn, tail), quantile(drawn, 1 - tail)};
+  return percentile_interval(value, std::move(drawn), options.confidence);
 }
 
 // p of a test by drawn signs: `is_extreme(flips)` where `flips(i)` says whether pair i is swapped.
@@ -111,6 +109,23 @@ double enumerated_p(const std::vector<double>& differences) {
 }
 
 }  // namespace
+
+std::vector<size_t> bootstrap_draw(size_t items, int resample, const ResamplingOptions& options) {
+  const RandomStream random(options.seed, Purpose::kBootstrap, static_cast<uint64_t>(resample),
+                            kItems);
+  std::vector<size_t> draw;
+  for (size_t i = 0; i < items; ++i) draw.push_back(random.below(i, items));
+  return draw;
+}
+
+Interval percentile_interval(double value, std::vector<double> drawn, double confidence) {
+  ResamplingOptions options;
+  options.confidence = confidence;
+  check(drawn.size(), options, "percentile_interval");
+  std::sort(drawn.begin(), drawn.end());
+  const double tail = (1 - confidence) / 2;
+  return {value, quantile(drawn, tail), quantile(drawn, 1 - tail)};
+}
 
 Interval bootstrap_mean(const std::vector<double>& values, const ResamplingOptions& options) {
   check(values.size(), options, "bootstrap_mean");

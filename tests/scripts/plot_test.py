@@ -107,6 +107,24 @@ class Plot(unittest.TestCase):
         self.plot("--results", self.folder / "results.json")
         self.assertEqual(first, (self.report / "budget_quality.svg").read_bytes(), "the same figure from the same numbers")
 
+    def test_a_stream(self):
+        def lag(method, tokens, value):
+            made = record(method, f"accuracy_lag_{tokens}", value, ci=[value - 0.1, value + 0.1])
+            return {**made, "shape": {"lag": tokens, "probes": 20}}
+        self.write([lag("dsrsq", 1024, 0.5), lag("dsrsq", 0, 0.9), lag("dsrsq", 512, 0.7), lag("window", 0, 0.8), record("dsrsq", "retention", 0.6),
+                    record("window", "half_life", 512, "tokens")])
+        self.plot("--results", self.folder / "results.json")
+        self.assertEqual(self.figures(), {"stream_retention"})
+        results = plot.read_sections([str(self.folder / "results.json")])[0]
+        self.assertEqual([(tokens, made.value) for tokens, made in plot.plot_results.lag_points(results, "dsrsq")], [(0, 0.9), (512, 0.7), (1024, 0.5)])
+        with open(self.report / "table-adaptation.csv") as file:
+            rows = {row["method"]: row for row in csv.DictReader(file)}
+        self.assertEqual((rows["dsrsq"]["retention (share)"], rows["dsrsq"]["half_life (tokens)"]), ("0.6", ""))
+        self.assertEqual((rows["window"]["retention (share)"], rows["window"]["half_life (tokens)"]), ("", "512.0"))
+        self.write([lag("dsrsq", 0, 0.9)])
+        self.plot("--results", self.folder / "results.json")
+        self.assertEqual(self.figures(), set(), "one lag is no curve")
+
     def test_sections(self):
         one, two = self.write(RECORDS, "one.json"), self.write(RECORDS[:2], "two.json")
         code, error = self.plot("--results", one, two)

@@ -193,5 +193,33 @@ TEST(Paired, RefusesSidesThatAreNoPairs) {
   EXPECT_THROW(compare_paired({1}, {0}, none), ConfigError);
 }
 
+TEST(PercentileInterval, IsLinearBetweenOrderStatistics) {
+  std::vector<double> drawn;  // 0, 1, ..., 100, not in order
+  for (int i = 0; i <= 100; ++i) drawn.push_back((37 * i) % 101);
+  const Interval interval = percentile_interval(7, drawn, 0.95);
+  EXPECT_EQ(interval.mean, 7);
+  EXPECT_NEAR(interval.low, 2.5, 1e-12);
+  EXPECT_NEAR(interval.high, 97.5, 1e-12);
+  EXPECT_THROW(percentile_interval(0, {}, 0.95), DataError);
+  EXPECT_THROW(percentile_interval(0, {1}, 1), ConfigError);
+}
+
+TEST(BootstrapDraw, IsWhatTheBootstrapOfTheMeanDraws) {
+  const std::vector<double> values = {3, 1, 4, 1, 5, 9, 2, 6};
+  const ResamplingOptions options{.resamples = 200, .seed = 5};
+  std::vector<double> means;
+  for (int resample = 0; resample < options.resamples; ++resample) {
+    const std::vector<size_t> draw = bootstrap_draw(values.size(), resample, options);
+    ASSERT_EQ(draw.size(), values.size());
+    double sum = 0;
+    for (const size_t item : draw) sum += values.at(item);
+    means.push_back(sum / 8);
+  }
+  const Interval expected = bootstrap_mean(values, options);
+  const Interval interval = percentile_interval(expected.mean, means, options.confidence);
+  EXPECT_EQ(interval.low, expected.low);
+  EXPECT_EQ(interval.high, expected.high);
+}
+
 }  // namespace
 }  // namespace dsrsq

@@ -18,6 +18,10 @@
 // data sets of two shares compare question by question. The vocabulary gains the word "and", last:
 // data sets that share a tokenizer have two_fact_share > 0 in all or in none.
 //
+// Updates (task facts, updates): so many facts, drawn anew in each document, are stated twice, in
+// slots of context_tokens / (facts + updates) tokens, first with another value. The answer, and
+// what evidence and answer_spans mark, is the last statement. No updates change no document.
+//
 // Held out: pair (7 name + attribute) % 4 == 0 is a test pair. Training documents hold no test
 // pair, asked or not; the asked fact of a validation or test document is a test pair, and so is the
 // second one that it asks wherever another name of the document has a test pair; the other facts
@@ -48,6 +52,7 @@ struct SyntheticConfig {
   // of one name, half of one attribute (where no other name has it: of one name); 0: one question.
   int64_t question_pairs = 2;
   double two_fact_share = 0;  // probability that a question asks for two facts; only task facts
+  int64_t updates = 0;        // facts of a document that are stated twice; only task facts
   int64_t train_documents = 4000;
   int64_t validation_documents = 64;
   int64_t test_documents = 512;  // one question each
@@ -57,6 +62,14 @@ struct SyntheticConfig {
 
 // All words of the task (the same for every seed), for build_word_tokenizer.
 std::vector<std::string> synthetic_words(const SyntheticConfig& config);
+
+// The words by role, and the attributes, for other generators of the same language.
+struct SyntheticWords {
+  std::vector<std::string> names, values, filler, attributes;
+};
+SyntheticWords synthetic_words_by_role(const SyntheticConfig& config);
+// Whether no training document holds a fact of this pair.
+bool is_test_pair(int64_t name, int64_t attribute);
 
 // The consonant-vowel syllables that the made-up words consist of: given to build_word_tokenizer as
 // pieces, a word costs one merge, so the vocabulary stays small.

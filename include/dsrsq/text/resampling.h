@@ -3,6 +3,7 @@
 // `seed`.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -25,6 +26,13 @@ struct Interval {
 // Percentile bootstrap of the mean over items; quantiles are linear between order statistics, as
 // numpy.quantile. Throws DataError where there are no values, ConfigError for a bad option.
 Interval bootstrap_mean(const std::vector<double>& values, const ResamplingOptions& options = {});
+// What they are made of, for statistics that are no mean. The items that the bootstrap draws the
+// `resample`-th time, as many as there are.
+std::vector<size_t> bootstrap_draw(size_t items, int resample,
+                                   const ResamplingOptions& options = {});
+// The percentile interval of the statistic over all draws; `mean` is the value given. Throws
+// DataError where there are none, ConfigError for a bad confidence.
+Interval percentile_interval(double value, std::vector<double> drawn, double confidence);
 // The same of BLEU over resampled corpora: counts are summed over each draw.
 Interval bootstrap_bleu(const std::vector<BleuCounts>& segments,
                         const ResamplingOptions& options = {});
