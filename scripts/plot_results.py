@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from plot_needle import FIGURE as NEEDLE_MAP
 from plot_parts import BLUE, GREY, ORANGE, PALETTE, SKY, Layout, axis_formatter, label_ends, log_ticks, make_room
 from report_data import Results, format_value
 
@@ -381,6 +382,7 @@ FIGURES = [
     ("information_retention", "Information retention", "Exact match where every answer token was an exact key, and where all had left the exact "
      "set; of the latter, the share of answers whose latents are still held (n/a: no such question).",
      draw_retention),
+    NEEDLE_MAP,
     ("memory", "Memory", "State kept a sequence when its answer is decoded (keys, values, latents and everything beside them), and the most that the "
      "program held at the evaluation's batch size.",
      panels_of(("bytes_held", "bytes held a sequence", None), ("peak_memory", "peak memory", None))),
