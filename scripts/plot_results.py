@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from plot_needle import FIGURE as NEEDLE_MAP
 from plot_parts import BLUE, GREY, ORANGE, PALETTE, SKY, Layout, axis_formatter, label_ends, log_ticks, make_room
 from report_data import Results, format_value
 
@@ -422,6 +423,7 @@ FIGURES = [
      draw_retention),
     ("stream_retention", "Information retention over a stream", "Right answers by how long ago the fact was last stated, with 95 % bootstrap "
      "intervals over facts.", draw_lags),
+    NEEDLE_MAP,
     ("memory", "Memory", "State kept a sequence when its answer is decoded (keys, values, latents and everything beside them), and the most that the "
      "program held at the evaluation's batch size.",
      panels_of(("bytes_held", "bytes held a sequence", None), ("peak_memory", "peak memory", None))),

@@ -24,11 +24,25 @@ class Record:
 
 
 @dataclass
+class Needle:
+    """One cell of a needle map: `value` of the questions whose answer begins at this depth."""
+    case: str
+    row: str
+    context_tokens: float
+    depth: float
+    questions: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass
 class Results:
     rows: list[str] = field(default_factory=list)  # in order of appearance
     values: dict[tuple[str, str], Record] = field(default_factory=dict)  # (row, metric)
     provenance: list[tuple[str, dict]] = field(default_factory=list)
     name: str = ""
+    needles: list[Needle] = field(default_factory=list)  # records at a depth, which are no rows' metrics
 
     def get(self, row: str, metric: str) -> Record | None:
         record = self.values.get((row, metric))
@@ -102,6 +116,12 @@ def read_record(record: dict) -> Record:
     return read
 
 
+def read_needle(record: dict) -> Needle:
+    shape, read = record["shape"], read_record(record)
+    return Needle(record["case"], record["method"], number(shape["context_tokens"]), number(shape["depth"]), int(shape["questions"]),
+                  read.value, read.low, read.high)
+
+
 def read_results(paths: list[str], name: str = "") -> Results:
     results, loaded, origin = Results(name=name), [], {}
     for path in paths:
@@ -115,6 +135,9 @@ def read_results(paths: list[str], name: str = "") -> Results:
         several = len({record["case"] for _, records in loaded for record in records}) > 1
         for path, records in loaded:
             for record in records:
+                if record["metric"].endswith("_at_depth"):
+                    results.needles.append(read_needle(record))
+                    continue
                 row = f"{record['case']}: {record['method']}" if several else record["method"]
                 key = (row, record["metric"])
                 if key in results.values:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from report_data import InputError, Record, Results, Run, format_value, read_text, trace_pages
 
-QUALITY = [("em", "EM"), ("f1", "F1"), ("subspan_em", "subspan EM"), ("rouge_l", "ROUGE-L"), ("bleu", "BLEU"), ("evidence_recall", "evidence recall"),
+QUALITY = [("score", "score"), ("em", "EM"), ("f1", "F1"), ("subspan_em", "subspan EM"), ("rouge_l", "ROUGE-L"), ("bleu", "BLEU"), ("evidence_recall", "evidence recall"),
            ("answer_recall", "answer recall"), ("answer_held", "answer entries held"), ("em_exact", "EM, answer exact"),
            ("em_latent", "EM, answer in latents only"), ("share_latent", "share in latents only")]
 COST = [("tokens_read", "tokens read"), ("tokens_spent", "tokens spent"), ("token_efficiency", "token efficiency"), ("bytes_held", "bytes held"),
@@ -23,7 +23,7 @@ COST = [("tokens_read", "tokens read"), ("tokens_spent", "tokens spent"), ("toke
 ADAPTATION = [("retention", "retention"), ("consistency", "consistency"), ("consistency_right", "consistency, both right"),
               ("adaptation_speed", "adaptation speed"), ("half_life", "half-life of adoption (tokens)"),
               ("memory_half_life", "half-life of memory (tokens)"), ("stale_rate", "stale answers"), ("never_shown", "right, never stated")]
-COMPARED = [("em", "EM"), ("f1", "F1"), ("subspan_em", "subspan EM"), ("rouge_l", "ROUGE-L"), ("bleu", "BLEU")]
+COMPARED = [("score", "score"), ("em", "EM"), ("f1", "F1"), ("subspan_em", "subspan EM"), ("rouge_l", "ROUGE-L"), ("bleu", "BLEU")]
 
 CSS = """
 :root { color-scheme: light; }
@@ -93,6 +93,7 @@ class Figure:
     caption: str
     wide: bytes  # SVG
     narrow: bytes
+    data: str = ""  # the CSV of its numbers, where no table has them
 
 
 @dataclass
@@ -190,6 +191,40 @@ def table(folder: str, file: str, title: str, note: str, results: Results, rows:
             f"{html_table(['method'] + [title for _, title in columns], cells, title)}<p class='note screen'>{link(file + '.csv', 'CSV')}</p>\n")
 
 
+def needle_table(folder: str, section: Section) -> None:
+    """The CSV beside the needle map."""
+    if not section.results.needles:
+        return
+    file = section.prefix + "needle_map.csv"
+    for figure in section.figures:
+        if figure.file + ".csv" == file:
+            figure.data = file
+    header = ["task", "method", "context_tokens", "depth", "questions", "right (share)", "low", "high"]
+    rows = [[n.case, n.row, n.context_tokens, n.depth, n.questions, plain(n.value), plain(n.low), plain(n.high)]
+            for n in section.results.needles]
+    write_csv(os.path.join(folder, file), [header, *rows])
+
+
+def suite_rules(results: Results) -> str:
+    """How each task of a suite was asked and scored, as its file says."""
+    parts = []
+    for path, provenance in results.provenance:
+        if not (suite := provenance.get("suite")):
+            continue
+        limit = (f"at most {suite['maximum_prompt']:,} tokens; what goes of a longer context: {suite['truncation']}"
+                 if suite["maximum_prompt"] else "never cut")
+        parts.append(f"<h4>{html.escape(suite['title'])}</h4>\n<p class=note>{html.escape(suite['source'])}</p>\n"
+                     f"<p class=note>Prompts: {html.escape(limit)}.</p>\n")
+        for task in suite["tasks"]:
+            lines = [("score", f"{task['metric']} of the answer, {task['answer']}; at most {task['maximum_answer']} tokens"),
+                     ("chat", "a user's turn, where the model has turns" if task["chat"] else "never a user's turn"),
+                     ("prompt", task["prompt"])]
+            lines += [("classes", ", ".join(task["classes"]))] if "classes" in task else []
+            body = "".join(f"<tr><td>{key}</td><td>{html.escape(text).replace(chr(10), '<br>')}</td></tr>\n" for key, text in lines)
+            parts.append(f"<table class=facts><tr><td>task</td><td><b>{html.escape(task['task'])}</b></td></tr>\n{body}</table>\n")
+    return "".join(parts)
+
+
 def tables(folder: str, section: Section) -> list[tuple[str, str, str]]:
     """(id, title, HTML) of each table that there is something to write in."""
     results, made = section.results, []
@@ -233,9 +268,10 @@ def data_uri(svg: bytes) -> str:
 
 def figure_html(figure: Figure) -> str:
     """Drawn for a page and for a phone; the browser takes one."""
+    data = f" {link(figure.data, 'CSV')}" if figure.data else ""
     return (f"<h3 id='{figure.file}'>{html.escape(figure.title)}</h3>\n<figure><picture><source media='screen and (max-width:600px)' "
             f"srcset='{data_uri(figure.narrow)}'>\n<img alt='{html.escape(figure.title, quote=True)}' src='{data_uri(figure.wide)}'></picture>\n"
-            f"<figcaption>{html.escape(figure.caption)} <span class='screen files'>{link(figure.file + '.png', 'PNG')} {link(figure.file + '.svg', 'SVG')}</span>"
+            f"<figcaption>{html.escape(figure.caption)} <span class='screen files'>{link(figure.file + '.png', 'PNG')} {link(figure.file + '.svg', 'SVG')}{data}</span>"
             "</figcaption></figure>\n")
 
 
@@ -299,7 +335,11 @@ def write_report(folder: str, page: Page) -> str:
         entries = tables(folder, section)
         if entries and (text := notes(section.results)):
             entries[-1] = (*entries[-1][:2], entries[-1][2] + text)
+        needle_table(folder, section)
         entries += [(figure.file, figure.title, figure_html(figure)) for figure in section.figures]
+        if rules := suite_rules(section.results):
+            name = section.prefix + "rules"
+            entries.append((name, "Rules of the suite", f"<h3 id='{name}'>Rules of the suite</h3>\n{rules}"))
         if traces := trace_links(folder, section.results):
             name = section.prefix + "traces"
             entries.append((name, "Selection traces", f"<h3 id='{name}'>Selection traces</h3>\n{traces}"))

@@ -63,8 +63,9 @@ void add_prepare(CLI::App& app, dsrsq::PrepareOptions& options) {
   command
       ->add_option("--split-by", options.split_by,
                    "content (default): equal questions and documents are in one split; time: the "
-                   "earliest timestamps are in the first split")
-      ->check(CLI::IsMember({"content", "time"}));
+                   "earliest timestamps are in the first split; input: a split of each input's "
+                   "own, TASK=FILE or called as the file up to its first dot")
+      ->check(CLI::IsMember({"content", "time", "input"}));
   command->add_option("--seed", options.seed, "Seed of the splits and of drawn passages");
   command
       ->add_option("--documents", options.documents,
@@ -74,6 +75,11 @@ void add_prepare(CLI::App& app, dsrsq::PrepareOptions& options) {
   command->add_option("--gold", options.gold,
                       "Where the question's own passage stands: first (default), middle, last or "
                       "an index from 0");
+  command
+      ->add_option("--passages", options.passages,
+                   "plain (default): a blank line between them, each title a line; numbered: "
+                   "\"Document [1](Title: ...) ...\", a line each, as lost-in-the-middle's prompt")
+      ->check(CLI::IsMember({"plain", "numbered"}));
   command->add_option(
       "--questions", options.questions,
       "Of github_code: next_line, docstring, definition, with commas; without: all");

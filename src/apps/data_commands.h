@@ -16,10 +16,11 @@ struct PrepareOptions {
   std::string tokenizer;  // empty where the output is JSONL, which holds text
   std::string output;     // NAME.jsonl: format jsonl; else HDF5
   std::string split;      // "train=0.8,validation=0.1,test=0.1"; empty: one split "all"
-  std::string split_by = "content";  // or "time"
+  std::string split_by = "content";  // or "time", "input"
   uint64_t seed = 0;                 // of the splits and of the passages that are drawn
-  int64_t documents = 0;    // passages of an assembled context; 0: contexts are not assembled
-  std::string gold;         // first, middle, last or an index; empty: first
+  int64_t documents = 0;  // passages of an assembled context; 0: contexts are not assembled
+  std::string gold;       // first, middle, last or an index; empty: first
+  std::string passages = "plain";  // or "numbered"
   std::string questions;    // kinds of question, "next_line,docstring"; empty: all of the format's
   int64_t maximum_bad = 0;  // an input file
   // Second files of the formats that take one: one for all inputs, or one for each.

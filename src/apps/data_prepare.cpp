@@ -14,6 +14,7 @@
 #include "dsrsq/core/random.h"
 #include "dsrsq/data/assembly.h"
 #include "dsrsq/data/jsonl.h"
+#include "dsrsq/data/numbered_passages.h"
 #include "dsrsq/data/readers.h"
 #include "dsrsq/data/splits.h"
 #include "dsrsq/data/store.h"
@@ -106,6 +107,17 @@ std::vector<std::string> find_companions(const PrepareOptions& options,
   return companions;
 }
 
+// "TASK=FILE" or FILE, whose task is its name up to the first dot.
+struct TaskInput {
+  std::string task, file;
+};
+TaskInput parse_task_input(const std::string& input) {
+  const size_t equals = input.find('=');
+  if (equals != std::string::npos) return {input.substr(0, equals), input.substr(equals + 1)};
+  const std::string name = name_of(input);
+  return {name.substr(0, name.find('.')), input};
+}
+
 // Ids of one input, as hashes: eight bytes each.
 int64_t count_repeated(std::vector<uint64_t>& ids) {
   std::sort(ids.begin(), ids.end());
@@ -114,27 +126,29 @@ int64_t count_repeated(std::vector<uint64_t>& ids) {
 
 class Preparation {
  public:
-  explicit Preparation(const PrepareOptions& options)
-      : options_(options),
-        readers_(find_readers(options)),
-        companions_(find_companions(options, readers_)),
-        questions_(find_questions(options.questions, readers_)),
-        shares_(options.split.empty() ? std::vector<SplitShare>{{"all", 1.0}}
-                                      : parse_splits(options.split)),
-        assigner_(shares_, options.seed) {
-    if (options.documents == 0 && !options.gold.empty())
+  explicit Preparation(PrepareOptions options)
+      : options_(std::move(options)),
+        readers_(find_readers(options_)),
+        companions_(find_companions(options_, readers_)),
+        questions_(find_questions(options_.questions, readers_)),
+        shares_(options_.split.empty() ? std::vector<SplitShare>{{"all", 1.0}}
+                                       : parse_splits(options_.split)),
+        assigner_(shares_, options_.seed) {
+    if (options_.split_by == "input") name_tasks();
+    if (options_.documents == 0 && !options_.gold.empty())
       throw ConfigError("--gold places a passage among --documents N; give both or neither");
-    if (options.split_by == "time" && options.split.empty())
+    if (options_.split_by == "time" && options_.split.empty())
       throw ConfigError("--split-by says how --split NAME=SHARE,... divides; give both or neither");
-    if (options.split_by == "time" && options.documents > 0)
+    if (options_.split_by == "time" && options_.documents > 0)
       throw ConfigError(
           "--split-by time does not go with --documents: passages that questions of "
           "two days share would be in two splits");
-    if (options.documents > 0)
-      position_ = gold_position(options.gold.empty() ? "first" : options.gold, options.documents);
-    require_folder_of(options.output);
+    if (options_.documents > 0)
+      position_ =
+          gold_position(options_.gold.empty() ? "first" : options_.gold, options_.documents);
+    require_folder_of(options_.output);
     check_text_output();
-    for (const std::string& input : options.inputs) bytes_ += input_bytes(input);
+    for (const std::string& input : options_.inputs) bytes_ += input_bytes(input);
   }
 
   void run() {
@@ -155,6 +169,26 @@ class Preparation {
   }
 
  private:
+  // A split a task; inputs of one task share it.
+  void name_tasks() {
+    if (!options_.split.empty())
+      throw ConfigError("--split-by input makes a split of each task; leave --split out");
+    shares_.clear();
+    for (std::string& input : options_.inputs) {
+      const TaskInput parsed = parse_task_input(input);
+      const auto same = [&](const SplitShare& share) { return share.name == parsed.task; };
+      const auto found = std::find_if(shares_.begin(), shares_.end(), same);
+      task_of_input_.push_back(static_cast<uint8_t>(found - shares_.begin()));
+      if (found == shares_.end()) shares_.push_back({parsed.task, 1.0});
+      if (parsed.task.empty())
+        throw ConfigError(concat("input ", input, ": expected TASK=FILE, got no task"));
+      input = parsed.file;
+    }
+    if (shares_.size() > 255)
+      throw ConfigError(
+          concat("--split-by input: expected at most 255 tasks, got ", shares_.size()));
+  }
+
   void check_text_output() const {
     const auto reject = [&](const char* option) {
       throw ConfigError(concat(option, ": ", options_.output,
@@ -163,6 +197,8 @@ class Preparation {
     if (as_text_ && !options_.tokenizer.empty()) reject("--tokenizer");
     if (as_text_ && !options_.split.empty()) reject("--split");
     if (as_text_ && options_.documents > 0) reject("--documents");
+    if (as_text_ && options_.passages != "plain") reject("--passages");
+    if (as_text_ && options_.split_by != "content") reject("--split-by");
     if (!as_text_ && options_.tokenizer.empty())
       throw ConfigError(
           "--tokenizer: expected a tokenizer.json, got nothing; a data set in HDF5 "
@@ -210,7 +246,7 @@ class Preparation {
     read_inputs(progress, 0, true, [&](DocumentExample&& example) {
       add_to_splits(example);
       if (example.document.empty()) example.document = kNoContext;
-      writer.add(example);
+      writer.add(as_shown(example));
     });
     writer.set_splits(assign_splits());
     progress.finish(concat(totals_.records, " records"));
@@ -232,12 +268,16 @@ class Preparation {
     read_inputs(progress, bytes_, false, [&](DocumentExample&& example) {
       for (const Question& question : example.questions) {
         const uint8_t split = splits.at(static_cast<size_t>(records++));
-        writer.add(
-            pool.assemble(example, question, split, options_.documents, position_, options_.seed),
-            split);
+        writer.add(as_shown(pool.assemble(example, question, split, options_.documents, position_,
+                                          options_.seed)),
+                   split);
       }
     });
     progress.finish(concat(totals_.records, " records"));
+  }
+
+  DocumentExample as_shown(const DocumentExample& example) const {
+    return options_.passages == "numbered" ? number_passages(example) : example;
   }
 
   // `account`: in the first pass, what the readers counted is kept and checked.
@@ -245,6 +285,7 @@ class Preparation {
     int64_t before = done_before;
     for (size_t i = 0; i < options_.inputs.size(); ++i) {
       const std::string& input = options_.inputs[i];
+      if (options_.split_by == "input") split_of_input_ = task_of_input_[i];
       int64_t records = 0;
       std::vector<uint64_t> ids;
       ReadOptions read_options;
@@ -292,13 +333,19 @@ class Preparation {
   }
 
   void add_to_splits(const DocumentExample& example) {
+    if (options_.split_by == "input") {
+      split_of_record_.insert(split_of_record_.end(), example.questions.size(), split_of_input_);
+      return;
+    }
     if (options_.split_by != "time") return assigner_.add(example);
     for (const Question& question : example.questions) timestamps_.push_back(question.timestamp);
   }
 
   std::vector<uint8_t> assign_splits() const {
-    std::vector<uint8_t> splits =
-        options_.split_by == "time" ? split_by_time(timestamps_, shares_) : assigner_.assign();
+    std::vector<uint8_t> splits = options_.split_by == "input" ? split_of_record_
+                                  : options_.split_by == "time"
+                                      ? split_by_time(timestamps_, shares_)
+                                      : assigner_.assign();
     for (size_t i = 0; i < shares_.size(); ++i) {
       if (std::find(splits.begin(), splits.end(), static_cast<uint8_t>(i)) == splits.end())
         log_warning("split ", shares_[i].name,
@@ -317,7 +364,7 @@ class Preparation {
     print_spans(totals_.answer_spans, totals_.answer_spans_at_text);
   }
 
-  const PrepareOptions& options_;
+  PrepareOptions options_;
   bool as_text_ = std::filesystem::path(options_.output).extension() == ".jsonl";
   std::vector<const ReaderEntry*> readers_;
   std::vector<std::string> companions_;
@@ -325,6 +372,9 @@ class Preparation {
   std::vector<SplitShare> shares_;
   SplitAssigner assigner_;
   std::vector<std::string> timestamps_;  // of all records, for splits by time
+  std::vector<uint8_t> task_of_input_;   // of each input, for splits by input
+  uint8_t split_of_input_ = 0;           // of the input that is read
+  std::vector<uint8_t> split_of_record_;
   int64_t position_ = 0;
   int64_t bytes_ = 0;
   ReadReport totals_;  // its list of bad records stays empty

@@ -13,6 +13,7 @@
 #include "eval_columns.h"
 #include "eval_rows.h"
 #include "eval_stream.h"
+#include "eval_suite.h"
 #include "run_program.h"
 
 namespace {
@@ -49,6 +50,15 @@ void add_model_options(CLI::App& app, dsrsq::EvalRequest& request, CLI::Option* 
   app.add_option("--budget", request.budgets,
                  "tokens (512) or a share of the context (5%); several, 3%,12%: a row each")
       ->delimiter(',')
+      ->excludes(input);
+  app.add_option("--suite", request.suite_name,
+                 "NAME of configs/suites or FILE: every split of the data set is a task of it, "
+                 "prompted, cut, trimmed and scored by its rules")
+      ->excludes(input);
+  app.add_option("--depths", request.depths,
+                 "needle map: N equal shares of the context by where the answer stands, a record "
+                 "each in results.json; default: what the suite says, else none")
+      ->check(CLI::NonNegativeNumber)
       ->excludes(input);
   app.add_option("--audit", request.audits,
                  "methods (all: every one that these weights can read with) that are audited "
@@ -109,7 +119,7 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--baseline", options.request.baseline,
                  "the row that the others are compared with; default: the first");
   app.add_option("--columns", options.columns,
-                 "metrics of the table (em,f1,subspan_em,...); results.json has them all")
+                 "metrics of the table (score,em,f1,subspan_em,...); results.json has them all")
       ->delimiter(',');
   app.add_option("--dump", options.dump,
                  "where the questions with predictions and scores go; default: "
@@ -161,15 +171,30 @@ void write_outcome(const std::string& folder, const std::string& dump,
                    const std::string& table) {
   using namespace dsrsq;
   std::string questions;
-  for (const auto& row : outcome.rows) questions += question_lines(row);
+  std::map<std::string, std::string> of_task;  // of a suite: ids repeat from task to task
+  for (const auto& row : outcome.rows) {
+    questions += question_lines(row);
+    of_task[row.case_name] += question_lines(row);
+  }
   if (!dump.empty()) write_file_atomic(dump, questions);
   if (folder.empty()) return;
   std::filesystem::create_directories(folder);
   auto provenance = make_provenance(command, outcome.device, outcome.seeds);
   if (!outcome.commit.empty()) provenance["commit"] = outcome.commit;
-  auto results = results_json(provenance, outcome.records);
+  if (!outcome.rules.is_null()) provenance["suite"] = outcome.rules;
+  auto records = outcome.records;
+  if (outcome.depths > 0)
+    for (const auto& row : outcome.rows) {
+      auto map = depth_records(row, outcome.depths);
+      records.insert(records.end(), map.begin(), map.end());
+    }
+  auto results = results_json(provenance, records);
   write_file_atomic(folder + "/results.json", results.dump(1) + "\n");
-  if (dump.empty()) write_file_atomic(folder + "/questions.jsonl", questions);
+  if (dump.empty() && outcome.rules.is_null())
+    write_file_atomic(folder + "/questions.jsonl", questions);
+  else if (dump.empty())
+    for (const auto& [task, lines] : of_task)
+      write_file_atomic(concat(folder, "/questions-", task, ".jsonl"), lines);
   write_file_atomic(folder + "/table.md", table);
   if (!outcome.trace.empty()) write_trace(folder + "/trace", outcome.trace);
   log_info("wrote ", folder, "/results.json, ", dump.empty() ? "questions.jsonl" : dump,
@@ -207,6 +232,8 @@ void run(Options& options, const std::vector<std::string>& command) {
     run_stream(options, command);
     return;
   }
+  if (!request.suite_name.empty() && (!request.audits.empty() || request.trace > 0))
+    throw ConfigError("--suite goes with neither --audit nor --trace, which look at one split");
   if (!request.audits.empty() && !request.checkpoints.empty()) {
     auto audit = audit_rows(request);
     std::cout << audit.report;
@@ -223,9 +250,10 @@ void run(Options& options, const std::vector<std::string>& command) {
   options.request.measure = options.measure == "answers" ? Measure::kAnswers
                             : options.measure == "costs" ? Measure::kCosts
                                                          : Measure::kAll;
-  auto outcome = collects ? collect_rows(options.collected)
-                 : scored ? score_inputs(options)
-                          : evaluate_rows(request);
+  auto outcome = collects                     ? collect_rows(options.collected)
+                 : scored                     ? score_inputs(options)
+                 : request.suite_name.empty() ? evaluate_rows(request)
+                                              : evaluate_suite(request);
   if (request.measure != Measure::kAll) {
     log_info("kept the ", options.measure, " of ", outcome.rows.size(), " rows in ",
              outcome.output_dir, "/rows");
@@ -235,10 +263,11 @@ void run(Options& options, const std::vector<std::string>& command) {
   outcome.notes += compare_rows(outcome.rows, baseline, outcome.records);
   auto table = markdown_table(outcome.records, columns) + "\n";
   if (options.columns.empty())  // a difference takes a wide column: of the answers alone
-    columns = choose_columns({"em", "f1", "rouge_l", "bleu"});
+    columns = choose_columns({"score", "em", "f1", "rouge_l", "bleu"});
   if (auto comparison = comparison_table(outcome.records, columns); !comparison.empty())
     table += comparison + "\n";
   table += outcome.notes;
+  if (!outcome.rules.is_null()) table += "\n" + describe_rules(outcome.rules);
   auto folder = scored ? options.output_dir : outcome.output_dir;
   write_outcome(folder, options.dump, command, outcome, table);
   std::cout << table << "\n";

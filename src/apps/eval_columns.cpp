@@ -8,7 +8,8 @@
 namespace dsrsq {
 
 std::vector<Column> result_columns() {
-  return {{"em", "EM"},
+  return {{"score", "score"},
+          {"em", "EM"},
           {"f1", "F1"},
           {"subspan_em", "subspan EM"},
           {"rouge_1", "ROUGE-1"},

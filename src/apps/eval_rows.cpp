@@ -18,6 +18,7 @@
 #include "dsrsq/train/run_folder.h"
 #include "dsrsq/train/trainer.h"
 #include "eval_kept_rows.h"
+#include "eval_suite.h"
 
 namespace dsrsq {
 
@@ -68,6 +69,7 @@ TrainedRun describe_run(const std::string& text, const EvalRequest& request) {
   if (!request.device.empty()) overrides.push_back("train.device=" + request.device);
   run.source = find_model(equals == std::string::npos ? text : text.substr(equals + 1),
                           request.config, overrides);
+  if (request.suite) apply_task(*request.suite, request.task, run.source.config);
   run.config = run.source.config;
   run.row = equals == std::string::npos ? run.config.method : text.substr(0, equals);
   run.config.require_data();
@@ -108,6 +110,15 @@ FlopSettings flop_settings(const TrainedRun& run, const std::string& method) {
   return flops;
 }
 
+PromptLimit prompt_limit(const TrainedRun& run) {
+  const auto& eval = run.config.eval;
+  auto tokens_of = [&](const std::string& text) {
+    return int64_t(encode_template(*run.tokenizer, text).size());
+  };
+  return {eval.maximum_prompt, tokens_of(run.config.prompt.prefix) - tokens_of(eval.chat_begin),
+          tokens_of(eval.chat_end), parse_truncation(eval.truncation)};
+}
+
 Loader test_loader(const TrainedRun& run, bool with_answers = false) {
   LoaderOptions options;
   options.split = run.config.data.test_split;
@@ -116,6 +127,7 @@ Loader test_loader(const TrainedRun& run, bool with_answers = false) {
   options.with_answers = with_answers;
   options.maximum_context = run.config.data.maximum_context;
   options.maximum_sequences = run.config.eval.questions;
+  options.prompt_limit = prompt_limit(run);
   options.encoder = encoder_collator(run.config);
   return Loader(run.config.data.train, *run.tokenizer, run.config.prompt, options);
 }
@@ -181,9 +193,15 @@ std::string row_key(const std::string& commit, const TrainedRun& run, const Eval
                     const std::string& method, Probe probe, const AskedBudget& budget) {
   auto config = run.config;
   auto changed = std::filesystem::last_write_time(run.weights).time_since_epoch().count();
+  std::string task;
+  if (request.suite) {
+    auto rules = request.suite->task_of(request.task);
+    task = dump_config([&](ConfigVisitor& v) { rules.visit_fields(v); });
+  }
   return concat("commit ", commit, "\nweights ", run.weights, " ", changed, "\nmethod ", method,
                 " probe ", int(probe), " budget ", budget.tokens, " ", budget.share, " seed ",
-                request.seed, "\n", dump_config([&](ConfigVisitor& v) { config.visit_fields(v); }));
+                request.seed, "\n", dump_config([&](ConfigVisitor& v) { config.visit_fields(v); }),
+                task);
 }
 
 // One way to read: its rows differ in their budget alone.
@@ -314,8 +332,11 @@ class Rows {
     }
   }
 
-  void keep_answers(Reading& reading, Row& row, const EvaluationResult& result) const {
+  void keep_answers(Reading& reading, Row& row, EvaluationResult& result) const {
     auto& run = *reading.run;
+    if (request_.suite)
+      for (auto& question : result.questions)
+        score_question(request_.suite->task_of(request_.task), question);
     row.kept.records = with_budget(quality_records(result, split(run), row.name), row);
     row.kept.row = {split(run), row.name, result.questions};
     row.kept.device = run.config.train.device;
@@ -438,7 +459,8 @@ EvalOutcome evaluate_rows(const EvalRequest& request) {
       set_determinism(run.config.train.threads);
       rows.outcome.output_dir =
           request.output_dir.empty() ? run.source.folder + "/eval" : request.output_dir;
-      rows.keep_in(rows.outcome.output_dir + "/rows");
+      rows.keep_in(rows.outcome.output_dir + "/rows" +
+                   (request.suite ? "/" + request.task : std::string()));
     }
     run.model->eval();
     rows.add({&run, run.model, run.row, run.config.method, Probe::kNone, true});
@@ -454,7 +476,14 @@ EvalOutcome evaluate_rows(const EvalRequest& request) {
     for (const auto& [name, probe] : probes)
       rows.add({&run, run.model, run.row + ":" + name, run.config.method, probe});
   }
+  rows.outcome.depths = request.depths;
   return rows.outcome;
+}
+
+RunConfig first_run_config(const EvalRequest& request) {
+  auto plain = request;
+  plain.suite = nullptr;
+  return describe_run(request.checkpoints.at(0), plain).config;
 }
 
 namespace {

@@ -1,11 +1,15 @@
 // What dsrsq-eval does between its command line and its files.
 #pragma once
 
+#include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "dsrsq/eval/answers.h"
 #include "dsrsq/eval/report.h"
+#include "dsrsq/eval/suite.h"
+#include "dsrsq/train/run_config.h"
 #include "eval_trace.h"
 
 namespace dsrsq {
@@ -33,6 +37,10 @@ struct EvalRequest {
   bool resume = true;    // rows that an interrupted evaluation left in <output_dir>/rows are taken
   std::string baseline;  // the row that the others are compared with; empty: the first
   Measure measure = Measure::kAll;
+  std::string suite_name;              // NAME or FILE of a suite; empty: the run's own prompt
+  std::shared_ptr<const Suite> suite;  // of evaluate_suite
+  std::string task;                    // the split that it is at
+  int64_t depths = 0;                  // shares of the context in the needle map; 0: none
 };
 
 struct EvalOutcome {
@@ -43,10 +51,14 @@ struct EvalOutcome {
   std::string output_dir;
   std::string device;
   std::vector<int64_t> seeds;
-  std::string commit;  // that made the rows; empty: this program's
+  std::string commit;              // that made the rows; empty: this program's
+  nlohmann::json rules = nullptr;  // of the suite
+  int64_t depths = 0;
 };
 
 EvalOutcome evaluate_rows(const EvalRequest& request);
+// The first run's, with what the request overrides.
+RunConfig first_run_config(const EvalRequest& request);
 // Audits request.audits on the first run's weights and test split (eval/audit.h).
 struct AuditOutcome {
   std::string report;

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "dsrsq/core/error.h"
+#include "dsrsq/text/question_parts.h"
 
 namespace dsrsq {
 
@@ -12,18 +13,26 @@ namespace {
 
 constexpr int64_t kNoLabel = -100;
 
-std::string filled(std::string text, const std::string& placeholder, const std::string& value) {
-  auto at = placeholder.empty() ? std::string::npos : text.find(placeholder);
-  return at == std::string::npos ? text : text.replace(at, placeholder.size(), value);
+using Values = std::vector<std::pair<std::string, std::string>>;  // of placeholders
+
+// Values are text: a placeholder in one stays as it is.
+std::string filled(const std::string& pattern, const Values& values) {
+  std::string text;
+  for (size_t at = 0; at < pattern.size();) {
+    auto found = std::find_if(values.begin(), values.end(), [&](const auto& value) {
+      return pattern.compare(at, value.first.size(), value.first) == 0;
+    });
+    text += found == values.end() ? pattern.substr(at, 1) : found->second;
+    at += found == values.end() ? 1 : found->first.size();
+  }
+  return text;
 }
 
-}  // namespace
-
-std::vector<int32_t> encode_template(const Tokenizer& tokenizer, const std::string& pattern,
-                                     const std::string& placeholder, const std::string& value) {
+std::vector<int32_t> encode_filled(const Tokenizer& tokenizer, const std::string& pattern,
+                                   const Values& values) {
   std::vector<int32_t> ids;
   auto add = [&](const std::string& part) {
-    auto more = tokenizer.encode(filled(part, placeholder, value));
+    auto more = tokenizer.encode(filled(part, values));
     ids.insert(ids.end(), more.begin(), more.end());
   };
   size_t begin = 0;  // of the text that holds no special token
@@ -40,6 +49,24 @@ std::vector<int32_t> encode_template(const Tokenizer& tokenizer, const std::stri
   }
   add(pattern.substr(begin));
   return ids;
+}
+
+std::vector<int32_t> encode_question(const Tokenizer& tokenizer, const std::string& pattern,
+                                     const std::string& question) {
+  auto parts = question_parts(question);
+  return encode_filled(tokenizer, pattern,
+                       {{"{question}", question},
+                        {"{stem}", parts.stem},
+                        {"{options}", parts.options},
+                        {"{quoted}", parts.quoted}});
+}
+
+}  // namespace
+
+std::vector<int32_t> encode_template(const Tokenizer& tokenizer, const std::string& pattern,
+                                     const std::string& placeholder, const std::string& value) {
+  return encode_filled(tokenizer, pattern,
+                       placeholder.empty() ? Values{} : Values{{placeholder, value}});
 }
 
 namespace {
@@ -217,8 +244,7 @@ Batch Collator::collate(const std::vector<std::vector<int64_t>>& sequences,
     for (auto index : indices) {
       row.records.push_back(store_.record(index));
       const auto& record = row.records.back();
-      add_question(row,
-                   encode_template(tokenizer_, prompt_.question, "{question}", record.question));
+      add_question(row, encode_question(tokenizer_, prompt_.question, record.question));
       if (with_answers) {
         std::vector<int32_t> answer;
         if (!record.answers.empty())
@@ -247,7 +273,7 @@ Batch collate_text(const Tokenizer& tokenizer, const PromptConfig& prompt,
     Sequence row;
     row.context = tokenizer.encode(context);
     row.passages = passages.passages(row.context);
-    add_question(row, encode_template(tokenizer, prompt.question, "{question}", question));
+    add_question(row, encode_question(tokenizer, prompt.question, question));
     StoredRecord record;
     record.question = question;
     row.records.push_back(std::move(record));

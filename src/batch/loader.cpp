@@ -67,15 +67,16 @@ int64_t Loader::pass_batches() const {
   return (sequences() + options_.batch_size - 1) / options_.batch_size;
 }
 
-Batch Loader::single(int64_t sequence) const {
-  return collator_->collate({sequences_.at(size_t(sequence))}, options_.with_answers);
-}
+Batch Loader::single(int64_t sequence) const { return collate({sequences_.at(size_t(sequence))}); }
 
 Batch Loader::pass_batch(int64_t index) const {
   auto begin = index * options_.batch_size;
   auto end = std::min(begin + options_.batch_size, sequences());
-  return collator_->collate({sequences_.begin() + begin, sequences_.begin() + end},
-                            options_.with_answers);
+  return collate({sequences_.begin() + begin, sequences_.begin() + end});
+}
+
+Batch Loader::collate(const std::vector<std::vector<int64_t>>& sequences) const {
+  return limit_prompt(collator_->collate(sequences, options_.with_answers), options_.prompt_limit);
 }
 
 }  // namespace dsrsq

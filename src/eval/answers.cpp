@@ -130,6 +130,7 @@ void score_answer(QuestionResult& question) {
 
 const std::vector<AnswerMetric>& answer_metrics() {
   static const std::vector<AnswerMetric> metrics = {
+      {"score", &QuestionResult::score},
       {"em", &QuestionResult::exact_match},
       {"f1", &QuestionResult::f1},
       {"subspan_em", &QuestionResult::subspan_exact_match},

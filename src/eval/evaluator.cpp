@@ -34,6 +34,19 @@ void EvalConfig::visit_fields(ConfigVisitor& v) {
       "Of evaluation: fp32, or bf16 autocast with fp32 weights, whose keys and values take half "
       "the bytes.",
       one_of({"fp32", "bf16"}));
+  v.field("maximum_prompt", maximum_prompt,
+          "Tokens of a prompt: prefix, context and question, without begin tokens. A longer prompt "
+          "loses tokens of its context, as truncation says; 0: as many as the suite says, or all.",
+          at_least(0));
+  v.field("truncation", truncation,
+          "Which tokens of the context go: right, its end; left, its beginning; middle, so that "
+          "the prompt's first and last maximum_prompt / 2 tokens stay. A suite says so itself.",
+          one_of({"right", "middle", "left"}));
+  v.field("chat_begin", chat_begin,
+          "What the model's chat template has in front of a user's turn: stands before the prompts "
+          "of suites, outside maximum_prompt, but of tasks whose suite says chat: false.");
+  v.field("chat_end", chat_end,
+          "The same behind it, up to where the model answers: <|im_end|>, ...");
 }
 
 namespace {
@@ -50,6 +63,18 @@ std::vector<double> shares_chosen(const at::Tensor& wanted, const at::Tensor& ch
   return shares;
 }
 
+// [B] places of the first answer token, as a share of the context; -1: none is marked.
+std::vector<double> answer_depths(const Batch& batch) {
+  auto answer = batch.answer_tokens.select(1, 0).to(at::kCPU);
+  auto length = batch.context_valid.sum(1).to(at::kCPU), first = answer.to(at::kByte).argmax(1);
+  std::vector<double> depths;
+  for (int64_t b = 0; b < batch.size(); ++b) {
+    bool marked = answer[b].any().item<bool>();
+    depths.push_back(marked ? first[b].item<double>() / length[b].item<double>() : -1);
+  }
+  return depths;
+}
+
 // A row's own numbers are read once a batch: on a GPU every one of them waits.
 void score_batch(const Batch& batch, const Generated& generated, const Tokenizer& tokenizer,
                  int64_t sinks, EvaluationResult& result) {
@@ -58,6 +83,7 @@ void score_batch(const Batch& batch, const Generated& generated, const Tokenizer
     chosen = generated.state.selected.chosen(batch.context.size(1));
   auto evidence = shares_chosen(batch.evidence.select(1, 0), chosen),
        answer = shares_chosen(batch.answer_tokens.select(1, 0), chosen);
+  auto depths = answer_depths(batch);
   auto selected = chosen.sum(1).to(at::kCPU), context = batch.context_valid.sum(1).to(at::kCPU);
   auto first = result.questions.size();
   for (int64_t b = 0; b < batch.size(); ++b) {
@@ -70,6 +96,7 @@ void score_batch(const Batch& batch, const Generated& generated, const Tokenizer
     score_answer(question);
     question.evidence_recall = evidence[size_t(b)];
     question.answer_recall = answer[size_t(b)];
+    question.depth = depths[size_t(b)];
     question.selected_tokens = double(selected.data_ptr<int64_t>()[b]);
     question.context_tokens = double(context.data_ptr<int64_t>()[b]);
     result.questions.push_back(std::move(question));

@@ -328,7 +328,8 @@ void check_same_answers(const std::vector<AnsweredRow>& rows) {
 namespace {
 // Those of answer_metrics that no score of the answer gives.
 std::vector<AnswerMetric> found_metrics() {
-  return {{"evidence_recall", &QuestionResult::evidence_recall},
+  return {{"score", &QuestionResult::score},
+          {"evidence_recall", &QuestionResult::evidence_recall},
           {"answer_recall", &QuestionResult::answer_recall},
           {"answer_held", &QuestionResult::answer_held}};
 }
@@ -342,6 +343,7 @@ nlohmann::ordered_json question_json(const QuestionResult& q) {
   item["tokens_read"] = q.selected_tokens;
   item["context_tokens"] = q.context_tokens;
   item["retained"] = q.retained;
+  if (q.depth >= 0) item["depth"] = q.depth;
   for (const auto& metric : found_metrics())
     if (q.*metric.value >= 0) item[std::string(metric.name)] = q.*metric.value;
   return item;
@@ -361,6 +363,7 @@ QuestionResult parse_question_json(const nlohmann::json& item) {
   item.at("tokens_read").get_to(q.selected_tokens);
   item.at("context_tokens").get_to(q.context_tokens);
   item.at("retained").get_to(q.retained);
+  q.depth = item.value("depth", -1.0);
   for (const auto& metric : found_metrics())
     q.*metric.value = item.value(std::string(metric.name), -1.0);
   return q;

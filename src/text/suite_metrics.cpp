@@ -7,6 +7,8 @@
 #include "common_subsequence.h"
 #include "dsrsq/core/config.h"
 #include "dsrsq/core/error.h"
+#include "dsrsq/text/question_parts.h"
+#include "dsrsq/text/rouge.h"
 #include "dsrsq/text/task_metrics.h"
 #include "lower_case.h"
 #include "pattern.h"
@@ -138,6 +140,36 @@ std::set<std::string> labels_in(const std::vector<std::string>& labels, const st
   return found;
 }
 
+// BABILong's targets of several labels are joined by commas; qa19's "n,e" is one label.
+std::set<std::string> wanted_labels(const std::string& target) {
+  if (target.find(',') == std::string::npos || target.size() <= 3) return {target};
+  std::set<std::string> labels;
+  for (size_t begin = 0; begin <= target.size();) {
+    const size_t comma = std::min(target.find(',', begin), target.size());
+    labels.insert(target.substr(begin, comma - begin));
+    begin = comma + 1;
+  }
+  return labels;
+}
+
+std::string_view trimmed_view(std::string_view text) {
+  const size_t begin = text.find_first_not_of(" \t\r\n");
+  if (begin == std::string_view::npos) return "";
+  return text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1);
+}
+
+bool is_right_option(const SuiteAnswer& answer, char letter) {
+  const std::vector<std::string> options = question_parts(answer.question).option_texts;
+  const auto is_right = [&](const std::string& option) {
+    return !answer.references.empty() && trimmed_view(option) == trimmed_view(answer.references[0]);
+  };
+  if (std::none_of(options.begin(), options.end(), is_right))
+    throw DataError(concat("multiple choice: expected options \"(A) ...\" of which one is the ",
+                           "reference, got the question \"", answer.question, "\""));
+  const size_t option = static_cast<size_t>(letter - 'A');
+  return option < options.size() && is_right(options[option]);
+}
+
 }  // namespace
 
 double overlap_f1(const SuiteAnswer& answer) {
@@ -210,8 +242,58 @@ double single_label(const SuiteAnswer& answer) {
   for (const std::string& label : labels_in(labels, text::lower_case(answer.question)))
     named.erase(label);
   return best_over(answer.references, [&](const std::string& reference) {
-    return named.size() == 1 && *named.begin() == text::lower_case(reference) ? 1.0 : 0.0;
+    return named == wanted_labels(text::lower_case(reference)) ? 1.0 : 0.0;
   });
+}
+
+double exact_match_of(const SuiteAnswer& answer) {
+  return exact_match(answer.prediction, answer.references);
+}
+double token_f1_of(const SuiteAnswer& answer) {
+  return token_f1(answer.prediction, answer.references);
+}
+double subspan_exact_match_of(const SuiteAnswer& answer) {
+  return subspan_exact_match(answer.prediction, answer.references);
+}
+double rouge_l_of(const SuiteAnswer& answer) {
+  return rouge(answer.prediction, answer.references).rouge_l.f1;
+}
+
+double hotpot_f1(const SuiteAnswer& answer) {
+  const auto decides = [](const std::string& text) {
+    return text == "yes" || text == "no" || text == "noanswer";
+  };
+  const std::string prediction = normalize_answer(answer.prediction);
+  return best_over(answer.references, [&](const std::string& reference) {
+    const std::string expected = normalize_answer(reference);
+    if ((decides(prediction) || decides(expected)) && prediction != expected) return 0.0;
+    return expected.empty() ? 0.0 : token_f1(prediction, {expected});
+  });
+}
+
+double stated_choice(const SuiteAnswer& answer) {
+  static const text::Pattern in_brackets(R"((?<=The correct answer is \()[A-D](?=\)))",
+                                         text::Syntax::kPcre, "stated_choice");
+  static const text::Pattern bare(R"((?<=The correct answer is )[A-D])", text::Syntax::kPcre,
+                                  "stated_choice");
+  std::string prediction = answer.prediction;
+  std::erase(prediction, '*');
+  for (const text::Pattern* pattern : {&in_brackets, &bare}) {
+    const text::CleanText clean(prediction);
+    text::Searcher searcher;
+    if (const auto match = searcher.find(*pattern, clean.view(), 0))
+      return is_right_option(answer, clean.view()[match->begin]) ? 1 : 0;
+  }
+  return 0;
+}
+
+double first_choice(const SuiteAnswer& answer) {
+  static const text::Pattern alone(R"((?<![\p{L}\p{N}])[A-D](?![\p{L}\p{N}]))", text::Syntax::kPcre,
+                                   "first_choice");
+  const text::CleanText clean(answer.prediction);
+  text::Searcher searcher;
+  const auto match = searcher.find(alone, clean.view(), 0);
+  return match && is_right_option(answer, clean.view()[match->begin]) ? 1 : 0;
 }
 
 std::string first_answer_line(const std::string& prediction) {
@@ -230,6 +312,13 @@ const std::vector<SuiteMetric>& suite_metrics() {
       {"string_match_all", &string_match_all},
       {"string_match_part", &string_match_part},
       {"single_label", &single_label},
+      {"exact_match", &exact_match_of},
+      {"token_f1", &token_f1_of},
+      {"subspan_exact_match", &subspan_exact_match_of},
+      {"rouge_l", &rouge_l_of},
+      {"hotpot_f1", &hotpot_f1},
+      {"stated_choice", &stated_choice},
+      {"first_choice", &first_choice},
   };
   return table;
 }

@@ -115,6 +115,44 @@ TEST(SuiteMetrics, SingleLabel) {
   EXPECT_EQ(score("single_label", "<context> kitchen", {"kitchen"}, rooms, "q"), 0);
 }
 
+TEST(SuiteMetrics, SingleLabelTakesListsAsSets) {
+  const Strings things{"apple", "football", "milk", "nothing"};
+  EXPECT_EQ(score("single_label", "milk and apple", {"apple,milk"}, things), 1);
+  EXPECT_EQ(score("single_label", "apple", {"apple,milk"}, things), 0);
+  EXPECT_EQ(score("single_label", "apple, milk, football", {"apple,milk"}, things), 0);
+  EXPECT_EQ(score("single_label", "n,e", {"n,e"}, {"n,e", "s,e"}), 1) << "one label of qa19";
+}
+
+TEST(SuiteMetrics, HotpotGivesNothingForAHalfRightYes) {
+  EXPECT_EQ(score("token_f1", "yes it is", {"yes"}), 0.5);
+  EXPECT_EQ(score("hotpot_f1", "yes it is", {"yes"}), 0);
+  EXPECT_EQ(score("hotpot_f1", "Yes.", {"yes"}), 1);
+  EXPECT_EQ(score("hotpot_f1", "no", {"no one"}), 0);
+  EXPECT_DOUBLE_EQ(score("hotpot_f1", "red house", {"the house"}), 2.0 / 3);
+  EXPECT_EQ(score("hotpot_f1", "", {""}), 0);
+}
+
+TEST(SuiteMetrics, ChoicesAreLetters) {
+  const std::string question = "Who?\n(A) Anna\n(B) Bob B.\n(C) Carl\n(D) Anna and Bob";
+  const auto choose = [&](const std::string& metric, const std::string& prediction) {
+    return score(metric, prediction, {"Bob B."}, {}, question);
+  };
+  EXPECT_EQ(choose("stated_choice", "The correct answer is (B) Bob"), 1);
+  EXPECT_EQ(choose("stated_choice", "So: **The correct answer is B**."), 1);
+  EXPECT_EQ(choose("stated_choice", "The correct answer is C, no: The correct answer is (B)"), 1)
+      << "in brackets goes first";
+  EXPECT_EQ(choose("stated_choice", "The correct answer is (A)"), 0);
+  EXPECT_EQ(choose("stated_choice", "B"), 0);
+  EXPECT_EQ(choose("stated_choice", "the correct answer is (B)"), 0) << "case counts";
+  EXPECT_EQ(choose("first_choice", " (B) Bob"), 1);
+  EXPECT_EQ(choose("first_choice", "Bob, so B."), 1);
+  EXPECT_EQ(choose("first_choice", "D or B"), 0);
+  EXPECT_EQ(choose("first_choice", "ABCD"), 0);
+  EXPECT_THROW(score("first_choice", "A", {"Eve"}, {}, question), DataError);
+  EXPECT_THROW(score("stated_choice", "The correct answer is A", {"A"}, {}, "no options"),
+               DataError);
+}
+
 TEST(SuiteMetrics, FirstAnswerLine) {
   EXPECT_EQ(first_answer_line("\n\na b\nc"), "a b");
   EXPECT_EQ(first_answer_line("\n"), "");

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "dsrsq/batch/collate.h"
+#include "dsrsq/batch/prompt_limit.h"
 
 namespace dsrsq {
 
@@ -18,6 +19,7 @@ struct LoaderOptions {
   bool shuffle = true;  // a new order each epoch; else file order
   bool with_answers = true;
   int64_t maximum_context = 0;
+  PromptLimit prompt_limit = {};  // of evaluation: pass_batch and single
   int64_t seed = 0;
   int64_t maximum_sequences = 0;                             // 0: all
   std::shared_ptr<const EncoderCollator> encoder = nullptr;  // null: no sentence encoder
@@ -41,6 +43,8 @@ class Loader {
   const Store& store() const { return *store_; }
 
  private:
+  Batch collate(const std::vector<std::vector<int64_t>>& sequences) const;
+
   LoaderOptions options_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<Collator> collator_;

@@ -32,7 +32,8 @@ struct QuestionResult {
   double subspan_exact_match = 0;
   double rouge_1 = 0, rouge_2 = 0, rouge_l = 0, rouge_lsum = 0;  // F, without stemming
   double sentence_bleu = 0;
-  BleuCounts bleu;  // zeros where there is no answer
+  double score = -1;  // by the metric of the suite that the question is of; -1: of none
+  BleuCounts bleu;    // zeros where there is no answer
   // What a model did to answer; unknown (-1, kUnknown, 0) of answers made elsewhere.
   double evidence_recall =
       -1;  // share of evidence tokens that were selected; -1 where there is no evidence
@@ -40,6 +41,7 @@ struct QuestionResult {
   // Share of the answer tokens' entries, over layers (and heads, where heads hold their own), that
   // are exact keys when the answer is decoded; -1 where none is marked.
   double answer_held = -1;
+  double depth = -1;  // context tokens before the answer, as a share; -1: none is marked
   AnswerPlace place = AnswerPlace::kUnknown;
   bool retained = false;  // kLatent: every answer token is in the latents of at least one layer
   double selected_tokens = 0;
@@ -49,7 +51,7 @@ struct QuestionResult {
 // Fills the scores from prediction and answers.
 void score_answer(QuestionResult& question);
 
-// Metrics that are a mean over questions: em, f1, subspan_em, rouge_1, rouge_2, rouge_l,
+// Metrics that are a mean over questions: score, em, f1, subspan_em, rouge_1, rouge_2, rouge_l,
 // rouge_lsum, evidence_recall, answer_recall, answer_held. A question whose value is negative has
 // none.
 struct AnswerMetric {

@@ -52,9 +52,28 @@ double string_match_part(const SuiteAnswer& answer);
 
 // BABILong (Kuratov et al. 2024, metrics.py: compare_answers), lower-cased: 1 where the first
 // sentence of the prediction, up to ".", "<context>" or "<example>", names exactly one of the
-// classes that the question does not name, and that is the reference. The maximum over the
-// references.
+// classes that the question does not name, and that is the reference; of a list ("apple,milk", qa8)
+// exactly its members. The maximum over the references.
 double single_label(const SuiteAnswer& answer);
+
+// EM, F1 and the substring match of text/task_metrics.h, and ROUGE-L's F of text/rouge.h, under the
+// names that suite files use: exact_match, token_f1, subspan_exact_match, rouge_l.
+double exact_match_of(const SuiteAnswer& answer);
+double token_f1_of(const SuiteAnswer& answer);
+double subspan_exact_match_of(const SuiteAnswer& answer);
+double rouge_l_of(const SuiteAnswer& answer);
+
+// The answer F1 of HotpotQA (Yang et al. 2018, hotpot_evaluate_v1.py): overlap_f1, but 0 where
+// either side is yes, no or noanswer and the other is not the same.
+double hotpot_f1(const SuiteAnswer& answer);
+
+// Multiple choice: whether the letter of the option whose text is the reference is the one that the
+// prediction gives. stated_choice, LongBench v2 (pred.py: extract_answer): the first "The correct
+// answer is (B)", else "The correct answer is B", asterisks struck out. first_choice: the first A
+// to D that stands alone between characters that are no letters or digits. Throws DataError where
+// no option of the question (text/question_parts.h) is the reference.
+double stated_choice(const SuiteAnswer& answer);
+double first_choice(const SuiteAnswer& answer);
 
 // The line that LongBench keeps of a prediction: the first one after leading line feeds.
 std::string first_answer_line(const std::string& prediction);
