@@ -11,6 +11,7 @@
 #include "dsrsq/core/files.h"
 #include "dsrsq/core/logging.h"
 #include "dsrsq/core/progress.h"
+#include "dsrsq/data/dated_stream.h"
 #include "dsrsq/data/fact_stream.h"
 #include "dsrsq/data/span_check.h"
 #include "dsrsq/data/store.h"
@@ -136,11 +137,29 @@ void synthesise_dataset(const SynthOptions& options) {
   print_info(Store(store_path));
 }
 
-void make_stream(const StreamOptions& options) {
+namespace {
+
+FactStream generate_stream(const StreamOptions& options) {
   FactStreamConfig config;
   load_config({options.config, options.overrides, {}},
               [&config](ConfigVisitor& v) { config.visit_fields(v); });
-  const FactStream stream = make_fact_stream(config);
+  return make_fact_stream(config);
+}
+
+FactStream read_dated_stream(const StreamOptions& options) {
+  if (options.tokenizer.empty())
+    throw ConfigError("stream --dated needs --tokenizer, that of the model that is to read it");
+  DatedStreamConfig config;
+  load_config({options.config, options.overrides, {}},
+              [&config](ConfigVisitor& v) { config.visit_fields(v); });
+  return make_dated_stream(options.dated, Tokenizer::from_file(options.tokenizer), config);
+}
+
+}  // namespace
+
+void make_stream(const StreamOptions& options) {
+  const FactStream stream =
+      options.dated.empty() ? generate_stream(options) : read_dated_stream(options);
   write_file_atomic(options.output, fact_stream_lines(stream));
   std::cout << options.output << "\n"
             << stream.source << "\nprobes            " << stream.probes.size() << "\n";

@@ -39,7 +39,9 @@ struct SynthOptions {
 void synthesise_dataset(const SynthOptions& options);
 
 struct StreamOptions {
-  std::string output;  // .jsonl
+  std::string output;     // .jsonl
+  std::string dated;      // entries of changelogs instead of generated facts; empty: generated
+  std::string tokenizer;  // for `dated`
   std::string config;
   std::vector<std::string> overrides;
 };

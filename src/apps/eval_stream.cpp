@@ -50,15 +50,17 @@ int64_t stream_budget(const EvalRequest& request, const RunConfig& config) {
   return std::stoll(text);
 }
 
-// What only a method that reads a whole document at once can do.
+bool has_retriever(const RunConfig& config) {
+  return config.method == "dsrsq" && config.dsrsq.dsr.enabled;
+}
+
+// What only a retriever that sees a whole document at once can do.
 void require_streamable(const RunConfig& config, const std::string& row) {
   auto refuse = [&](const std::string& key, const std::string& expected, const std::string& got) {
     throw ConfigError(concat("--stream: row ", row, ": ", key, ": expected ", expected, ", got ",
                              got, "; the text is encoded in chunks"));
   };
-  if (config.method != "dsrsq") refuse("method", "dsrsq", config.method);
   const auto& dsr = config.dsrsq.dsr;
-  if (!dsr.enabled) refuse("dsr.enabled", "true", "false");
   if (dsr.pool != "mean") refuse("dsr.pool", "mean", dsr.pool);
   if (!dsr.encoder.empty()) refuse("dsr.encoder", "none", dsr.encoder);
   if (dsr.span != 1) refuse("dsr.span", "1", concat(dsr.span));
@@ -188,7 +190,7 @@ StreamOutcome evaluate_stream(const std::string& stream_path, const EvalRequest&
                              request.config, overrides);
     const auto& config = source.config;
     auto row = equals == std::string::npos ? config.method : text.substr(0, equals);
-    require_streamable(config, row);
+    if (has_retriever(config)) require_streamable(config, row);
     auto opened = open_model(source);
     opened.model->eval();
     if (i == 0) {
@@ -212,7 +214,10 @@ StreamOutcome evaluate_stream(const std::string& stream_path, const EvalRequest&
       rows.add(name, answers, options.budget);
       log_info("row ", name, ": ", answers.size(), " probes in ", timer.seconds(), " s");
     };
-    answer(row, StreamChoice::kRetrieved);
+    if (has_retriever(config))
+      answer(row, StreamChoice::kRetrieved);
+    else
+      log_info("row ", row, ": no retriever, so its weights read for --methods alone");
     if (i > 0) continue;
     for (const auto& name : request.methods)
       if (name == kConstant)
@@ -220,6 +225,9 @@ StreamOutcome evaluate_stream(const std::string& stream_path, const EvalRequest&
       else
         answer(name, find_choice(name));
   }
+  if (rows.outcome.records.empty())
+    throw ConfigError(
+        "--stream: expected a run with a retriever, or --methods that read with its weights");
   rows.outcome.table = rows.table();
   return std::move(rows.outcome);
 }

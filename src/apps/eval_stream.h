@@ -15,9 +15,9 @@ struct StreamOutcome {
   std::vector<int64_t> seeds;
 };
 
-// Rows: each run's own retriever, then request.methods with the first run's reader: window, random,
-// bm25, oracle_evidence, question_only, and constant, which needs no reader. request.budgets: one,
-// in tokens; none: the first run's dsr.budget, for all rows.
+// Rows: the retriever of each run that has one, then request.methods with the first run's reader:
+// window, random, bm25, oracle_evidence, question_only, and constant, which needs no reader.
+// request.budgets: one, in tokens; none: the first run's dsr.budget, for all rows.
 StreamOutcome evaluate_stream(const std::string& stream_path, const EvalRequest& request);
 
 }  // namespace dsrsq
