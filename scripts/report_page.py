@@ -14,13 +14,13 @@ from urllib.parse import quote
 from report_data import InputError, Record, Results, Run, format_value, read_text, trace_pages
 
 QUALITY = [("em", "EM"), ("f1", "F1"), ("subspan_em", "subspan EM"), ("rouge_l", "ROUGE-L"), ("bleu", "BLEU"), ("evidence_recall", "evidence recall"),
-           ("answer_recall", "answer recall"), ("answer_held", "answer entries held"), ("em_exact", "EM, answer exact"),
+           ("answer_recall", "answer recall"), ("answer_held", "answer entries held"), ("answer_loss", "answer loss, nats a token"), ("em_exact", "EM, answer exact"),
            ("em_latent", "EM, answer in latents only"), ("share_latent", "share in latents only")]
 COST = [("tokens_read", "tokens read"), ("tokens_spent", "tokens spent"), ("token_efficiency", "token efficiency"), ("bytes_held", "bytes held"),
         ("prefill_bytes", "most bytes held in prefill"), ("budget_bytes", "budget"), ("peak_memory", "peak memory"),
         ("throughput", "throughput (tokens/s)"), ("latency_p50", "latency p50"), ("latency_p95", "latency p95"), ("flops", "FLOP"),
         ("sparse_share", "sparse queries"), ("density", "density"), ("latent_mass", "latent mass"), ("train_core_seconds", "training, core-seconds")]
-COMPARED = [("em", "EM"), ("f1", "F1"), ("subspan_em", "subspan EM"), ("rouge_l", "ROUGE-L"), ("bleu", "BLEU")]
+COMPARED = [("em", "EM"), ("f1", "F1"), ("subspan_em", "subspan EM"), ("rouge_l", "ROUGE-L"), ("bleu", "BLEU"), ("answer_loss", "answer loss, nats a token")]
 
 CSS = """
 :root { color-scheme: light; }
