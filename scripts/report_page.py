@@ -13,8 +13,9 @@ from urllib.parse import quote
 
 from report_data import InputError, Record, Results, Run, format_value, read_text, trace_pages
 
-QUALITY = [("score", "score"), ("em", "EM"), ("f1", "F1"), ("subspan_em", "subspan EM"), ("rouge_l", "ROUGE-L"), ("bleu", "BLEU"), ("evidence_recall", "evidence recall"),
-           ("answer_recall", "answer recall"), ("answer_held", "answer entries held"), ("em_exact", "EM, answer exact"),
+QUALITY = [("score", "score"), ("em", "EM"), ("f1", "F1"), ("subspan_em", "subspan EM"), ("rouge_l", "ROUGE-L"), ("bleu", "BLEU"),
+           ("evidence_recall", "evidence recall"), ("answer_recall", "answer recall"), ("answer_held", "answer entries held"),
+           ("answer_loss", "answer loss, nats a token"), ("em_exact", "EM, answer exact"),
            ("em_latent", "EM, answer in latents only"), ("share_latent", "share in latents only")]
 COST = [("tokens_read", "tokens read"), ("tokens_spent", "tokens spent"), ("token_efficiency", "token efficiency"), ("bytes_held", "bytes held"),
         ("prefill_bytes", "most bytes held in prefill"), ("budget_bytes", "budget"), ("peak_memory", "peak memory"),
@@ -23,7 +24,8 @@ COST = [("tokens_read", "tokens read"), ("tokens_spent", "tokens spent"), ("toke
 ADAPTATION = [("retention", "retention"), ("consistency", "consistency"), ("consistency_right", "consistency, both right"),
               ("adaptation_speed", "adaptation speed"), ("half_life", "half-life of adoption (tokens)"),
               ("memory_half_life", "half-life of memory (tokens)"), ("stale_rate", "stale answers"), ("never_shown", "right, never stated")]
-COMPARED = [("score", "score"), ("em", "EM"), ("f1", "F1"), ("subspan_em", "subspan EM"), ("rouge_l", "ROUGE-L"), ("bleu", "BLEU")]
+COMPARED = [("score", "score"), ("em", "EM"), ("f1", "F1"), ("subspan_em", "subspan EM"), ("rouge_l", "ROUGE-L"), ("bleu", "BLEU"),
+            ("answer_loss", "answer loss, nats a token")]
 
 CSS = """
 :root { color-scheme: light; }

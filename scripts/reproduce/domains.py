@@ -3,7 +3,7 @@
 
     scripts/reproduce/domains.py FOLDER DOMAIN...     FOLDER holds eval/<model>_on_<domain>/results.json
 
-Prints tables of F1 and of the recall of answer tokens, and leaves them in FOLDER/transfer.md, with all their records in FOLDER/transfer.json.
+Prints tables of F1, of the loss of the reference answer and of the recall of answer tokens, and leaves them in FOLDER/transfer.md, with all their records in FOLDER/transfer.json.
 A column's models answer the same questions; `no context` is the model of the domain itself without the document.
 """
 
@@ -11,7 +11,8 @@ import json
 import pathlib
 import sys
 
-METRICS = {"f1": "F1", "answer_recall": "Recall of answer tokens among those read"}
+METRICS = {"f1": "F1", "answer_loss": "Loss of the reference answer, nats a token (less is better)",
+           "answer_recall": "Recall of answer tokens among those read"}
 
 
 def text_of(record: dict | None) -> str:

@@ -263,7 +263,7 @@ void run(Options& options, const std::vector<std::string>& command) {
   outcome.notes += compare_rows(outcome.rows, baseline, outcome.records);
   auto table = markdown_table(outcome.records, columns) + "\n";
   if (options.columns.empty())  // a difference takes a wide column: of the answers alone
-    columns = choose_columns({"score", "em", "f1", "rouge_l", "bleu"});
+    columns = choose_columns({"score", "em", "f1", "rouge_l", "bleu", "answer_loss"});
   if (auto comparison = comparison_table(outcome.records, columns); !comparison.empty())
     table += comparison + "\n";
   table += outcome.notes;

@@ -20,6 +20,7 @@ std::vector<Column> result_columns() {
           {"evidence_recall", "evidence recall"},
           {"answer_recall", "answer recall"},
           {"answer_held", "answer entries held"},
+          {"answer_loss", "answer loss (nats a token)"},
           {"em_exact", "EM, answer exact"},
           {"em_latent", "EM, answer in latents only"},
           {"share_latent", "share in latents only"},

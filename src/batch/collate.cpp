@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "dsrsq/batch/answer_tokens.h"
 #include "dsrsq/core/error.h"
 #include "dsrsq/text/question_parts.h"
 
@@ -246,11 +247,7 @@ Batch Collator::collate(const std::vector<std::vector<int64_t>>& sequences,
       const auto& record = row.records.back();
       add_question(row, encode_question(tokenizer_, prompt_.question, record.question));
       if (with_answers) {
-        std::vector<int32_t> answer;
-        if (!record.answers.empty())
-          answer = encode_template(tokenizer_, prompt_.answer, "{answer}", record.answers[0]);
-        if (prompt_.end_answer) answer.push_back(tokenizer_.end_id());
-        for (auto token : answer) {
+        for (auto token : answer_tokens(tokenizer_, prompt_, record)) {
           row.labels.back() = token;  // the position before predicts it
           row.label_question.back() = int64_t(row.questions.size()) - 1;
           row.tail.push_back(token);

@@ -10,7 +10,7 @@ namespace dsrsq {
 
 Loader::Loader(const std::string& path, const Tokenizer& tokenizer, const PromptConfig& prompt,
                const LoaderOptions& options)
-    : options_(options), store_(std::make_unique<Store>(path)) {
+    : options_(options), prompt_(prompt), store_(std::make_unique<Store>(path)) {
   store_->require_tokenizer(tokenizer);
   collator_ = std::make_unique<Collator>(*store_, tokenizer, prompt, options.maximum_context,
                                          options.encoder);

@@ -141,6 +141,7 @@ const std::vector<AnswerMetric>& answer_metrics() {
       {"evidence_recall", &QuestionResult::evidence_recall},
       {"answer_recall", &QuestionResult::answer_recall},
       {"answer_held", &QuestionResult::answer_held},
+      {"answer_loss", &QuestionResult::answer_loss, "nats"},
   };
   return metrics;
 }
@@ -150,20 +151,20 @@ std::vector<ResultRecord> answer_records(const AnsweredRow& row) {
   std::map<std::string, double> shape{{"questions", double(row.questions.size())}};
   if (const double context = mean_context(row.questions); context > 0)
     shape["context_tokens"] = context;
-  auto add = [&](std::string_view metric, const Interval& interval) {
-    records.push_back({row.case_name, row.row, shape, std::string(metric), interval.mean, "share",
-                       interval.low, interval.high});
+  auto add = [&](std::string_view metric, const Interval& interval, std::string_view unit) {
+    records.push_back({row.case_name, row.row, shape, std::string(metric), interval.mean,
+                       std::string(unit), interval.low, interval.high});
   };
   for (const auto& metric : answer_metrics()) {
     std::vector<double> values;
     for (const auto& question : row.questions)
       if (question.*metric.value >= 0) values.push_back(question.*metric.value);
-    if (!values.empty()) add(metric.name, bootstrap_mean(values));
+    if (!values.empty()) add(metric.name, bootstrap_mean(values), metric.unit);
   }
   std::vector<BleuCounts> segments;
   for (const auto& question : row.questions)
     if (!question.answers.empty()) segments.push_back(question.bleu);
-  if (!segments.empty()) add("bleu", bootstrap_bleu(segments));
+  if (!segments.empty()) add("bleu", bootstrap_bleu(segments), "share");
   return records;
 }
 

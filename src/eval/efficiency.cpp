@@ -103,35 +103,45 @@ double forward_flops(const TransformerConfig& model, const FlopSettings& setting
          compression_flops(model, settings, work) + retriever_flops(model, settings, work);
 }
 
-PeakMemory::PeakMemory(at::Device device) : device_(device) {
-  if (device.is_cpu()) {
+bool PeakMemory::restart() {
+  if (device_.is_cpu()) {
 #ifdef __GLIBC__
     // What was freed before but is still resident would be reused without being seen.
     malloc_trim(0);
 #endif
-    usable_ = reset_resident_peak();
+    return reset_resident_peak();
+  }
+#ifdef DSRSQ_WITH_CUDA
+  if (device_.is_cuda()) {
+    c10::cuda::CUDACachingAllocator::resetPeakStats(cuda_index(device_));
+    return true;
+  }
+#endif
+  return false;
+}
+
+void PeakMemory::resume() { usable_ = usable_ && restart(); }
+
+PeakMemory::PeakMemory(at::Device device) : device_(device) {
+  usable_ = restart();
+  if (device.is_cpu()) {
     auto resident = process_status("VmRSS");
     usable_ = usable_ && resident.has_value();
     start_ = resident.value_or(0);
     return;
   }
 #ifdef DSRSQ_WITH_CUDA
-  if (device.is_cuda()) {
-    c10::cuda::CUDACachingAllocator::resetPeakStats(cuda_index(device));
-    start_ = double(allocated_bytes(device).current);
-    return;
-  }
+  if (device.is_cuda()) start_ = double(allocated_bytes(device).current);
 #endif
-  usable_ = false;
 }
 
 double PeakMemory::bytes() const {
   if (!usable_) return -1;
 #ifdef DSRSQ_WITH_CUDA
-  if (device_.is_cuda()) return std::max(0.0, double(allocated_bytes(device_).peak) - start_);
+  if (device_.is_cuda()) return std::max(before_, double(allocated_bytes(device_).peak) - start_);
 #endif
   auto peak = process_status("VmHWM");
-  return peak ? std::max(0.0, *peak - start_) : -1;
+  return peak ? std::max(before_, *peak - start_) : -1;
 }
 
 }  // namespace dsrsq

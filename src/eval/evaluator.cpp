@@ -3,12 +3,16 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
+#include "dsrsq/batch/answer_tokens.h"
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/progress.h"
 #include "dsrsq/core/timer.h"
+#include "dsrsq/eval/answer_loss.h"
 #include "dsrsq/eval/answer_places.h"
+#include "dsrsq/eval/sequence_work.h"
 #include "dsrsq/methods/prompt_tokens.h"
 #include "dsrsq/objective/task_loss.h"
 #include "dsrsq/ops/autocast.h"
@@ -175,6 +179,10 @@ class AnswerPass {
         generation_{config.maximum_tokens, tokenizer.end_id()},
         rows_(budgets.size()) {}
 
+  // From here on, without what measuring the answers' loss takes.
+  void measure_peak() { peak_.emplace(model_->device()); }
+  double peak_bytes() const { return peak_->bytes(); }
+
   void answer(const std::string& label) {
     Progress progress(label, loader_.sequences());
     bool counts = model_->method().counts_without_masks();
@@ -185,8 +193,14 @@ class AnswerPass {
       bool counting = counts && read < counted();
       auto options = budgets_;
       for (auto& one : options) one.collect_stats = counting;
-      generate_budgets(model_, batch, options, generation_, [&](size_t b, const Generated& made) {
+      auto generation = generation_;
+      std::vector<double> losses;
+      generation.prompt_read = [&](const at::Tensor& hidden, const MethodState& state) {
+        losses = measure_losses(batch, hidden, state);
+      };
+      generate_budgets(model_, batch, options, generation, [&](size_t b, const Generated& made) {
         auto& row = rows_[b];
+        auto first = row.result.questions.size();
         row.result.seconds += seconds_of(made);
         row.decoded += double(made.decoded_tokens);
         auto tokens = made.state.selected.mask.sum() + batch.tail_valid.sum();
@@ -194,6 +208,8 @@ class AnswerPass {
         if (auto* chooses = dynamic_cast<PromptTokens*>(&model_->method()))
           for (auto spent : chooses->tokens_to_choose()) row.choice_tokens += double(spent);
         score_batch(batch, made, tokenizer_, sinks, row.result);
+        for (size_t i = 0; i < losses.size(); ++i)
+          row.result.questions[first + i].answer_loss = losses[i];
         if (counting) row.sums.add(made.state.stats, batch.size());
       });
       read += batch.size();
@@ -236,6 +252,17 @@ class AnswerPass {
     double reader_tokens = 0, decoded = 0, choice_tokens = 0;
   };
 
+  std::vector<double> measure_losses(const Batch& batch, const at::Tensor& hidden,
+                                     const MethodState& state) {
+    std::vector<std::vector<int32_t>> answers;
+    for (const auto& records : batch.records)
+      answers.push_back(answer_tokens(tokenizer_, loader_.prompt(), records[0]));
+    if (peak_) peak_->pause();
+    auto losses = answer_losses(model_, batch, hidden, state, answers);
+    if (peak_) peak_->resume();
+    return losses;
+  }
+
   int64_t counted() const {
     auto all = loader_.sequences();
     return config_.counted_questions > 0 ? std::min(all, config_.counted_questions) : all;
@@ -252,18 +279,11 @@ class AnswerPass {
     result.density = sums.visible > 0 ? sums.attended / sums.visible : 1;
     result.has_latents = sums.latent_rows > 0;
     result.latent_mass = result.has_latents ? sums.latent_mass / sums.latent_rows : 0;
-    const auto& shape = model_->method().shape();
-    SequenceWork work;
-    work.context_tokens = flops.retriever_width > 0 ? context / questions : 0;
-    work.reader_tokens = (row.reader_tokens + row.decoded) / questions;
+    WorkSums total{
+        questions,     context,           row.reader_tokens, row.decoded, double(sums.sequences),
+        sums.attended, sums.latent_pairs, sums.rebuilt};
+    auto work = mean_work(total, model_->method().shape(), flops);
     result.tokens_spent = work.reader_tokens + row.choice_tokens / questions;
-    auto counted = double(sums.sequences);
-    work.attended_pairs = sums.attended / double(shape.query_heads) / counted;
-    work.latent_pairs = sums.latent_pairs / double(shape.query_heads) / counted;
-    work.rebuilt_latents = sums.rebuilt / counted;
-    work.routed_pairs = work.reader_tokens * double(shape.layers * flops.clusters) *
-                        (1 + double(shape.key_value_heads) / double(shape.query_heads));
-    work.predicted_tokens = 1 + row.decoded / questions;
     result.flops = forward_flops(model_->backbone()->config(), flops, work) +
                    work.reader_tokens * model_->method().token_flops();
   }
@@ -275,6 +295,7 @@ class AnswerPass {
   const std::vector<PassOptions>& budgets_;
   GenerateOptions generation_;
   std::vector<Row> rows_;
+  std::optional<PeakMemory> peak_;
 };
 
 }  // namespace
@@ -315,9 +336,9 @@ EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Toke
   ops::AutocastGuard autocast(model->device(), config.precision == "bf16");
   std::vector<PassOptions> budgets{options};
   AnswerPass pass(model, loader, tokenizer, config, budgets);
-  PeakMemory peak(model->device());
+  pass.measure_peak();
   pass.answer(label);
-  auto bytes = peak.bytes();
+  auto bytes = pass.peak_bytes();
   pass.count(label);
   auto result = std::move(pass.results(flops).front());
   result.peak_bytes = bytes;

@@ -331,7 +331,8 @@ std::vector<AnswerMetric> found_metrics() {
   return {{"score", &QuestionResult::score},
           {"evidence_recall", &QuestionResult::evidence_recall},
           {"answer_recall", &QuestionResult::answer_recall},
-          {"answer_held", &QuestionResult::answer_held}};
+          {"answer_held", &QuestionResult::answer_held},
+          {"answer_loss", &QuestionResult::answer_loss}};
 }
 }  // namespace
 

@@ -38,6 +38,23 @@ at::Tensor next_tokens(const at::Tensor& logits, const GenerateOptions& options,
   return (score + noise).argmax(-1);
 }
 
+at::Tensor read_more(LanguageModel& model, const at::Tensor& ids, const at::Tensor& valid,
+                     MethodState& state) {
+  ReaderInput reader;
+  reader.inputs = model->backbone()->embed(ids);
+  reader.valid = valid;
+  reader.padded = !valid.all().item<bool>();
+  auto rank = (valid.cumsum(1) - 1).clamp_min(0);
+  reader.order = rank + state.next_order.unsqueeze(1);
+  reader.positions = rank + state.next_position.unsqueeze(1);
+  reader.segments = {ids.size(1)};
+  auto hidden = model->backbone()->forward(reader, model->method(), state);
+  auto tokens = valid.sum(1);
+  state.next_order = state.next_order + tokens;
+  state.next_position = state.next_position + tokens;
+  return hidden;
+}
+
 namespace {
 
 // Token by token from `hidden` [B, T, D] of the tail on.
@@ -46,6 +63,7 @@ void decode(LanguageModel& model, const Batch& batch, const at::Tensor& tail_hid
   auto device = model->device();
   auto& state = result.state;
   result.tokens.resize(size_t(batch.size()));
+  if (settings.prompt_read) settings.prompt_read(tail_hidden, state);
   Timer timer;
   auto last = (batch.tail_valid.sum(1) - 1).view({-1, 1});
   auto first = gather_entries(tail_hidden, last, 1).squeeze(1);
@@ -88,14 +106,9 @@ void decode(LanguageModel& model, const Batch& batch, const at::Tensor& tail_hid
 
 // The tail behind a context that `state` has read whole, so that ranks and places are the same.
 at::Tensor read_tail(LanguageModel& model, const Batch& batch, MethodState& state) {
-  ReaderInput reader;
-  reader.inputs = model->backbone()->embed(batch.tail);
-  reader.valid = batch.tail_valid;
-  reader.padded = !batch.tail_valid.all().item<bool>();
-  auto before = batch.context_valid.sum(1, true) + model->backbone()->config().sinks;
-  reader.order = reader.positions = (batch.tail_valid.cumsum(1) - 1).clamp_min(0) + before;
-  reader.segments = {batch.tail.size(1)};
-  return model->backbone()->forward(reader, model->method(), state);
+  state.next_order = batch.context_valid.sum(1) + model->backbone()->config().sinks;
+  state.next_position = state.next_order;
+  return read_more(model, batch.tail, batch.tail_valid, state);
 }
 
 }  // namespace

@@ -5,10 +5,15 @@
 namespace dsrsq {
 
 LossTerm task_loss(const Transformer& backbone, const at::Tensor& tail_hidden, const Batch& batch) {
-  auto labels = batch.labels.reshape({-1});
-  auto places = (labels >= 0).nonzero().squeeze(1);
-  auto hidden = tail_hidden.reshape({-1, tail_hidden.size(-1)}).index_select(0, places);
-  return {backbone->cross_entropy(hidden, labels.index_select(0, places)), double(places.numel())};
+  return task_loss(backbone, tail_hidden, batch.labels);
+}
+
+LossTerm task_loss(const Transformer& backbone, const at::Tensor& hidden,
+                   const at::Tensor& labels) {
+  auto flat = labels.reshape({-1});
+  auto places = (flat >= 0).nonzero().squeeze(1);
+  auto labelled = hidden.reshape({-1, hidden.size(-1)}).index_select(0, places);
+  return {backbone->cross_entropy(labelled, flat.index_select(0, places)), double(places.numel())};
 }
 
 LossTerm language_loss(const Transformer& backbone, const at::Tensor& context_hidden,

@@ -101,6 +101,29 @@ TEST(Answers, RowsAreComparedQuestionByQuestion) {
     EXPECT_EQ(find(records, "first", metric)->baseline, "") << "not compared with itself";
 }
 
+// A loss is compared like a share, question by question, but keeps its unit; less is better.
+TEST(Answers, TheLossOfTheAnswerIsInNats) {
+  auto first = row_of("first", {"house", "house"}), second = first;
+  second.row = "second";
+  first.questions[0].answer_loss = 2.5;
+  first.questions[1].answer_loss = 4.5;
+  second.questions[0].answer_loss = 1.5;
+  second.questions[1].answer_loss = 3.75;
+  auto other = row_of("other", {"house", "house"});  // nobody measured it
+  std::vector<ResultRecord> records;
+  for (const auto& row : {first, second, other})
+    for (const auto& record : answer_records(row)) records.push_back(record);
+  compare_rows({first, second, other}, "first", records);
+  EXPECT_EQ(find(records, "first", "answer_loss")->unit, "nats");
+  EXPECT_DOUBLE_EQ(find(records, "first", "answer_loss")->value, 3.5);
+  auto loss = find(records, "second", "answer_loss");
+  ASSERT_TRUE(loss->difference);
+  EXPECT_DOUBLE_EQ(loss->difference->value, -0.875);
+  EXPECT_EQ(loss->difference->pairs, 2);
+  EXPECT_FALSE(loss->ratio);
+  EXPECT_EQ(find(records, "other", "answer_loss"), nullptr);
+}
+
 TEST(Answers, WhatIsNotSharedIsSaid) {
   auto first = row_of("first", {"house", "tree", "house"});
   auto part = row_of("part", {"house", "house"});

@@ -192,8 +192,28 @@ TEST(Efficiency, PeakMemoryOfTheProcess) {
   EXPECT_LT(again.bytes(), 10.0 * kMegabyte);
 }
 
+TEST(Efficiency, PeakMemoryWithoutWhatRunsInAPause) {
+  PeakMemory peak(at::kCPU);
+  if (peak.bytes() < 0)
+    GTEST_SKIP()
+        << "/proc/self/clear_refs cannot be written here: the resident peak cannot be reset";
+  touch(50 * kMegabyte);
+  peak.pause();
+  touch(200 * kMegabyte);
+  peak.resume();
+  EXPECT_GT(peak.bytes(), 45.0 * kMegabyte);  // from before the pause
+  EXPECT_LT(peak.bytes(), 65.0 * kMegabyte);
+  touch(100 * kMegabyte);
+  EXPECT_GT(peak.bytes(), 95.0 * kMegabyte);
+  EXPECT_LT(peak.bytes(), 115.0 * kMegabyte);
+}
+
 TEST(Efficiency, PeakMemoryOfAnUnknownDevice) {
-  EXPECT_EQ(PeakMemory(at::Device(at::kMeta)).bytes(), -1);
+  PeakMemory peak(at::Device(at::kMeta));
+  EXPECT_EQ(peak.bytes(), -1);
+  peak.pause();
+  peak.resume();
+  EXPECT_EQ(peak.bytes(), -1);
 }
 
 }  // namespace

@@ -137,6 +137,8 @@ TEST_F(EvaluatorTest, AnswersOfSeveralBudgetsAndCostsAreThoseOfOneEvaluationEach
         EXPECT_EQ(together[i].questions[q].prediction, alone.questions[q].prediction) << name;
         EXPECT_EQ(together[i].questions[q].answer_held, alone.questions[q].answer_held) << name;
         EXPECT_EQ(together[i].questions[q].place, alone.questions[q].place) << name;
+        EXPECT_NEAR(together[i].questions[q].answer_loss, alone.questions[q].answer_loss, 1e-5)
+            << name;
       }
       for (auto number :
            {&EvaluationResult::flops, &EvaluationResult::density, &EvaluationResult::sparse_share,
@@ -235,6 +237,40 @@ TEST_F(EvaluatorTest, TheOutputHeadIsPartOfTheWork) {
             2.0 * double(facts_.tokenizer().vocabulary_size() * config_.model.width) * 0.999);
 }
 
+// What a loop over decoded tokens and a softmax in fp64 find: of a method that evicts behind the
+// question, of one that evicts behind the context, of a selector and of DSRSQ itself.
+TEST_F(EvaluatorTest, AnswerLossIsThatOfTheAnswerDecodedByForce) {
+  auto reader = make_model(config_, facts_.tokenizer());
+  for (const std::string name : {"snapkv", "streaming_llm", "bm25", "dsrsq"}) {
+    config_.eviction.query_aware = name == "snapkv";
+    auto model = name == "dsrsq" ? reader : with_method(reader, name, config_);
+    PassOptions options;
+    options.budget_share = 0.5;
+    auto result = run(model, options);
+    auto questions = loader(false), whole = loader(true);
+    size_t at = 0;
+    for (int64_t i = 0; i < questions.sequences(); ++i) {
+      auto prompt = questions.single(i), labelled = whole.single(i);
+      auto answer = labelled.labels.index({labelled.labels >= 0});
+      ASSERT_EQ(answer.size(0), 3) << "two words and the end";
+      torch::NoGradGuard no_grad;
+      auto state = model->method().make_state(prompt, options);
+      auto hidden = model->read(prompt, state).select(1, prompt.tail.size(1) - 1);
+      double loss = 0;
+      for (int64_t t = 0; t < 3; ++t) {
+        auto token = answer.narrow(0, t, 1);
+        auto chances = model->backbone()->logits(hidden).to(at::kDouble).log_softmax(-1);
+        loss -= chances[0][token.item<int64_t>()].item<double>() / 3;
+        hidden = model->read_next(token, at::ones({1}, at::kBool), state).squeeze(1);
+      }
+      EXPECT_NEAR(result.questions.at(at++).answer_loss, loss, 1e-5) << name << " " << i;
+    }
+    auto records = result_records(result, "test", name);
+    ASSERT_NE(find(records, "answer_loss"), nullptr) << name;
+    EXPECT_EQ(find(records, "answer_loss")->unit, "nats");
+  }
+}
+
 TEST_F(EvaluatorTest, HeldOutLossIsTheMeanOverAnswerTokens) {
   auto model = make_model(config_, facts_.tokenizer());
   auto whole = held_out(model, loader(true, 8), 1, {}).loss;
@@ -242,6 +278,9 @@ TEST_F(EvaluatorTest, HeldOutLossIsTheMeanOverAnswerTokens) {
   EXPECT_NEAR(whole, parts, 1e-5);
   EXPECT_NEAR(whole, std::log(double(facts_.tokenizer().vocabulary_size())), 0.5)
       << "untrained: about uniform";
+  double mean = 0;  // every answer has as many tokens
+  for (const auto& question : run(model).questions) mean += question.answer_loss / 8;
+  EXPECT_NEAR(mean, whole, 1e-5);
 }
 
 }  // namespace

@@ -106,6 +106,7 @@ TEST_F(Predictions, AQuestionComesBackWhole) {
   question.answers = {"house"};
   question.answer_recall = 0.25;
   question.answer_held = 0.125;
+  question.answer_loss = 3.25;
   question.place = AnswerPlace::kMixed;
   question.retained = true;
   question.selected_tokens = 12;

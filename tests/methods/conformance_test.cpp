@@ -140,6 +140,28 @@ TEST_P(Conformance, ACopyOfTheStateGoesOnByItself) {
   EXPECT_TENSOR_NEAR(model->read_next(first, open, copy), one, (Tolerance{0, 1e-6}));
 }
 
+// Behind the question, several tokens at once read as they would one by one.
+TEST_P(Conformance, AnAnswerReadAtOnceIsReadAsTokenByToken) {
+  torch::NoGradGuard no_grad;
+  auto model = make();
+  auto batch = tiny_batch(kSequences);
+  PassOptions options;
+  options.budget_share = 0.5;
+  MethodState state;
+  read_batch(model, batch, options, &state);
+  auto ids = testing::token_ids("answer", {3, 4});
+  auto valid = at::tensor({1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0}, at::kLong).view({3, 4}) > 0;
+  auto copy = state;
+  auto at_once = read_more(model, ids, valid, copy);
+  std::vector<at::Tensor> one_by_one;
+  for (int64_t t = 0; t < 4; ++t)
+    one_by_one.push_back(model->read_next(ids.select(1, t), valid.select(1, t), state));
+  auto counts = valid.unsqueeze(-1);
+  EXPECT_TENSOR_NEAR(at_once * counts, at::cat(one_by_one, 1) * counts, (Tolerance{0, 1e-5}));
+  EXPECT_TENSOR_NEAR(copy.next_order, state.next_order, (Tolerance{0, 0}));
+  EXPECT_TENSOR_NEAR(copy.next_position, state.next_position, (Tolerance{0, 0}));
+}
+
 // One reading of the prompts for three budgets, or one each: the same answers from the same state.
 TEST_P(Conformance, SeveralBudgetsAtOnceAreEachAsAlone) {
   torch::NoGradGuard no_grad;

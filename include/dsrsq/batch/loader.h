@@ -41,11 +41,13 @@ class Loader {
   double mean_context_tokens() const;  // over sequences, as they are cut
   int64_t sequences() const { return int64_t(sequences_.size()); }
   const Store& store() const { return *store_; }
+  const PromptConfig& prompt() const { return prompt_; }
 
  private:
   Batch collate(const std::vector<std::vector<int64_t>>& sequences) const;
 
   LoaderOptions options_;
+  PromptConfig prompt_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<Collator> collator_;
   std::vector<std::vector<int64_t>> sequences_;

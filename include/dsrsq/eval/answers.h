@@ -38,6 +38,9 @@ struct QuestionResult {
   double evidence_recall =
       -1;  // share of evidence tokens that were selected; -1 where there is no evidence
   double answer_recall = -1;  // the same for answer tokens
+  // Mean cross-entropy of the first answer's tokens as training reads them, nats a token
+  // (eval/answer_loss.h); -1 where nobody measured it.
+  double answer_loss = -1;
   // Share of the answer tokens' entries, over layers (and heads, where heads hold their own), that
   // are exact keys when the answer is decoded; -1 where none is marked.
   double answer_held = -1;
@@ -52,11 +55,12 @@ struct QuestionResult {
 void score_answer(QuestionResult& question);
 
 // Metrics that are a mean over questions: score, em, f1, subspan_em, rouge_1, rouge_2, rouge_l,
-// rouge_lsum, evidence_recall, answer_recall, answer_held. A question whose value is negative has
-// none.
+// rouge_lsum, evidence_recall, answer_recall, answer_held; and answer_loss, in nats a token, the
+// one of which less is better. A question whose value is negative has none.
 struct AnswerMetric {
   std::string_view name;
   double QuestionResult::*value;
+  std::string_view unit = "share";
 };
 const std::vector<AnswerMetric>& answer_metrics();
 

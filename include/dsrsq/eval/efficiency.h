@@ -52,10 +52,15 @@ class PeakMemory {
  public:
   explicit PeakMemory(at::Device device);
   double bytes() const;
+  // What runs from pause to resume is not counted; it must hold nothing afterwards.
+  void pause() { before_ = bytes(); }
+  void resume();
 
  private:
+  bool restart();  // the peak is what is held now
   at::Device device_;
   double start_ = 0;
+  double before_ = 0;  // the peak up to the last pause
   bool usable_ = true;
 };
 

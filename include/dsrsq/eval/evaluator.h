@@ -46,9 +46,9 @@ struct EvaluationResult {
   bool has_latents = false;
 };
 
-// The answers alone, without what they cost: questions, FLOPs and what is attended, for each of
-// `budgets`, which differ in their budget alone; a method that can reads each prompt once for all
-// of them (model/shared_prompt.h).
+// The answers alone, without what they cost: questions with their scores and the loss of their
+// references, FLOPs and what is attended, for each of `budgets`, which differ in their budget
+// alone; a method that can reads each prompt once for all of them (model/shared_prompt.h).
 std::vector<EvaluationResult> evaluate_answers(LanguageModel& model, const Loader& loader,
                                                const Tokenizer& tokenizer, const EvalConfig& config,
                                                const std::vector<PassOptions>& budgets,

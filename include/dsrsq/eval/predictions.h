@@ -5,8 +5,8 @@
 // list is an unanswerable question. row: of which row the line is, on every line or on none. Other
 // keys are left alone. Written lines have besides em, f1, subspan_em, rouge_1, rouge_2, rouge_l,
 // rouge_lsum and sentence_bleu, and of a model's own answers place, tokens_read, context_tokens,
-// retained, evidence_recall, answer_recall and answer_held. Reading scores anew and takes no score
-// from the file.
+// retained, evidence_recall, answer_recall, answer_held and answer_loss. Reading scores anew and
+// takes no score from the file.
 #pragma once
 
 #include <map>

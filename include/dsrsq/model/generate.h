@@ -19,6 +19,10 @@ struct GenerateOptions {
   int64_t seed = 0;        // of the sampling, with the sequence's sample id and the step (D21)
   // Asked after every token with what a sequence has so far: true ends it (stop strings).
   std::function<bool(const std::vector<int32_t>&)> stop = nullptr;
+  // Called behind every prompt, before a token is chosen, outside the measured times: final hidden
+  // of the tail [B, T, D], and the state, of which a copy may be read on.
+  std::function<void(const at::Tensor& tail_hidden, const MethodState& state)> prompt_read =
+      nullptr;
 };
 
 // The next token of each sequence, int64 [B], from fp32 logits [B, V]. `sample_ids`, `step`: name
@@ -35,6 +39,11 @@ struct Generated {
   int64_t state_bytes = 0;     // held after the last step, all sequences (D24)
   MethodState state;           // as it stands after the last step
 };
+
+// Several more tokens of each sequence at once, as LanguageModel::read_next reads one: ids [B, T],
+// valid bool [B, T], padding at the end -> hidden [B, T, D].
+at::Tensor read_more(LanguageModel& model, const at::Tensor& ids, const at::Tensor& valid,
+                     MethodState& state);
 
 // `batch` collated without answers (the tail ends with the question).
 Generated generate(LanguageModel& model, const Batch& batch, const PassOptions& options,

@@ -8,6 +8,8 @@ namespace dsrsq {
 // hidden of the tail [B, T, D]; logits are computed where there is a label only. Sum in fp32 over
 // `label_tokens` tokens.
 LossTerm task_loss(const Transformer& backbone, const at::Tensor& tail_hidden, const Batch& batch);
+// The same of any tokens: labels int64 [B, T] as Batch::labels.
+LossTerm task_loss(const Transformer& backbone, const at::Tensor& hidden, const at::Tensor& labels);
 
 // Cross-entropy of all other tokens that can be predicted (loss.task_tokens: all): question and
 // answer tokens of the tail that have no label, and selected context tokens whose predecessor in
