@@ -11,6 +11,7 @@
 #include "dsrsq/eval/predictions.h"
 #include "eval_collect.h"
 #include "eval_columns.h"
+#include "eval_nq.h"
 #include "eval_rows.h"
 #include "eval_stream.h"
 #include "eval_suite.h"
@@ -24,6 +25,8 @@ struct Options {
   std::vector<std::string> collected;
   std::string missing = "error", measure = "all", stream;
   std::vector<std::string> columns, keys;
+  std::string nq;
+  int64_t nq_annotators = 2;
   std::string dump, output_dir, resume = "auto", log_level = "info";
 };
 
@@ -100,6 +103,15 @@ CLI::Option* add_input_options(CLI::App& app, Options& options) {
                  "(repeatable)")
       ->allow_extra_args(false)
       ->needs(input);
+  auto* nq = app.add_option("--nq", options.nq,
+                            "annotated pages of Natural Questions: scores --input by their "
+                            "evaluation; NAME.json are spans with scores, JSON lines are words")
+                 ->needs(input);
+  app.add_option("--nq-annotators", options.nq_annotators,
+                 "how many of a page's annotators make an answer; 1 for training pages")
+      ->check(CLI::PositiveNumber)
+      ->needs(nq)
+      ->capture_default_str();
   return input;
 }
 
@@ -190,7 +202,7 @@ void write_outcome(const std::string& folder, const std::string& dump,
     }
   auto results = results_json(provenance, records);
   write_file_atomic(folder + "/results.json", results.dump(1) + "\n");
-  if (dump.empty() && outcome.rules.is_null())
+  if (dump.empty() && outcome.rules.is_null() && !outcome.rows.empty())
     write_file_atomic(folder + "/questions.jsonl", questions);
   else if (dump.empty())
     for (const auto& [task, lines] : of_task)
@@ -238,6 +250,13 @@ void run(Options& options, const std::vector<std::string>& command) {
     auto audit = audit_rows(request);
     std::cout << audit.report;
     if (!audit.passed) throw Error(ExitCode::kInternal, "--audit: a check failed; see the report");
+    return;
+  }
+  if (!options.nq.empty()) {
+    auto outcome = score_nq(options.predictions.inputs, options.nq, options.nq_annotators);
+    auto table = markdown_table(outcome.records, nq_columns());
+    write_outcome(options.output_dir, options.dump, command, outcome, table);
+    std::cout << table << "\n";
     return;
   }
   auto columns = choose_columns(options.columns);

@@ -88,10 +88,10 @@ TEST(PromptLimit, MarksAndPassagesMoveAlong) {
   // Kept: 100, 101 and 108, of the passages 0, 0 and 2.
   auto cut = limit_prompt(batch_of({9, 2}, 1), {4, 0, 0, Truncation::kMiddle});
   EXPECT_EQ(context_of(cut, 0), (std::vector<int64_t>{100, 101, 108}));
-  EXPECT_TRUE(at::equal(cut.answer_tokens[0][0], at::tensor({false, false, true})));
-  EXPECT_TRUE(at::equal(cut.evidence[0][0], at::tensor({true, true, false})));
+  EXPECT_TRUE(at::equal(cut.answer_tokens[0][0], torch::tensor({false, false, true})));
+  EXPECT_TRUE(at::equal(cut.evidence[0][0], torch::tensor({true, true, false})));
   EXPECT_TRUE(at::equal(cut.passage, at::tensor({0, 0, 2, 0, 0, -1}, at::kLong).view({2, 3})));
-  EXPECT_TRUE(at::equal(cut.answer_tokens[1][0], at::tensor({false, true, false})));
+  EXPECT_TRUE(at::equal(cut.answer_tokens[1][0], torch::tensor({false, true, false})));
   auto lost = limit_prompt(batch_of({9}, 1), {4, 0, 0, Truncation::kRight});
   EXPECT_FALSE(lost.answer_tokens.any().item<bool>()) << "an answer that was cut off is not there";
 }
