@@ -42,13 +42,10 @@ std::vector<SurvivalStep> kaplan_meier(std::vector<Duration> durations) {
   return curve;
 }
 
-std::optional<double> median_survival(const std::vector<SurvivalStep>& curve,
-                                      int64_t least_at_risk) {
+std::optional<double> median_survival(const std::vector<SurvivalStep>& curve) {
   constexpr double kRounding = 1e-12;  // of the product
-  for (const auto& step : curve) {
-    if (step.at_risk < least_at_risk) return std::nullopt;
+  for (const auto& step : curve)
     if (step.survival <= 0.5 + kRounding) return step.time;
-  }
   return std::nullopt;
 }
 
@@ -80,8 +77,6 @@ std::map<int64_t, std::map<int64_t, Span>> spans_of(const std::vector<ProbeAnswe
     if (probe.update >= 0) spans[probe.fact][probe.update].push_back(&probe);
   return spans;
 }
-
-constexpr int64_t kLeastAtRisk = 10;
 
 // Until the first probe whose answer is right, or wrong.
 Duration until(const Span& span, bool right) {
@@ -171,14 +166,14 @@ std::optional<double> Adaptation::half_life() const {
   for (const auto& [fact, spans] : spans_of(probes))
     for (const auto& [update, span] : spans)
       if (update > 0) durations.push_back(until(span, true));
-  return median_survival(kaplan_meier(durations), kLeastAtRisk);
+  return median_survival(kaplan_meier(durations));
 }
 
 std::optional<double> Adaptation::memory_half_life() const {
   std::vector<Duration> durations;
   for (const auto& [fact, spans] : spans_of(probes))
     for (const auto& [update, span] : spans) durations.push_back(until(span, false));
-  return median_survival(kaplan_meier(durations), kLeastAtRisk);
+  return median_survival(kaplan_meier(durations));
 }
 
 std::optional<double> Adaptation::stale_rate() const {
