@@ -125,10 +125,10 @@ class StreamRows {
       write(out, find(row, "never_shown"));
       out << "\n";
     }
-    out << "\nn/a: of half-lives, more than half are not adopted, or not forgotten, while ten or "
-           "more "
-           "are asked; of retention, what was just said is answered less than .2 better than what "
-           "never was.\n";
+    out << "\nn/a: of half-lives, more than half are not adopted, or not forgotten, before the "
+           "end; "
+           "of retention, what was just said is answered less than .2 better than what never "
+           "was.\n";
     return out.str();
   }
 
