@@ -216,6 +216,10 @@ void write_outcome(const std::string& folder, const std::string& dump,
 void run_stream(const Options& options, const std::vector<std::string>& command) {
   using namespace dsrsq;
   auto request = options.request;
+  if (!options.collected.empty() || !options.columns.empty() || !options.dump.empty() ||
+      !request.baseline.empty() || options.measure != "all")
+    throw ConfigError(
+        "--stream: expected no --collect, --columns, --dump, --baseline or --measure beside it");
   request.output_dir = options.output_dir;
   if (!options.output_dir.empty()) std::filesystem::create_directories(options.output_dir);
   auto outcome = evaluate_stream(options.stream, request);

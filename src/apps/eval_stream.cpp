@@ -11,6 +11,7 @@
 #include "dsrsq/core/logging.h"
 #include "dsrsq/core/timer.h"
 #include "dsrsq/eval/stream_answers.h"
+#include "dsrsq/ops/autocast.h"
 #include "dsrsq/registry.h"
 #include "dsrsq/train/trainer.h"
 
@@ -125,8 +126,9 @@ class StreamRows {
       out << "\n";
     }
     out << "\nn/a: of half-lives, more than half are not adopted, or not forgotten, before the "
-           "end; of "
-           "retention, what was just said is answered less than .2 better than what never was.\n";
+           "end; "
+           "of retention, what was just said is answered less than .2 better than what never "
+           "was.\n";
     return out.str();
   }
 
@@ -208,6 +210,7 @@ StreamOutcome evaluate_stream(const std::string& stream_path, const EvalRequest&
     options.selector = config.selectors;
     auto answer = [&](const std::string& name, StreamChoice choice) {
       Timer timer;
+      ops::AutocastGuard autocast(opened.model->device(), config.eval.precision == "bf16");
       options.choice = choice;
       auto answers =
           answer_stream(opened.model, *opened.tokenizer, config.prompt, stream, options, name);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -98,6 +99,26 @@ TEST(EvalStream, EveryRowHasItsMetricsAndItsAnswers) {
   EXPECT_EQ(read_bytes(folder + "/table.md") + "\n", result.out);
 }
 
+TEST(EvalStream, ReadsInHalfPrecisionAlike) {
+  auto evaluate = [&](const std::string& precision) {
+    auto folder = project().folder() + "/streamed-" + precision;
+    auto result = eval(small_stream(), {"--checkpoint", trained(), "--set",
+                                        "eval.precision=" + precision, "--output-dir", folder});
+    EXPECT_EQ(result.code, 0) << result.err;
+    std::vector<double> first;
+    std::istringstream lines(read_bytes(folder + "/probes.jsonl"));
+    for (std::string line; std::getline(lines, line);)
+      first.push_back(json::parse(line).at("candidates").at(0));
+    return first;
+  };
+  auto exact = evaluate("fp32"), half = evaluate("bf16");
+  ASSERT_EQ(exact.size(), half.size());
+  double change = 0;
+  for (size_t i = 0; i < exact.size(); ++i) change += std::abs(exact[i] - half[i]);
+  EXPECT_LT(change / double(exact.size()), 0.05);
+  EXPECT_GT(change, 0);
+}
+
 TEST(EvalStream, SaysWhatItCannotDo) {
   auto fails = [&](int code, const std::vector<std::string>& more, const std::string& message,
                    const std::string& stream = small_stream()) {
@@ -112,12 +133,20 @@ TEST(EvalStream, SaysWhatItCannotDo) {
   fails(2, {"--checkpoint", trained(), "--budget", "5%"}, "expected one number of tokens");
   fails(2, {"--checkpoint", trained(), "--probes", "dense_read"}, "no --probes");
   fails(2, {"--checkpoint", trained(), "--set", "dsr.pool=rarity"}, "dsr.pool: expected mean");
+  fails(2, {"--checkpoint", trained(), "--columns", "em"}, "no --collect, --columns");
+  fails(2, {"--checkpoint", trained(), "--baseline", "window"}, "no --collect, --columns");
+  fails(2, {"--checkpoint", trained(), "--set", "dsr.enabled=false"},
+        "expected a run with a retriever");
   auto bad = project().folder() + "/bad-stream.jsonl";
   write_bytes(bad, "{\"format\": \"other\"}\n");
   fails(3, {"--checkpoint", trained()}, "bad-stream.jsonl:1: expected {\"format\"", bad);
 }
 
 TEST(DataStream, SaysWhatDoesNotFit) {
+  auto dated = run({"dsrsq-data", "stream", "--output", project().folder() + "/none.jsonl",
+                    "--dated", small_stream()});
+  EXPECT_EQ(dated.code, 2);
+  EXPECT_THAT(dated.err, HasSubstr("needs --tokenizer"));
   auto result = make_stream(project().folder() + "/none.jsonl", {"tokens=100"});
   EXPECT_EQ(result.code, 2);
   EXPECT_THAT(result.err, HasSubstr("tokens must be at least 12000, got 100"));

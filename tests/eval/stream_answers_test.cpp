@@ -132,7 +132,23 @@ TEST_F(StreamAnswersTest, WhatIsReadChangesWhatIsAnswered) {
   EXPECT_GT(change / double(window.size()), 1e-4);
 }
 
-TEST_F(StreamAnswersTest, EveryRowReadsTheBudgetAndNoRowReadsAhead) {
+TEST_F(StreamAnswersTest, WhatComesLaterChangesNoAnswer) {
+  auto whole = stream_;
+  auto cut = stream_.probes.size() / 2;
+  for (auto choice : {StreamChoice::kRetrieved, StreamChoice::kWindow, StreamChoice::kRandom,
+                      StreamChoice::kBm25, StreamChoice::kOracle}) {
+    stream_ = whole;
+    auto all = answer(choice);
+    stream_.probes.resize(cut);
+    stream_.text.resize(size_t(stream_.probes.back().prefix_bytes));
+    auto some = answer(choice);
+    for (size_t p = 0; p < some.size(); ++p)
+      for (size_t c = 0; c < some[p].scored.candidates.size(); ++c)
+        EXPECT_NEAR(some[p].scored.candidates[c], all[p].scored.candidates[c], 1e-6);
+  }
+}
+
+TEST_F(StreamAnswersTest, EveryRowReadsTheBudget) {
   for (auto choice : {StreamChoice::kRetrieved, StreamChoice::kWindow, StreamChoice::kRandom,
                       StreamChoice::kBm25, StreamChoice::kOracle}) {
     auto answers = answer(choice);
