@@ -152,7 +152,7 @@ class Plot(unittest.TestCase):
         def needle(depth, value, tokens=512.5, method="dense"):
             shape = {"depth": depth, "context_tokens": tokens, "questions": 4}
             return {**record(method, "score_at_depth", value, ci=[0, 1]), "shape": shape}
-        path = self.write([*RECORDS[:2], needle(0.25, 1.0), needle(0.75, 0.5), needle(0.25, None, 1024)])
+        path = self.write([*RECORDS[:2], needle(0.25, 1.0), needle(0.75, 0.5), needle(0.25, None, 1024.0)])
         content = json.loads(path.read_text())
         content["provenance"]["suite"] = {"title": "A suite", "source": "its paper", "maximum_prompt": 7500, "truncation": "middle", "tasks": [
             {"task": "one", "prompt": "Read <b>.\n{context}", "maximum_answer": 3, "chat": False, "answer": "as decoded", "metric": "f1"}]}
@@ -161,7 +161,7 @@ class Plot(unittest.TestCase):
         self.assertEqual(self.figures(), {"quality", "needle_map"})
         with open(self.report / "needle_map.csv") as file:
             rows = [(row["context_tokens"], row["depth"], row["questions"], row["right (share)"]) for row in csv.DictReader(file)]
-        self.assertEqual(rows, [("512.5", "0.25", "4", "1.0"), ("512.5", "0.75", "4", "0.5"), ("1024", "0.25", "4", "")])
+        self.assertEqual(rows, [("512.5", "0.25", "4", "1.0"), ("512.5", "0.75", "4", "0.5"), ("1024.0", "0.25", "4", "")])
         self.assertIn("href='needle_map.csv'", self.page())
         for text in ("A suite", "its paper", "at most 7,500 tokens", "middle", "Read &lt;b&gt;.<br>{context}", "never a user&#x27;s turn"):
             self.assertIn(text, self.page().replace("never a user's turn", "never a user&#x27;s turn"))

@@ -21,8 +21,8 @@ const std::string kConfigs = DSRSQ_SOURCE_DIR "/configs";
 
 std::vector<std::string> config_files() {
   std::vector<std::string> files;
-  for (const auto& entry : fs::recursive_directory_iterator(kConfigs))
-    if (entry.path().extension() == ".yaml")
+  for (const auto& entry : fs::recursive_directory_iterator(kConfigs))  // suites: eval/suite_test
+    if (entry.path().extension() == ".yaml" && entry.path().parent_path().filename() != "suites")
       files.push_back(fs::relative(entry.path(), kConfigs).string());
   std::sort(files.begin(), files.end());
   return files;
