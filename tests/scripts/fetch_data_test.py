@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "fetch_data.sh"
-SHARED = Path(os.environ.get("DSRSQ_DATA", ROOT.parent / "shared" / "data"))
+SHARED = Path(os.environ.get("DSRSQ_SHARED_DATA", ROOT.parent / "shared" / "data"))
 HEADER = "set\tfile\tbytes\tsha256\tlicence\tsource\n"
 
 
