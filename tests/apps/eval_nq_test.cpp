@@ -46,7 +46,8 @@ TEST(EvalNq, SpansAndWords) {
                      gold, "--output-dir", out});
   ASSERT_EQ(result.code, 0) << result.err;
   std::map<std::string, double> values;
-  for (const auto& record : json::parse(read_bytes(out + "/results.json"))["records"])
+  auto results = json::parse(read_bytes(out + "/results.json"));
+  for (const auto& record : results["records"])
     values[record["metric"]] = record["value"];
   EXPECT_EQ(values.at("nq_long_f1"), 1);
   EXPECT_EQ(values.at("nq_short_best_f1"), 1);
