@@ -456,7 +456,7 @@ EvalOutcome evaluate_rows(const EvalRequest& request) {
   for (size_t i = 0; i < request.checkpoints.size(); ++i) {
     auto run = open_run(request.checkpoints[i], request);
     if (i == 0) {
-      set_determinism(run.config.train.threads);
+      if (!request.suite) set_determinism(run.config.train.threads);  // else once, by its caller
       rows.outcome.output_dir =
           request.output_dir.empty() ? run.source.folder + "/eval" : request.output_dir;
       rows.keep_in(rows.outcome.output_dir + "/rows" +

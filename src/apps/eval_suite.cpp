@@ -5,6 +5,7 @@
 #include "dsrsq/core/logging.h"
 #include "dsrsq/data/store.h"
 #include "dsrsq/train/run_folder.h"
+#include "dsrsq/train/trainer.h"
 
 namespace dsrsq {
 
@@ -51,6 +52,7 @@ EvalOutcome evaluate_suite(EvalRequest request) {
   auto rules = suite_rules(suite, splits);  // throws where a split is no task
   if (config.eval.maximum_prompt > 0) rules["maximum_prompt"] = config.eval.maximum_prompt;
   if (request.depths == 0) request.depths = suite.depths;
+  set_determinism(config.train.threads);
   EvalOutcome all;
   for (const auto& split : splits) {
     log_info("task ", split, " of ", suite.title);
