@@ -240,7 +240,7 @@ def tables(folder: str, section: Section) -> list[tuple[str, str, str]]:
             ("table-quality", "Answers", "In brackets: 95 % bootstrap intervals.", results.rows, QUALITY, False),
             ("table-comparison", f"Answers less those of {baseline}", "Question by question: mean of the differences, 95 % paired "
              "bootstrap interval, p of a two-sided sign-flip test, not corrected for several comparisons.", compared, COMPARED, True),
-            ("table-adaptation", "Adaptation", "Over a stream of facts that are updated. n/a: a half-life that more than half of all facts outlive, "
+            ("table-adaptation", "Adaptation", "Over a stream of facts that are updated. n/a: a half-life that more than half of all facts outlive while ten are left, "
              "or a retention where the text makes no difference of .2.", results.rows, ADAPTATION, False),
             ("table-cost", "Costs", "", results.rows, COST, False)):
         shown = differs if compare else results.get

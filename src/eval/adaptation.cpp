@@ -42,10 +42,13 @@ std::vector<SurvivalStep> kaplan_meier(std::vector<Duration> durations) {
   return curve;
 }
 
-std::optional<double> median_survival(const std::vector<SurvivalStep>& curve) {
+std::optional<double> median_survival(const std::vector<SurvivalStep>& curve,
+                                      int64_t least_at_risk) {
   constexpr double kRounding = 1e-12;  // of the product
-  for (const auto& step : curve)
+  for (const auto& step : curve) {
+    if (step.at_risk < least_at_risk) return std::nullopt;
     if (step.survival <= 0.5 + kRounding) return step.time;
+  }
   return std::nullopt;
 }
 
@@ -77,6 +80,8 @@ std::map<int64_t, std::map<int64_t, Span>> spans_of(const std::vector<ProbeAnswe
     if (probe.update >= 0) spans[probe.fact][probe.update].push_back(&probe);
   return spans;
 }
+
+constexpr int64_t kLeastAtRisk = 10;
 
 // Until the first probe whose answer is right, or wrong.
 Duration until(const Span& span, bool right) {
@@ -166,14 +171,14 @@ std::optional<double> Adaptation::half_life() const {
   for (const auto& [fact, spans] : spans_of(probes))
     for (const auto& [update, span] : spans)
       if (update > 0) durations.push_back(until(span, true));
-  return median_survival(kaplan_meier(durations));
+  return median_survival(kaplan_meier(durations), kLeastAtRisk);
 }
 
 std::optional<double> Adaptation::memory_half_life() const {
   std::vector<Duration> durations;
   for (const auto& [fact, spans] : spans_of(probes))
     for (const auto& [update, span] : spans) durations.push_back(until(span, false));
-  return median_survival(kaplan_meier(durations));
+  return median_survival(kaplan_meier(durations), kLeastAtRisk);
 }
 
 std::optional<double> Adaptation::stale_rate() const {

@@ -52,6 +52,10 @@ TEST(KaplanMeier, HasNoMedianWhereMoreThanHalfOutliveAll) {
   EXPECT_EQ(median_survival(kaplan_meier({{1, true}, {2, false}, {3, false}})), std::nullopt);
   EXPECT_EQ(median_survival(kaplan_meier({{1, true}, {2, false}})), 1);
   EXPECT_EQ(median_survival({}), std::nullopt);
+  // 3/4, 1/2 with four and three at risk.
+  EXPECT_EQ(median_survival(kaplan_meier({{1, true}, {2, true}, {3, false}, {3, false}}), 3), 2);
+  EXPECT_EQ(median_survival(kaplan_meier({{1, true}, {2, true}, {3, false}, {3, false}}), 4),
+            std::nullopt);
 }
 
 TEST(CorrectnessArea, IsThatOfTheLogarithmOfTheLag) {
@@ -129,14 +133,21 @@ TEST(Adaptation, HalfLivesAreOfAdoptionAndOfMemory) {
   // Memory, of all statements: facts 0 and 1 and 2 lose their first value at 10, at 20, not until
   // 40; updates lose theirs: fact 0 not until 10 (censored), fact 1 at 0, fact 2 at 0.
   //   0: 4/6; 10: 5th is censored there, of 4 at risk 1 lost: 4/6 x 3/4 = 1/2 -> 10.
-  Adaptation adaptation(
-      {probe(0, 0, 0, true), probe(0, 0, 10, false), probe(0, 1, 0, true), probe(0, 1, 10, true),
-       probe(1, 0, 0, true), probe(1, 0, 20, false), probe(1, 1, 0, false), probe(1, 1, 10, true),
-       probe(2, 0, 0, true), probe(2, 0, 40, true), probe(2, 1, 0, false), probe(2, 1, 20, false)},
-      10);
+  // Five times over, so that enough are at risk.
+  std::vector<ProbeAnswer> probes;
+  for (int64_t f = 0; f < 15; f += 3)
+    for (const auto& one :
+         {probe(f, 0, 0, true), probe(f, 0, 10, false), probe(f, 1, 0, true), probe(f, 1, 10, true),
+          probe(f + 1, 0, 0, true), probe(f + 1, 0, 20, false), probe(f + 1, 1, 0, false),
+          probe(f + 1, 1, 10, true), probe(f + 2, 0, 0, true), probe(f + 2, 0, 40, true),
+          probe(f + 2, 1, 0, false), probe(f + 2, 1, 20, false)})
+      probes.push_back(one);
+  Adaptation adaptation(probes, 10);
   EXPECT_EQ(adaptation.half_life(), 10);
   EXPECT_EQ(adaptation.memory_half_life(), 10);
-  EXPECT_EQ(Adaptation({probe(0, 1, 0, false)}, 10).half_life(), std::nullopt);
+  probes.resize(12);  // once: the same curves of too few
+  EXPECT_EQ(Adaptation(probes, 10).half_life(), std::nullopt);
+  EXPECT_EQ(Adaptation(probes, 10).memory_half_life(), std::nullopt);
 }
 
 TEST(Adaptation, StaleAnswersAndTokensReadAreShares) {

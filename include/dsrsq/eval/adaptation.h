@@ -44,8 +44,10 @@ struct SurvivalStep {
 };
 // A step at each time of an event; a censored one at that time still counts as at risk.
 std::vector<SurvivalStep> kaplan_meier(std::vector<Duration> durations);
-// The first time at which at most half survive; empty where more than half do to the end.
-std::optional<double> median_survival(const std::vector<SurvivalStep>& curve);
+// The first time at which at most half survive; empty where more than half do to the end, or to
+// where fewer than `least_at_risk` are left: the tail of a curve is of a few.
+std::optional<double> median_survival(const std::vector<SurvivalStep>& curve,
+                                      int64_t least_at_risk = 1);
 
 // Area under correctness (0 or 1 at each lag, joined by straight lines) over x = log2(1 + lag /
 // segment), divided by the range of x: 1 where every answer is right, whatever the lags. One point:
@@ -78,7 +80,8 @@ struct Adaptation {
   std::optional<double> adaptation_speed() const;
   // Kaplan-Meier medians, tokens. Of the time from an update to the first right answer; of the time
   // from a statement to the first wrong answer. Both are seen at probes only, so true to the
-  // distance of two probes; a next statement or the end of the text censors.
+  // distance of two probes; a next statement or the end of the text censors. Of curves down to ten
+  // at risk.
   std::optional<double> half_life() const;
   std::optional<double> memory_half_life() const;
   // Share of the answers after an update that are a value from before it.
