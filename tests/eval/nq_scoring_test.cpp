@@ -3,11 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/files.h"
+#include "support/tiny_run.h"
 
 namespace dsrsq {
 namespace {
@@ -17,11 +17,9 @@ using ::testing::HasSubstr;
 
 class NqFiles : public ::testing::Test {
  protected:
-  NqFiles() { std::filesystem::create_directories(folder_); }
-  ~NqFiles() override { std::filesystem::remove_all(folder_); }
   std::string file(const std::string& name, const std::string& content) const {
-    write_file_atomic(folder_ + "/" + name, content);
-    return folder_ + "/" + name;
+    write_file_atomic(folder_ / name, content);
+    return folder_ / name;
   }
   void expect_error(const std::string& prediction, const std::string& part) const {
     try {
@@ -32,7 +30,7 @@ class NqFiles : public ::testing::Test {
       EXPECT_THAT(error.what(), HasSubstr("bad.json: predictions[0]"));
     }
   }
-  std::string folder_ = ::testing::TempDir() + "nq_scoring_test";
+  testing::TemporaryFolder folder_;
 };
 
 // What nq_eval.py itself computes: scripts/make_nq_pairs.py.
