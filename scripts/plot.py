@@ -24,7 +24,7 @@ import plot_results  # noqa: E402
 import plot_runs  # noqa: E402
 from plot_parts import NARROW, STYLE, WIDE  # noqa: E402
 from report_data import InputError, read_run, read_sections  # noqa: E402
-from report_page import Figure, Page, Section, slug, write_report  # noqa: E402
+from report_page import Figure, Page, Section, single_file, slug, write_report  # noqa: E402
 
 # The same file from the same numbers, byte by byte.
 SVG = {"format": "svg", "bbox_inches": "tight", "metadata": {"Date": None}}
@@ -65,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--runs", nargs="+", default=[], metavar="NAME=RUN_FOLDER", help="runs of dsrsq-train")
     parser.add_argument("--title", default="DSRSQ report")
     parser.add_argument("--output", required=True, metavar="FOLDER")
+    parser.add_argument("--single-file", metavar="FILE.html", help="the page once more, with nothing beside it: to send or to publish")
     args = parser.parse_args(argv)
     if not args.results and not args.runs:
         parser.error("nothing to draw: give --results, --runs or both")
@@ -77,6 +78,9 @@ def main(argv: list[str] | None = None) -> int:
                 page.sections.append(Section(results, prefix, draw_all(args.output, prefix, plot_results.FIGURES, results)))
             page.training = draw_all(args.output, "", plot_runs.FIGURES, runs)
         path = write_report(args.output, page)
+        if args.single_file:
+            with open(path, encoding="utf-8") as source, open(args.single_file, "w", encoding="utf-8") as file:
+                file.write(single_file(source.read(), args.output))
     except (InputError, OSError) as error:
         print(f"plot: {error}", file=sys.stderr)
         return 3

@@ -9,7 +9,7 @@ import math
 import os
 import re
 from dataclasses import dataclass, field
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from report_data import InputError, Record, Results, Run, format_value, read_text, trace_pages
 
@@ -262,6 +262,16 @@ def notes(results: Results) -> str:
 
 def link(target: str, text: str) -> str:
     return f"<a href='{html.escape(quote(target), quote=True)}'>{html.escape(text)}</a>"
+
+
+def single_file(page: str, folder: str) -> str:
+    """The page for whoever has nothing but the page: tables' CSV inside it, no links to images, which stand in it anyway."""
+    def inside(match: re.Match) -> str:
+        with open(os.path.join(folder, unquote(match[1])), "rb") as file:
+            data = base64.b64encode(file.read()).decode("ascii")
+        return f"<a download='{match[1]}' href='data:text/csv;base64,{data}'>"
+    page = re.sub(r"<a href='[^'#:]+\.(?:png|svg)'>\w+</a> ?", "", page)
+    return re.sub(r"<a href='([^'#:]+\.csv)'>", inside, page)
 
 
 def data_uri(svg: bytes) -> str:

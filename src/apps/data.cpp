@@ -108,9 +108,11 @@ void add_stream(CLI::App& app, dsrsq::StreamOptions& options) {
       "Generate a long text of facts that are updated, with questions asked while it goes on, for "
       "dsrsq-eval --stream; its words are those of synth");
   command->add_option("--output", options.output, "FILE.jsonl to write")->required();
-  command->add_option("--dated", options.dated,
-                      "Instead of generated facts: JSONL of {date, package, version, text} in the "
-                      "order of time, whose releases are the facts");
+  command->add_option(
+      "--dated", options.dated,
+      "Instead of generated facts: JSONL of {date, package, version, text} or of commits, "
+      "{date, subject, body}, in the order of time; releases, or the changes to a "
+      "component, are the facts");
   command->add_option("--tokenizer", options.tokenizer,
                       "tokenizer.json or folder, of --dated: lags are in its tokens");
   command->add_option("--config", options.config, "YAML file of the stream's settings");

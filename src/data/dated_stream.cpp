@@ -14,6 +14,14 @@ namespace {
 constexpr size_t kDay = 10;   // 2026-11-24
 constexpr size_t kOlder = 3;  // versions before those that are asked, which make an answer stale
 
+// One line of the file: news of `subject`, whose latest value it is. Commits of no component are
+// news of nothing, and text like others.
+struct Entry {
+  std::string subject, value;
+  std::string heading;  // after the day
+  std::string text;
+};
+
 struct Release {
   std::string version;
   ByteSpan stated;
@@ -26,6 +34,21 @@ std::string text_of(const nlohmann::json& line, const char* key, const std::stri
   if (!line.is_object() || found == line.end() || !found->is_string())
     throw DataError(concat(where, "expected a text \"", key, "\""));
   return found->get<std::string>();
+}
+
+Entry read_release(const nlohmann::json& line, const std::string& where) {
+  auto package = text_of(line, "package", where), version = text_of(line, "version", where);
+  return {package, version, package + " " + version, text_of(line, "text", where)};
+}
+
+// "ignore/types: add Typst": the first word names the component, as many projects ask for.
+Entry read_commit(const nlohmann::json& line, const std::string& where) {
+  auto subject = text_of(line, "subject", where), body = text_of(line, "body", where);
+  auto colon = subject.find(": ");
+  bool component = colon != std::string::npos && colon > 0 && subject.find(' ') > colon;
+  auto value = component ? subject.substr(colon + 2) : "";
+  if (value.empty()) return {"", "", subject, body};
+  return {subject.substr(0, colon), value, subject, body};
 }
 
 class DatedStreamMaker {
@@ -45,7 +68,8 @@ class DatedStreamMaker {
         stream_.probes.begin(), stream_.probes.end(),
         [](const StreamProbe& x, const StreamProbe& y) { return x.prefix_bytes < y.prefix_bytes; });
     stream_.segment = config_.segment;
-    stream_.source = concat("releases of ", releases_.size(), " packages, ", spans_.size(),
+    stream_.source = concat(commits_ ? "commits to " : "releases of ", releases_.size(),
+                            commits_ ? " components, " : " packages, ", spans_.size(),
                             " tokens, since ", config_.since.empty() ? "the first" : config_.since);
     return std::move(stream_);
   }
@@ -69,17 +93,20 @@ class DatedStreamMaker {
       auto date = text_of(line, "date", where);
       if (date.size() < kDay) throw DataError(concat(where, "\"date\": expected a day"));
       if (date.substr(0, kDay) < config_.since) return;
-      auto package = text_of(line, "package", where), version = text_of(line, "version", where);
-      auto heading = concat(date.substr(0, kDay), " ", package, " ", version);
-      auto entry = heading + "\n" + first_lines(text_of(line, "text", where)) + "\n\n";
+      bool commit = line.contains("subject");
+      auto news = commit ? read_commit(line, where) : read_release(line, where);
+      commits_ = commits_ || commit;
+      auto heading = concat(date.substr(0, kDay), " ", news.heading);
+      auto entry = heading + "\n" + first_lines(news.text) + "\n\n";
       tokens += int64_t(tokenizer_.encode(entry).size());
       if (tokens > config_.tokens) return;
       auto begin = int64_t(stream_.text.size());
-      // A package that says its version again says nothing new.
-      auto& own = releases_[package];
-      if (own.empty() || own.back().version != version)
-        own.push_back({version, {begin, begin + int64_t(heading.size())}, 0, 0});
       stream_.text += entry;
+      if (news.subject.empty()) return;
+      // A package that says its version again says nothing new.
+      auto& own = releases_[news.subject];
+      if (own.empty() || own.back().version != news.value)
+        own.push_back({news.value, {begin, begin + int64_t(heading.size())}, 0, 0});
     });
   }
 
@@ -106,7 +133,8 @@ class DatedStreamMaker {
 
   std::vector<std::string> draw(std::vector<std::string> from, int64_t count, const char* what) {
     if (int64_t(from.size()) < count)
-      throw DataError(concat(path_, ": expected ", count, " packages that ", what, ", found ",
+      throw DataError(concat(path_, ": expected ", count,
+                             commits_ ? " components that " : " packages that ", what, ", found ",
                              from.size(), " in ", spans_.size(),
                              " tokens; ask for fewer, or for more tokens"));
     for (int64_t i = 0; i < count; ++i)
@@ -122,7 +150,8 @@ class DatedStreamMaker {
       if (releases[0].begin > config_.segment) later.push_back(package);
     }
     int64_t fact = 0;
-    for (const auto& package : draw(updated, config_.packages, "have two releases"))
+    for (const auto& package :
+         draw(updated, config_.packages, commits_ ? "have two changes" : "have two releases"))
       probe_package(package, fact++);
     for (const auto& package : draw(later, config_.controls, "come later")) {
       const auto& first = releases_[package][0];
@@ -156,7 +185,8 @@ class DatedStreamMaker {
                          const std::vector<std::string>& distractors) {
     StreamProbe probe;
     probe.id = concat(package, "-", tokens);
-    probe.question = concat("What is the latest version of ", package, "?");
+    probe.question =
+        concat("What is the latest ", commits_ ? "change to " : "version of ", package, "?");
     probe.fact = fact;
     probe.prefix_bytes = spans_[size_t(tokens - 1)].end;
     probe.distractors = distractors;
@@ -195,6 +225,7 @@ class DatedStreamMaker {
   RandomStream random_;
   uint64_t position_ = 0;
   std::map<std::string, std::vector<Release>> releases_;
+  bool commits_ = false;
   std::vector<Tokenizer::Span> spans_;
   FactStream stream_;
 };

@@ -124,6 +124,38 @@ TEST_F(DatedStreamTest, HoldsAsManyTokensAsAskedFor) {
   EXPECT_GT(tokens, 500);
 }
 
+TEST_F(DatedStreamTest, CommitsAreNewsOfTheirComponent) {
+  lines_.clear();
+  auto commit = [&](const std::string& subject) {
+    lines_ += nlohmann::json{{"date", "2020-01-01"}, {"subject", subject}, {"body", "why"}}.dump();
+    lines_ += "\n";
+  };
+  for (int i = 0; i < 6; ++i) {
+    commit("ignore/types: add " + std::to_string(i));
+    commit("doc: say " + std::to_string(i));
+    commit("a sentence: with a colon");
+    commit("nocolon");
+    commit("empty: ");
+  }
+  config_.packages = 2;
+  config_.controls = 0;
+  config_.segment = 4;
+  auto stream = make();
+  EXPECT_EQ(stream.source.rfind("commits to 2 components", 0), 0u) << stream.source;
+  ASSERT_FALSE(stream.probes.empty());
+  for (const auto& probe : stream.probes) {
+    SCOPED_TRACE(probe.id);
+    bool doc = probe.question == "What is the latest change to doc?";
+    EXPECT_TRUE(doc || probe.question == "What is the latest change to ignore/types?");
+    auto before = stream.text.substr(0, size_t(probe.prefix_bytes));
+    auto subject = std::string(doc ? "\n2020-01-01 doc: " : "2020-01-01 ignore/types: ");
+    auto at = before.rfind(subject) + subject.size();
+    EXPECT_EQ(probe.answer(), before.substr(at, before.find('\n', at) - at));
+  }
+  config_.packages = 3;
+  EXPECT_NE(error().find("3 components that have two changes, found 2"), std::string::npos);
+}
+
 TEST_F(DatedStreamTest, SaysWhatIsWrong) {
   config_.packages = 7;
   EXPECT_NE(error().find("expected 7 packages that have two releases, found 6"), std::string::npos);

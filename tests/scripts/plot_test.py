@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """scripts/plot.py: what is in a report is what was measured, and what was not measured is not drawn."""
+import base64
 import contextlib
 import csv
 import importlib.util
@@ -106,6 +107,17 @@ class Plot(unittest.TestCase):
         first = (self.report / "budget_quality.svg").read_bytes()
         self.plot("--results", self.folder / "results.json")
         self.assertEqual(first, (self.report / "budget_quality.svg").read_bytes(), "the same figure from the same numbers")
+
+    def test_a_single_file_needs_no_other(self):
+        alone = self.folder / "alone.html"
+        self.plot("--results", self.write(RECORDS), "--single-file", alone)
+        page = alone.read_text()
+        links = re.findall(r"href='((?!#)[^']*)'", page)
+        self.assertTrue(links)
+        self.assertEqual([link for link in links if not link.startswith("data:text/csv;base64,")], [])
+        inside = {base64.b64decode(link.split(",")[1]).decode() for link in links}
+        self.assertEqual(inside, {path.read_text() for path in self.report.glob("*.csv")})
+        self.assertEqual(page.count("<img "), self.page().count("<img "))
 
     def test_a_stream(self):
         def lag(method, tokens, value):

@@ -1,6 +1,7 @@
 // A real dated stream as a fact stream (data/fact_stream.h): entries of changelogs in the order of
-// time, in which every release of a package is news of one fact, its latest version. Questions are
-// "What is the latest version of PACKAGE?".
+// time, in which every release of a package is news of one fact, its latest version ("What is the
+// latest version of PACKAGE?"); or commits, whose subject "COMPONENT: CHANGE" is news of the latest
+// change to the component ("What is the latest change to COMPONENT?").
 #pragma once
 
 #include <cstdint>
@@ -25,9 +26,11 @@ struct DatedStreamConfig {
   void visit_fields(ConfigVisitor& v);
 };
 
-// `path`: JSON lines of {"date", "package", "version", "text"} in the order of time (format
-// dated_entries), plain or gzip. An entry stands as "DAY PACKAGE VERSION\n", its text and an empty
-// line; the first line is the statement. Of a package that is asked, `values` are the two versions
+// `path`: JSON lines of {"date", "package", "version", "text"}, or of {"date", "subject", "body"}
+// for commits, in the order of time (format dated_entries), plain or gzip. An entry stands as
+// "DAY PACKAGE VERSION\n" or "DAY SUBJECT\n", its text and an empty line; the first line is the
+// statement. A component is a first word without a space, up to ": "; commits of none are only
+// text. Below, what is said of packages and versions holds of components and changes. Of a package that is asked, `values` are the two versions
 // that are asked for and three before them. Lags are those of `tokenizer`. Throws DataError naming
 // file:line, and where too few packages have two releases or come later.
 FactStream make_dated_stream(const std::string& path, const Tokenizer& tokenizer,
