@@ -72,11 +72,6 @@ std::optional<at::Tensor> bias_by_head(const LayerState& layer) {
       {layer.keys.size(0), layer.keys.size(1), layer.entries()});
 }
 
-// Ranks of tokens; -1: padding, which asks nothing and is seen by nobody.
-at::Tensor places(const at::Tensor& order, const at::Tensor& valid) {
-  return order.masked_fill(valid.logical_not(), -1);
-}
-
 }  // namespace
 
 ops::ClusterAttention read_clusters(const ClusterRead& read, const LayerState& layer,
@@ -146,8 +141,8 @@ void add_attention_mass(const ClusterRead& read, const at::Tensor& query_order,
   ops::AttentionMassInputs in{read.q.to(type),
                               layer.keys.to(type),
                               lse,
-                              places(query_order, read.valid),
-                              places(layer.order, layer.valid),
+                              ops::positions_or_padding(query_order, read.valid),
+                              ops::positions_or_padding(layer.order, layer.valid),
                               bias_by_head(layer),
                               {},
                               {}};

@@ -56,15 +56,13 @@ at::Tensor find_lse(const Rows& rows, const LayerState& layer) {
 // Over `keys` of the layer's entries from the `first` on.
 ops::AttentionMassInputs mass_inputs(const Rows& rows, const LayerState& layer, int64_t first,
                                      int64_t keys) {
-  auto places = [](const at::Tensor& order, const at::Tensor& valid) {
-    return order.masked_fill(valid.logical_not(), -1);
-  };
   auto type = attention_type(rows.q);
   return {rows.q.to(type),
           layer.keys.narrow(2, first, keys).to(type),
           rows.lse.defined() ? rows.lse : find_lse(rows, layer),
-          places(rows.order, rows.valid),
-          places(layer.order.narrow(1, first, keys), layer.valid.narrow(1, first, keys)),
+          ops::positions_or_padding(rows.order, rows.valid),
+          ops::positions_or_padding(layer.order.narrow(1, first, keys),
+                                    layer.valid.narrow(1, first, keys)),
           {},
           {},
           {}};

@@ -125,4 +125,8 @@ TORCH_LIBRARY_IMPL(dsrsq, AutocastCUDA, m) {
   m.impl("attention_mass", attention_mass_autocast<c10::DispatchKey::AutocastCUDA, at::kCUDA>);
 }
 
+at::Tensor positions_or_padding(const at::Tensor& order, const at::Tensor& valid) {
+  return order.masked_fill(valid.logical_not(), -1);
+}
+
 }  // namespace dsrsq::ops

@@ -46,4 +46,7 @@ struct AttentionMass {
 AttentionMass attention_mass(const AttentionMassInputs& inputs,
                              const AttentionMassOptions& options);
 
+// Positions as above from ranks [B, K] int64 and valid [B, K] bool: -1 where not valid.
+at::Tensor positions_or_padding(const at::Tensor& order, const at::Tensor& valid);
+
 }  // namespace dsrsq::ops
