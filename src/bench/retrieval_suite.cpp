@@ -145,11 +145,15 @@ void time_differentiable(CaseRecords& records, const RetrievalSuiteOptions& o, c
   add_time_in_graph(records, {own_name, forward(own)}, device, o.timing);
 }
 
-void time_picks(CaseRecords& records, const RetrievalSuiteOptions& o, const RetrievalCase& size,
-                at::ScalarType type, at::Device device) {
-  // The reader gathers from one context; a store of all history has no rows of its width.
-  const int64_t tokens = std::min<int64_t>(size.tokens, 131072);
-  const int64_t picks = std::min(size.picks, tokens);
+// The picks of one context, gathered for the reader and judged by the policy.
+void run_choice(std::vector<ResultRecord>& all, const RetrievalSuiteOptions& o, at::Device device) {
+  const int64_t tokens = o.context, picks = o.context_picks;
+  const auto type = device.is_cuda() ? at::kBFloat16 : at::kFloat;
+  CaseRecords records(concat("choice, n ", tokens, ", k ", picks, ", D ", o.model_width),
+                      {{"tokens", double(tokens)},
+                       {"picks", double(picks)},
+                       {"model_width", double(o.model_width)}});
+  log_info("choice, n ", tokens, ", k ", picks, ", D ", o.model_width);
   const at::Tensor score = random({1, tokens}, o.seed + 2, device);
   const SubsetPicks chosen{std::get<1>(score.topk(picks, 1)),
                            at::ones({1, picks}, score.options().dtype(at::kBool))};
@@ -165,6 +169,7 @@ void time_picks(CaseRecords& records, const RetrievalSuiteOptions& o, const Retr
       records, o, score, "subset_log_prob", "subset_log_prob_aten",
       [=](const at::Tensor& x) { return ops::subset_log_prob(x, chosen.candidate, chosen.mask); },
       [=](const at::Tensor& x) { return subset_log_prob(x, chosen); });
+  all.insert(all.end(), records.all.begin(), records.all.end());
 }
 
 void run_case(std::vector<ResultRecord>& all, const RetrievalSuiteOptions& o,
@@ -185,7 +190,6 @@ void run_case(std::vector<ResultRecord>& all, const RetrievalSuiteOptions& o,
   const at::Tensor rows = unit(random({1, size.tokens, size.width}, o.seed, device)).to(type);
   const at::Tensor query = unit(random({1, 1, size.width}, o.seed + 1, device));
   time_selection(records, o, rows, query, size.picks);
-  time_picks(records, o, size, type, device);
   all.insert(all.end(), records.all.begin(), records.all.end());
 }
 
@@ -243,6 +247,7 @@ std::vector<ResultRecord> run_retrieval_suite(const RetrievalSuiteOptions& optio
                                               c10::Device device) {
   std::vector<ResultRecord> all;
   for (const auto& size : options.cases) run_case(all, options, size, device);
+  run_choice(all, options, device);
   run_reservoir(all, options, device);
   return all;
 }

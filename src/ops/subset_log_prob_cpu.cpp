@@ -1,4 +1,4 @@
-// One parallel region over the rows; sums in double.
+// One parallel region over the rows; sums in double, exponentials in the type of the scores.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -52,7 +52,7 @@ struct Row {
       if (is_left(m)) most = std::max(most, at(m));
     }
     for (int64_t m = 0; m < candidates && most > kNever; ++m) {
-      if (is_left(m)) sum += std::exp(at(m) - most);
+      if (is_left(m)) sum += std::exp(static_cast<T>(at(m) - most));
     }
     return most == kNever ? kNever : most + std::log(sum);
   }
@@ -87,7 +87,9 @@ void backward_row(const Row<T>& row, const T* lse, const T* d_log_prob, T* d_sco
   }
   const auto last = static_cast<double>(lse[row.picks - 1]);
   for (int64_t m = 0; m < row.candidates; ++m) {
-    if (row.is_left(m)) d_score[m] = static_cast<T>(-std::exp(row.at(m) - last) * sum);
+    if (row.is_left(m)) {
+      d_score[m] = static_cast<T>(-std::exp(static_cast<T>(row.at(m) - last)) * sum);
+    }
   }
 }
 

@@ -26,7 +26,8 @@ RetrievalCase parse_retrieval_case(const std::string& text);
 
 struct RetrievalSuiteOptions {
   std::vector<RetrievalCase> cases;
-  int64_t model_width = 768;  // D of gathered rows
+  int64_t context = 16384, context_picks = 512;  // of the reader's own context
+  int64_t model_width = 768;                     // D of its gathered rows
   int64_t held = 1024, offered = 2048;
   int64_t seed = 0;
   bool kernels = false;  // also the time of each kernel
@@ -40,10 +41,11 @@ struct RetrievalSuiteOptions {
 //                   of its picks that an fp32 product and topk picks; speedup over matmul_topk;
 //                   with `kernels` kernel/NAME
 //   matmul_topk     time of torch's product and topk, rows as they are stored
-// and for the picks: gather_tokens against torch's gather, subset_log_prob against the composition
-// of torch's operators; forward, forward_backward, their speedups, time_in_graph (forward). One case
-// more of reservoir_update (a held reservoir, offered candidates with noise, one sequence) against a
-// topk of priorities whose noise is given. Seconds, medians with p10 and p90. Throws ConfigError.
+// One case of a choice from a context: gather_tokens against torch's gather, subset_log_prob
+// against the composition of torch's operators; forward, forward_backward, their speedups,
+// time_in_graph (forward). One of reservoir_update (a held reservoir, offered candidates with
+// noise, one sequence) against a topk of priorities whose noise is given. Seconds, medians with p10
+// and p90. Throws ConfigError.
 std::vector<ResultRecord> run_retrieval_suite(const RetrievalSuiteOptions& options,
                                               c10::Device device);
 
