@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # On a machine with a GPU: builds, runs all tests there, trains and evaluates briefly on the device in fp32 and
-# bf16, runs the operators' tests under compute-sanitizer, and times attention over clusters against dense attention.
+# bf16, runs the operators' tests under compute-sanitizer, and times attention over clusters against dense attention, and
+# retrieval against torch's product and topk.
 #   scripts/gpu_check.sh RESULTS.json
 # Installs nothing. LibTorch comes from .venv, else from python3's torch; libraries that the machine lacks may lie in
 # .deps/usr (unpacked Debian packages). Exit code 0 only if everything passed; the JSON is written either way.
@@ -46,6 +47,8 @@ memcheck() {
 # what a product before them wrote through the copy engine, unseen by the tool; so no case with a product on the device.
 SMALL_CASES="ClusterAttention.QueryThatSees*:ClusterAttention.Autocast*"
 SMALL_CASES+=":ClusterAssign.WorkedExample:ClusterAssign.Ties*:AttentionMass.WorkedExample:AttentionMass.Routed*"
+SMALL_CASES+=":RetrievalTopk.WorkedExample:RetrievalTopk.MorePlaces*:GatherTokens.WorkedExample:GatherTokens.TakesRows*"
+SMALL_CASES+=":SubsetLogProbOperator.WorkedExample:ReservoirUpdate.WorkedExample:ReservoirUpdate.RingAnd*"
 racecheck() {
   compute-sanitizer --tool racecheck --error-exitcode 1 --kernel-name kns=5dsrsq7kernels \
     $BUILD/bin/test_ops --gtest_filter="$SMALL_CASES"
@@ -57,8 +60,11 @@ initcheck() {
 
 # Its records join those of this script.
 bench() {
-  $BUILD/bin/dsrsq-bench --suite attention --cases 16384:128,65536:256 --seconds 0.3 --output $BUILD/bench.json || return
-  python3 -c 'import json; [print(json.dumps(r)) for r in json.load(open("'$BUILD'/bench.json"))["records"]]' >> $RECORDS
+  local suite
+  for suite in attention retrieval; do
+    $BUILD/bin/dsrsq-bench --suite $suite --cases 16384:128,65536:256 --seconds 0.3 --output $BUILD/bench.json || return
+    python3 -c 'import json; [print(json.dumps(r)) for r in json.load(open("'$BUILD'/bench.json"))["records"]]' >> $RECORDS
+  done
 }
 
 # train_on_gpu NAME SETTING...: the whole path on the device, all stages and parts, with a tiny number of steps; then the evaluation

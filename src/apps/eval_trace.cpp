@@ -92,7 +92,9 @@ void take_scores(const MethodState& state, QuestionTrace& trace) {
 QuestionTrace trace_question(LanguageModel& model, const Batch& batch, const Tokenizer& tokenizer,
                              const EvalConfig& config, const PassOptions& options,
                              const std::string& own_budget) {
-  auto generated = generate(model, batch, options, {config.maximum_tokens, tokenizer.end_id()});
+  auto observed = options;
+  observed.observe = true;  // scores, too
+  auto generated = generate(model, batch, observed, {config.maximum_tokens, tokenizer.end_id()});
   QuestionTrace trace;
   auto context = batch.context[0].to(at::kCPU).contiguous();
   trace.tokens.assign(context.data_ptr<int64_t>(), context.data_ptr<int64_t>() + context.numel());

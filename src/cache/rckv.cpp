@@ -8,6 +8,7 @@
 #include "dsrsq/core/error.h"
 #include "dsrsq/ops/autocast.h"
 #include "dsrsq/ops/noise.h"
+#include "dsrsq/ops/reservoir_update.h"
 
 namespace dsrsq {
 
@@ -69,6 +70,11 @@ void RckvConfig::visit_fields(ConfigVisitor& v) {
           "Sequences whose keys and values give the projections' principal "
           "components when the part is switched on.",
           at_least(1));
+  v.field("kernel", kernel,
+          "Implementation of entering the buffer and of reading it; changes rounding only. native: "
+          "the fused operators. aten: plain tensor operations, to check native against. auto: "
+          "native where it serves.",
+          one_of({"auto", "native", "aten"}));
 }
 
 namespace {
@@ -116,6 +122,38 @@ at::Tensor relative_error(const at::Tensor& x, const at::Tensor& projection,
   auto joint = joint_heads(x.detach()) * valid.unsqueeze(-1);
   auto energy = joint.square().sum().clamp_min(1e-12);
   return 1 - at::matmul(joint, projection.to(joint.scalar_type()).t()).square().sum() / energy;
+}
+
+// The entries at `index` [B, kept] of those that leave the window.
+LeavingEntries take(const LeavingEntries& leaving, const at::Tensor& index) {
+  auto of = [&](const at::Tensor& x, int64_t dim) {
+    return x.defined() ? gather_entries(x, index, dim) : x;
+  };
+  return {of(leaving.keys, 2),     of(leaving.values, 2), of(leaving.positions, 1),
+          of(leaving.order, 1),    of(leaving.valid, 1),  of(leaving.mass, 1),
+          of(leaving.exposure, 1), of(leaving.bias, 1)};
+}
+
+// Entries and their latents behind those that the buffer holds. Priorities are appended where
+// `latents` have some.
+void append(LatentBuffer& buffer, const LeavingEntries& entries, const LatentBuffer& latents) {
+  auto held = buffer.empty() ? 0 : buffer.order.size(1);
+  auto joined = [&](const at::Tensor& old, const at::Tensor& more) {
+    return held > 0 && more.defined() ? at::cat({old, more}, 1) : more;
+  };
+  buffer.bias = join_bias(buffer.bias, held, entries.bias, entries.order.size(1));
+  buffer.priority = joined(buffer.priority, latents.priority);
+  buffer.keys = joined(buffer.keys, latents.keys);
+  buffer.values = joined(buffer.values, latents.values);
+  buffer.positions = joined(buffer.positions, entries.positions);
+  buffer.valid = joined(buffer.valid, entries.valid);
+  buffer.order = joined(buffer.order, entries.order);
+}
+
+void keep(LatentBuffer& buffer, const at::Tensor& index) {
+  for (auto* tensor : {&buffer.keys, &buffer.values, &buffer.positions, &buffer.order,
+                       &buffer.priority, &buffer.valid, &buffer.bias})
+    if (tensor->defined()) *tensor = gather_entries(*tensor, index, 1);
 }
 
 // The leading eigenvectors of the second moment, and the share of its trace outside them.
@@ -248,31 +286,55 @@ at::Tensor RckvImpl::priority(int64_t layer, const LeavingEntries& leaving,
 
 void RckvImpl::insert(int64_t layer, LatentBuffer& buffer, const LeavingEntries& leaving,
                       const std::vector<int64_t>& sample_ids, uint64_t step) const {
-  LatentBuffer offered;
-  offered.keys = compress_keys(layer, leaving.keys);
-  offered.values = compress_values(layer, leaving.values);
-  offered.positions = leaving.positions;
-  offered.order = leaving.order;
-  offered.priority = priority(layer, leaving, offered, sample_ids, step);
-  offered.valid = leaving.valid;
   auto held = buffer.empty() ? 0 : buffer.order.size(1), fresh = leaving.order.size(1);
-  offered.bias = join_bias(buffer.bias, held, leaving.bias, fresh);
-  if (held > 0) {
-    offered.keys = at::cat({buffer.keys, offered.keys}, 1);
-    offered.values = at::cat({buffer.values, offered.values}, 1);
-    offered.positions = at::cat({buffer.positions, offered.positions}, 1);
-    offered.order = at::cat({buffer.order, offered.order}, 1);
-    offered.priority = at::cat({buffer.priority, offered.priority}, 1);
-    offered.valid = at::cat({buffer.valid, offered.valid}, 1);
-  }
-  if (held + fresh > config_.buffer_length) {
-    auto kept = std::get<1>(offered.priority.topk(config_.buffer_length, 1));
+  bool all_fit = held + fresh <= config_.buffer_length;
+  auto project = [&](const LeavingEntries& entries) {
+    LatentBuffer latents;
+    latents.keys = compress_keys(layer, entries.keys);
+    latents.values = compress_values(layer, entries.values);
+    return latents;
+  };
+  if (config_.kernel == "aten") {
+    auto offered = project(leaving);
+    offered.priority = priority(layer, leaving, offered, sample_ids, step);
+    append(buffer, leaving, offered);
+    if (all_fit) return;
+    auto kept = std::get<1>(buffer.priority.topk(config_.buffer_length, 1));
     kept = std::get<0>(kept.sort(1));  // entries stand oldest first
-    for (auto* tensor : {&offered.keys, &offered.values, &offered.positions, &offered.order,
-                         &offered.priority, &offered.valid, &offered.bias})
-      if (tensor->defined()) *tensor = gather_entries(*tensor, kept, 1);
+    keep(buffer, kept);
+    return;
   }
-  buffer = std::move(offered);
+  // The gate weighs latents; nothing else needs those of entries that are not accepted.
+  bool gated = config_.weight == "gate", ring = config_.weight == "recency";
+  auto offered = gated ? project(leaving) : LatentBuffer();
+  auto doubles = leaving.order.options().dtype(at::kDouble);
+  ops::ReservoirInputs in{
+      held > 0 ? buffer.priority : at::empty({leaving.order.size(0), 0}, doubles),
+      leaving.order,
+      leaving.valid,
+      {}};
+  ops::ReservoirOptions options{config_.buffer_length, ring ? 1.0 : config_.decay, {}};
+  if (!ring) in.log_weight = log_weight(layer, leaving, offered);
+  if (!ring && config_.noise == "gumbel")
+    options.noise =
+        ops::ReservoirNoise{uint64_t(seed_), step, shape_.layers, layer,
+                            at::tensor(sample_ids, at::kLong).to(leaving.order.device())};
+  auto update = ops::reservoir_update(in, options);
+  auto accepted = all_fit ? fresh : update.count.max().item<int64_t>();
+  if (accepted > 0) {
+    // Where a sequence accepts fewer than another, its first entry stands in; nothing comes of it.
+    auto index = update.accepted.narrow(1, 0, accepted).clamp_min(0);
+    auto entries = all_fit ? leaving : take(leaving, index);
+    if (!gated) {
+      offered = project(entries);
+    } else if (!all_fit) {
+      offered.keys = gather_entries(offered.keys, index, 1);
+      offered.values = gather_entries(offered.values, index, 1);
+    }
+    append(buffer, entries, offered);
+    if (!all_fit) keep(buffer, update.source);
+  }
+  buffer.priority = update.priority;
 }
 
 at::Tensor RckvImpl::compression_error(int64_t layer, const at::Tensor& keys,

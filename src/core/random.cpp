@@ -1,5 +1,6 @@
 #include "dsrsq/core/random.h"
 
+#include <bit>
 #include <cmath>
 #include <stdexcept>
 
@@ -39,6 +40,28 @@ uint64_t join(uint32_t high, uint32_t low) { return (uint64_t{high} << 32) | low
 // 52 bits and a half, so that neither 0 nor 1 can come out: with 53 bits the largest value would
 // round to 1.
 double to_unit(uint64_t word) { return (static_cast<double>(word >> 12) + 0.5) * 0x1p-52; }
+
+// log of a normal positive number to two units in the last place: log m = 2 artanh((m - 1) / (m +
+// 1)), m within a factor of sqrt 2 of 1. Only additions, products and divisions, none of them fused
+// (src/CMakeLists.txt): the same bits on every machine, and on a GPU (kernels/retrieval/random.h),
+// so that what is decided by noise is decided alike.
+double portable_log(double x) {
+  const auto bits = std::bit_cast<uint64_t>(x);
+  int exponent = static_cast<int>(bits >> 52) - 1023;
+  double m = std::bit_cast<double>((bits & 0xfffffffffffffULL) | 0x3ff0000000000000ULL);
+  if (m > 1.4142135623730951) {
+    m *= 0.5;
+    ++exponent;
+  }
+  const double f = (m - 1) / (m + 1);
+  const double square = f * f;
+  double series = 1.0 / 23;
+  for (int odd = 21; odd >= 3; odd -= 2) series = series * square + 1.0 / odd;
+  const double twice = 2 * f;
+  // log 2 in two parts, of which the first times an exponent is exact.
+  const double rest = twice * (square * series) + exponent * 0x1.473de6af278edp-34;
+  return exponent * 0x1.62e42fefp-1 + (twice + rest);
+}
 
 }  // namespace
 
@@ -99,7 +122,7 @@ double RandomStream::normal(uint64_t position) const {
 }
 
 double RandomStream::gumbel(uint64_t position) const {
-  return -std::log(-std::log(uniform(position)));
+  return -portable_log(-portable_log(uniform(position)));
 }
 
 uint64_t RandomStream::below(uint64_t position, uint64_t bound) const {

@@ -87,6 +87,7 @@ EncodedChunk encode_chunk(LanguageModel& model, const StreamTokens& tokens, int6
   PassOptions options;
   options.budget = 1;  // its own choice is not used
   options.select_per_segment = false;
+  options.observe = true;  // the scores are wanted
   auto state = model->method().make_state(batch, options);
   model->choose_tokens(batch, state);
   EncodedChunk chunk{begin, end, {}, {}};

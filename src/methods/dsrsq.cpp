@@ -7,6 +7,7 @@
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/logging.h"
 #include "dsrsq/ops/noise.h"
+#include "dsrsq/retriever/encoded_selection.h"
 #include "dsrsq/retriever/retrieval_loss.h"
 #include "dsrsq/retriever/subset.h"
 
@@ -97,6 +98,28 @@ at::Tensor best_score(const at::Tensor& phi, const at::Tensor& questions_valid) 
 
 // The draw whose noise a pass over the reader takes; rollouts have 0, 1, ... of the same step.
 constexpr int64_t kReadingDraw = int64_t(1) << 13;
+
+// Between prepare and select, where nothing asks for scores.
+struct EncodedMemory : MethodMemory {
+  explicit EncodedMemory(EncodedText encoded) : text(std::move(encoded)) {}
+  int64_t bytes() const override {
+    return text.questions.nbytes() + text.questions_valid.nbytes() + text.context.nbytes() +
+           text.context_valid.nbytes();
+  }
+  EncodedText text;
+};
+
+// Whether a pass chooses tokens without making their scores: it takes the top of them, and nothing
+// else is made of them.
+bool chooses_without_scores(const DsrConfig& dsr, const PassOptions& options,
+                            const at::Tensor& questions, bool budget_requested) {
+  if (dsr.kernel == "aten" || options.training || options.observe || options.read_everything)
+    return false;
+  bool budget_of_scores =
+      dsr.complexity == "learned" || (dsr.complexity == "entropy" && !budget_requested);
+  return dsr.span == 1 && dsr.reader_gradient == "none" && !budget_of_scores &&
+         (dsr.kernel == "native" || serves_encoded_selection(questions));
+}
 }  // namespace
 
 void DsrsqMethod::prepare(const Batch& batch, const LanguageModelView& model, MethodState& state) {
@@ -128,6 +151,17 @@ void DsrsqMethod::prepare(const Batch& batch, const LanguageModelView& model, Me
   }
   auto context = dsr_->encode_context(context_inputs, mean);
   auto questions = dsr_->encode_questions(question_inputs, weights, mean);
+  auto lengths = batch.questions_valid.sum(-1).amax(1);
+  auto requested = requested_budget(options, batch.context_valid);
+  if (chooses_without_scores(config_.dsr, options, questions, requested.defined())) {
+    state.memory = std::make_shared<EncodedMemory>(
+        EncodedText{questions, batch.questions_valid.any(-1), context, batch.context_valid});
+    // Of the question alone; a requested budget goes before it.
+    auto kind = requested.defined() ? "none" : config_.dsr.complexity;
+    state.token_budget = token_budget(config_.dsr.budget, config_.dsr.alpha,
+                                      question_complexity(kind, questions.select(1, 0), lengths));
+    return;
+  }
   state.scores = dsr_->scores(questions, context, batch.context_valid);
   if (options.training && options.retrieval.negatives == "batch") {
     auto size = questions.size(0), count = questions.size(1), tokens = context.size(1);
@@ -137,7 +171,6 @@ void DsrsqMethod::prepare(const Batch& batch, const LanguageModelView& model, Me
                              .view({size, count, size * tokens});
   }
   auto phi = best_score(state.scores.detach(), batch.questions_valid);
-  auto lengths = batch.questions_valid.sum(-1).amax(1);
   if (dsr_->has_budget_action()) {
     auto logits =
         dsr_->budget_logits(questions.detach(), batch.questions_valid.any(-1), phi, lengths);
@@ -158,7 +191,7 @@ void DsrsqMethod::prepare(const Batch& batch, const LanguageModelView& model, Me
                           batch.questions_valid,
                           mean,
                           state.sample_ids,
-                          requested_budget(options, batch.context_valid),
+                          requested,
                           config_.rckv.source == "stream" && options.select_per_segment};
 }
 
@@ -167,6 +200,14 @@ SelectedTokens DsrsqMethod::select(const Batch& batch, const LanguageModelView& 
   const auto& options = state.options;
   if (dsr_.is_empty() || options.read_everything)
     return select_all(batch.context_valid, config_.rckv.segment);
+  if (state.memory) {
+    auto encoded = std::static_pointer_cast<EncodedMemory>(state.memory);
+    state.memory.reset();  // no part of what is kept while reading
+    auto requested = requested_budget(options, batch.context_valid);
+    return select_top(encoded->text, requested.defined() ? requested : state.token_budget,
+                      config_.rckv.segment,
+                      config_.rckv.source == "stream" && options.select_per_segment);
+  }
   auto phi = best_score(state.scores, batch.questions_valid);
   auto span = config_.dsr.span;
   auto score = phi.detach();
@@ -201,6 +242,7 @@ SelectedTokens DsrsqMethod::select(const Batch& batch, const LanguageModelView& 
 SelectedTokens DsrsqMethod::choose(const at::Tensor& score, const Batch& batch,
                                    MethodState& state) {
   at::NoGradGuard no_grad;
+  state.memory.reset();  // another score chooses in the place of this method's
   auto masked = score.masked_fill(batch.context_valid.logical_not(), -INFINITY);
   auto budget = requested_budget(state.options, batch.context_valid);
   if (!budget.defined())

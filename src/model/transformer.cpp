@@ -10,6 +10,7 @@
 #include "dsrsq/core/error.h"
 #include "dsrsq/model/activation_checkpoint.h"
 #include "dsrsq/ops/causal_conv.h"
+#include "dsrsq/ops/gather_tokens.h"
 #include "dsrsq/ops/linear_cross_entropy.h"
 #include "dsrsq/ops/noise.h"
 
@@ -361,7 +362,7 @@ at::Tensor LanguageModelImpl::read_selected(const Batch& batch, MethodState& sta
   if (slots > 0) {
     auto gathered = state.selected_inputs.defined() ? state.selected_inputs
                     : state.context_inputs.defined()
-                        ? gather_entries(state.context_inputs, selected.index, 1)
+                        ? ops::gather_tokens(state.context_inputs, selected.index)
                         : backbone_->embed(batch.context.gather(1, selected.index));
     inputs.push_back(gathered);
     valid.push_back(selected.mask);

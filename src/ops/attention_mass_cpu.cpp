@@ -13,14 +13,7 @@
 #include <vector>
 
 #include "attention_mass_checks.h"
-
-// The compiler makes one version for each instruction set; the loader picks.
-#if defined(__x86_64__) && defined(__gnu_linux__)
-#define DSRSQ_TARGET_CLONES \
-  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define DSRSQ_TARGET_CLONES
-#endif
+#include "target_clones.h"
 
 namespace dsrsq::ops {
 namespace {

@@ -2,7 +2,11 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <limits>
+#include <vector>
+
+#include "dsrsq/ops/noise.h"
 
 namespace dsrsq::ops::reference {
 
@@ -90,6 +94,115 @@ AttentionMass attention_mass(const AttentionMassInputs& in, const AttentionMassO
     return x.sum(2).view({x.size(0), kv_heads, group, x.size(3)}).sum(2);
   };
   return {by_group(weight), by_group(weight.square())};
+}
+
+namespace {
+
+std::vector<int64_t> numbers(const at::Tensor& x) {
+  const at::Tensor flat = x.to(at::kCPU).contiguous();
+  return {flat.const_data_ptr<int64_t>(), flat.const_data_ptr<int64_t>() + flat.numel()};
+}
+
+// -log(-log U) of the numbers U that a stream gives.
+at::Tensor gumbel(const at::Tensor& uniform) { return -(-uniform.log()).log(); }
+
+}  // namespace
+
+RetrievalTopk retrieval_topk(const RetrievalTopkInputs& in, const RetrievalTopkOptions& options) {
+  at::NoGradGuard no_grad;
+  const double none = -std::numeric_limits<double>::infinity();
+  const int64_t batch = in.query.size(0), tokens = in.rows.size(1);
+  at::Tensor score = at::einsum(
+      "bqr,bnr->bqn",
+      {in.query.to(at::kDouble), in.rows.to(at::kDouble).expand({batch, tokens, in.rows.size(2)})});
+  score = score.masked_fill(score.isnan(), none);
+  if (in.query_valid.has_value()) {
+    score = score.masked_fill(in.query_valid->logical_not().unsqueeze(-1), none);
+  }
+  // One more query, whose score is -infinity: there may be none.
+  score = at::cat({score, at::full({batch, 1, tokens}, none, score.options())}, 1).amax(1);
+  score = score / options.temperature;
+  if (options.noise.has_value()) {
+    score = score + gumbel(noise(Noise::kUniform, options.noise->seed, options.noise->purpose,
+                                 options.noise->step, numbers(options.noise->sample_ids), tokens,
+                                 score.device()));
+  }
+  if (in.valid.has_value()) score = score.masked_fill(in.valid->logical_not(), none);
+  auto [best, order] = score.sort(/*stable=*/true, /*dim=*/1, /*descending=*/true);
+  const int64_t missing = std::max<int64_t>(0, options.slots - tokens);
+  best = at::constant_pad_nd(best, {0, missing}, none).narrow(1, 0, options.slots);
+  order = at::constant_pad_nd(order, {0, missing}, -1).narrow(1, 0, options.slots);
+  const at::Tensor unused =
+      (at::arange(options.slots, order.options()).unsqueeze(0) >= in.count.unsqueeze(1))
+          .logical_or(best == none);
+  return {order.masked_fill(unused, -1), best.masked_fill(unused, none)};
+}
+
+at::Tensor gather_tokens(const at::Tensor& rows, const at::Tensor& index) {
+  const at::Tensor all = at::arange(rows.size(1), index.options());
+  const at::Tensor chosen = (index.unsqueeze(-1) == all).to(at::kDouble);  // [B, n, N]
+  return at::matmul(chosen, rows.to(at::kDouble));
+}
+
+at::Tensor subset_log_prob(const at::Tensor& score, const at::Tensor& candidate,
+                           const at::Tensor& mask) {
+  const double none = -std::numeric_limits<double>::infinity();
+  const at::Tensor s = score.to(at::kDouble);
+  at::Tensor gone = s == none;
+  std::vector<at::Tensor> picks;
+  for (int64_t j = 0; j < candidate.size(1); ++j) {
+    const at::Tensor pick = candidate.narrow(1, j, 1), counts = mask.narrow(1, j, 1);
+    // A row without candidates left gives zeros in the end.
+    const at::Tensor empty = gone.all(1, true);
+    const at::Tensor total =
+        s.masked_fill(gone, none).masked_fill(empty, 0).logsumexp({1}, /*keepdim=*/true);
+    const at::Tensor own = s.gather(1, pick).masked_fill(counts.logical_not(), 0);
+    picks.push_back((own - total).masked_fill(counts.logical_not(), 0));
+    gone = gone.logical_or(
+        at::zeros_like(gone).scatter(1, pick, at::ones_like(pick, at::kBool)).logical_and(counts));
+  }
+  if (picks.empty()) return s.narrow(1, 0, 0);
+  return at::cat(picks, 1).masked_fill(gone.all(1, true), 0);
+}
+
+ReservoirUpdate reservoir_update(const ReservoirInputs& in, const ReservoirOptions& options) {
+  at::NoGradGuard no_grad;
+  const int64_t batch = in.held.size(0), held = in.held.size(1), offered = in.rank.size(1);
+  at::Tensor priority = in.rank.to(at::kDouble) * options.decay;
+  if (in.log_weight.has_value()) priority = *in.log_weight + priority;
+  if (options.noise.has_value()) {
+    // A stream's numbers up to the last that is asked for.
+    const auto& n = *options.noise;
+    const at::Tensor place = in.rank * n.layers + n.layer;
+    const int64_t size = place.numel() > 0 ? place.max().item<int64_t>() + 1 : 0;
+    const at::Tensor stream = noise(Noise::kUniform, n.seed, Purpose::kReservoir, n.step,
+                                    numbers(n.sample_ids), size, in.held.device());
+    priority = priority + gumbel(stream.gather(1, place));
+  }
+  priority = priority.masked_fill(in.valid.logical_not(), -std::numeric_limits<double>::infinity());
+  const at::Tensor all = at::cat({in.held, priority}, 1);
+  const int64_t kept = std::min(options.capacity, held + offered);
+  const int64_t most = std::min(offered, kept);
+  const at::Tensor order =
+      std::get<1>(all.sort(/*stable=*/true, /*dim=*/1, /*descending=*/true)).narrow(1, 0, kept);
+  const at::Tensor entry = std::get<0>(order.sort(1));  // oldest first
+  ReservoirUpdate out;
+  out.priority = all.gather(1, entry);
+  out.source = entry.clone();
+  out.accepted = at::full({batch, most}, -1, in.rank.options());
+  out.slot = out.accepted.clone();
+  out.count = (entry >= held).sum(1);
+  for (int64_t b = 0; b < batch; ++b) {
+    int64_t number = 0;
+    for (int64_t i = 0; i < kept; ++i) {
+      const auto from = entry[b][i].item<int64_t>();
+      if (from < held) continue;
+      out.source[b][i] = held + number;
+      out.accepted[b][number] = from - held;
+      out.slot[b][number++] = i;
+    }
+  }
+  return out;
 }
 
 }  // namespace dsrsq::ops::reference

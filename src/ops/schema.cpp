@@ -9,5 +9,9 @@ TORCH_LIBRARY(dsrsq, m) {
   m.def("cluster_route(Tensor queries, Tensor centroids, int slots) -> Tensor");
   m.def("cluster_attention(Tensor q, Tensor k, Tensor v, Tensor assignment, Tensor routes, Tensor? key_bias, int clusters, int window, int sinks, float scale, Tensor? other_out=None, Tensor? other_lse=None, bool plain=False) -> (Tensor out, Tensor lse)");
   m.def("attention_mass(Tensor q, Tensor k, Tensor lse, Tensor query_position, Tensor key_position, Tensor? key_bias, Tensor? assignment, Tensor? routes, float scale, int clusters, int window, int sinks) -> (Tensor mass, Tensor squared)");
+  m.def("retrieval_topk(Tensor query, Tensor rows, Tensor count, Tensor? query_valid, Tensor? valid, int slots, float temperature, Tensor? sample_ids, int seed, int purpose, int step) -> (Tensor index, Tensor score)");
+  m.def("gather_tokens(Tensor rows, Tensor index) -> Tensor");
+  m.def("subset_log_prob(Tensor score, Tensor candidate, Tensor mask) -> Tensor");
+  m.def("reservoir_update(Tensor held, Tensor rank, Tensor valid, Tensor? log_weight, int capacity, float decay, Tensor? sample_ids, int seed, int step, int layers, int layer) -> (Tensor source, Tensor priority, Tensor accepted, Tensor slot, Tensor count)");
   // clang-format on
 }

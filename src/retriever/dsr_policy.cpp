@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "dsrsq/ops/noise.h"
+#include "dsrsq/ops/subset_log_prob.h"
 
 namespace dsrsq {
 
@@ -18,6 +19,15 @@ at::Tensor repeat_rows(const at::Tensor& x, int64_t times) {
 // [B] of question tokens, the longest question of a sequence.
 at::Tensor question_lengths(const PolicyInput& input) {
   return input.questions_valid.sum(-1).amax(1);
+}
+
+at::Tensor pick_log_prob(const DsrConfig& config, const at::Tensor& score,
+                         const SubsetPicks& picks) {
+  constexpr int64_t kMostCandidates = int64_t(1) << 20;  // on CUDA (ops/subset_log_prob.h)
+  bool serves = !score.is_cuda() || score.size(1) <= kMostCandidates;
+  if (config.kernel == "native" || (config.kernel == "auto" && serves))
+    return ops::subset_log_prob(score, picks.candidate, picks.mask);
+  return subset_log_prob(score, picks);
 }
 
 // Number of the group that each pick, and each selected slot, is in: picks in document order, cut
@@ -151,7 +161,7 @@ PolicyEvaluation DsrPolicy::evaluate(const PolicyInput& input, const Rollouts& r
   auto size = found.phi.size(0), S = rollouts.rows, G = rollouts.draws, M = rows.size(1);
   auto of_draws = rows.view({size, 1, S, M}).expand({size, G, S, M}).reshape({size * G * S, M});
   PolicyEvaluation result;
-  result.pick_log_prob = subset_log_prob(of_draws, rollouts.picks);
+  result.pick_log_prob = pick_log_prob(dsr_->config(), of_draws, rollouts.picks);
   auto candidates = (rows > kNever).sum(1).to(at::kFloat);
   auto present = candidates > 0;  // a segment after the end of a short context
   auto entropy = score_entropy(rows.masked_fill(present.logical_not().unsqueeze(1), 0));

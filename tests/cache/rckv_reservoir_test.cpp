@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <string>
 
 #include "dsrsq/cache/rckv.h"
 #include "support/expect_tensor.h"
@@ -19,12 +20,19 @@ using testing::Tolerance;
 const AttentionShape kShape{/*layers=*/1, /*query_heads=*/2, /*key_value_heads=*/2,
                             /*head_width=*/4};
 
-RckvConfig settings(int64_t length) {
-  RckvConfig config;
-  config.latent_width = 3;
-  config.buffer_length = length;
-  return config;
-}
+// By rckv.kernel.
+class Reservoir : public ::testing::TestWithParam<const char*> {
+ protected:
+  static RckvConfig settings(int64_t length) {
+    RckvConfig config;
+    config.latent_width = 3;
+    config.buffer_length = length;
+    config.kernel = GetParam();
+    return config;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Kernels, Reservoir, ::testing::Values("native", "aten"),
+                         [](const auto& info) { return std::string(info.param); });
 
 // Tokens of rank [begin, end) of `samples` sequences. Token t's key is a function of t; ||value||
 // is 1.
@@ -64,7 +72,7 @@ std::vector<double> inclusion(const Rckv& rckv, const LeavingEntries& o, int64_t
 // Uniform weights: each of N tokens is kept with probability L / N. Pearson's statistic of the
 // counts, corrected for the fixed number of picks ((N - 1) / (N (1 - L / N)) turns it into
 // chi-square with N - 1 degrees of freedom).
-TEST(Reservoir, UniformWeightsKeepEveryTokenAlike) {
+TEST_P(Reservoir, UniformWeightsKeepEveryTokenAlike) {
   constexpr int64_t kTokens = 20, kLength = 6, kSamples = 6000;
   auto config = settings(kLength);
   config.weight = "uniform";
@@ -93,7 +101,7 @@ std::vector<double> brute_force_pairs(const std::vector<double>& w) {
   return result;
 }
 
-TEST(Reservoir, AttentionRateWeightsMatchBruteForce) {
+TEST_P(Reservoir, AttentionRateWeightsMatchBruteForce) {
   constexpr int64_t kSamples = 20000;
   auto config = settings(2);
   config.prior_mass = 0.5;
@@ -116,7 +124,7 @@ TEST(Reservoir, AttentionRateWeightsMatchBruteForce) {
   EXPECT_GT(expected[2] - expected[0], 0.2);  // the weights do differ
 }
 
-TEST(Reservoir, WithoutNoiseTheLargestWeightsStay) {
+TEST_P(Reservoir, WithoutNoiseTheLargestWeightsStay) {
   auto config = settings(3);
   config.noise = "none";
   Rckv rckv(config, kShape, 5);
@@ -136,7 +144,7 @@ TEST(Reservoir, WithoutNoiseTheLargestWeightsStay) {
 
 // The stream in pieces of 1, 7 and 100 tokens: the same tokens, latents and priorities are held at
 // every common point, never more than L, oldest first, and no token twice.
-TEST(Reservoir, ChunkingDoesNotMatter) {
+TEST_P(Reservoir, ChunkingDoesNotMatter) {
   constexpr int64_t kLength = 9, kTokens = 70;
   auto config = settings(kLength);
   config.weight = "uniform";
@@ -165,7 +173,7 @@ TEST(Reservoir, ChunkingDoesNotMatter) {
 }
 
 // D21: a sequence's noise is its own, whatever batch slot it has; another step draws again.
-TEST(Reservoir, NoiseIsOfTheSampleNotOfTheSlot) {
+TEST_P(Reservoir, NoiseIsOfTheSampleNotOfTheSlot) {
   auto config = settings(5);
   config.weight = "uniform";
   Rckv rckv(config, kShape, 5);
@@ -178,7 +186,7 @@ TEST(Reservoir, NoiseIsOfTheSampleNotOfTheSlot) {
 }
 
 // With one draw for all layers, a token that is dropped would be lost in all of them at once.
-TEST(Reservoir, NoiseIsOfTheLayer) {
+TEST_P(Reservoir, NoiseIsOfTheLayer) {
   auto config = settings(8);
   config.weight = "uniform";
   auto shape = kShape;
@@ -190,7 +198,7 @@ TEST(Reservoir, NoiseIsOfTheLayer) {
   EXPECT_FALSE(at::equal(buffers[0].order, buffers[1].order));
 }
 
-TEST(Reservoir, DecayFavoursTheRecent) {
+TEST_P(Reservoir, DecayFavoursTheRecent) {
   auto mean_rank = [&](double decay) {
     auto config = settings(5);
     config.weight = "uniform";
@@ -205,7 +213,7 @@ TEST(Reservoir, DecayFavoursTheRecent) {
   EXPECT_NEAR(mean_rank(1e3), 97, 1e-9);  // a ring: the last five
 }
 
-TEST(Reservoir, PaddingNeverEnters) {
+TEST_P(Reservoir, PaddingNeverEnters) {
   auto config = settings(6);
   config.weight = "uniform";
   Rckv rckv(config, kShape, 5);
@@ -224,7 +232,7 @@ TEST(Reservoir, PaddingNeverEnters) {
   }
 }
 
-TEST(Reservoir, GradientsFlowThroughKeptLatents) {
+TEST_P(Reservoir, GradientsFlowThroughKeptLatents) {
   auto config = settings(3);
   config.weight = "uniform";
   Rckv rckv(config, kShape, 5);
@@ -239,7 +247,7 @@ TEST(Reservoir, GradientsFlowThroughKeptLatents) {
 }
 
 // recency: a ring of the newest L, whatever noise, decay and weights say.
-TEST(Reservoir, RecencyIsARing) {
+TEST_P(Reservoir, RecencyIsARing) {
   constexpr int64_t kLength = 6;
   for (const char* noise : {"gumbel", "none"}) {
     auto config = settings(kLength);
@@ -261,7 +269,7 @@ TEST(Reservoir, RecencyIsARing) {
 
 // Without noise the L largest of log w + decay t of the whole stream stay, also where t is so large
 // that fp32 could not tell the weights apart: compared with a sort of rebased priorities.
-TEST(Reservoir, DecayKeepsPrecisionInLongStreams) {
+TEST_P(Reservoir, DecayKeepsPrecisionInLongStreams) {
   constexpr int64_t kLength = 8, kTokens = 200, kFirst = 4'000'000'000;
   auto config = settings(kLength);
   config.noise = "none";
@@ -288,7 +296,7 @@ TEST(Reservoir, DecayKeepsPrecisionInLongStreams) {
   EXPECT_LT(*expected.begin(), kTokens - kLength);  // not simply the newest
 }
 
-TEST(Reservoir, BiasEntersAndStaysWithItsEntry) {
+TEST_P(Reservoir, BiasEntersAndStaysWithItsEntry) {
   auto config = settings(4);
   config.weight = "uniform";
   Rckv rckv(config, kShape, 5);
@@ -315,7 +323,7 @@ TEST(Reservoir, BiasEntersAndStaysWithItsEntry) {
 }
 
 // gate: log w is the gate of the latents, and no gradient passes through who is kept.
-TEST(Reservoir, GateWeighsByItsLatents) {
+TEST_P(Reservoir, GateWeighsByItsLatents) {
   auto config = settings(3);
   config.weight = "gate";
   config.noise = "none";
@@ -346,6 +354,52 @@ TEST(Reservoir, GateWeighsByItsLatents) {
   EXPECT_TENSOR_NEAR(buffer.priority, weight.gather(1, best).log(), (Tolerance{1e-5, 1e-5}));
   EXPECT_TENSOR_NEAR(rckv->log_gate(0, buffer.keys, buffer.values), weight.gather(1, best).log(),
                      (Tolerance{1e-5, 1e-5}));
+}
+
+// The two implementations keep the same entries, by weights, noise and padding of every kind, with
+// the same gradients.
+TEST(ReservoirKernels, KeepTheSame) {
+  for (const char* weight : {"attention_rate", "uniform", "gate", "recency"})
+    for (double decay : {0.0, 0.02}) {
+      SCOPED_TRACE(std::string(weight) + " decay " + std::to_string(decay));
+      std::vector<LatentBuffer> ends;
+      std::vector<at::Tensor> gradients;
+      for (const char* kernel : {"native", "aten"}) {
+        RckvConfig config;
+        config.latent_width = 3;
+        config.buffer_length = 12;
+        config.weight = weight;
+        config.decay = decay;
+        config.kernel = kernel;
+        Rckv rckv(config, kShape, 5);
+        auto keys = normal("all keys", {3, 2, 90, 4}).requires_grad_();
+        LatentBuffer buffer;
+        for (int64_t begin = 0; begin < 90; begin += 9) {
+          auto o = offer(begin, begin + 9, 3);
+          o.keys = keys.slice(2, begin, begin + 9);
+          o.values = normal("values " + std::to_string(begin), {3, 2, 9, 4});
+          o.valid[1].slice(0, 5).fill_(false);
+          o.valid[2].fill_(begin < 18);
+          o.mass = normal("mass " + std::to_string(begin), {3, 9}).abs();
+          if (begin > 30) o.bias = normal("bias " + std::to_string(begin), {3, 9});
+          insert(rckv, buffer, o, {4, 9, 1}, 3);
+        }
+        (buffer.keys * buffer.valid.unsqueeze(-1)).square().sum().backward();
+        ends.push_back(buffer);
+        gradients.push_back(keys.grad());
+      }
+      auto valid = ends[1].valid;
+      EXPECT_TENSOR_EQUAL(ends[0].valid, valid);
+      EXPECT_TENSOR_EQUAL(ends[0].order * valid, ends[1].order * valid);
+      EXPECT_TENSOR_EQUAL(ends[0].positions * valid, ends[1].positions * valid);
+      EXPECT_TENSOR_EQUAL(ends[0].priority, ends[1].priority);
+      auto of_valid = [&](const at::Tensor& x) { return x.detach() * valid.unsqueeze(-1); };
+      Tolerance near{1e-6, 1e-6};
+      EXPECT_TENSOR_NEAR(of_valid(ends[0].keys), of_valid(ends[1].keys), near);
+      EXPECT_TENSOR_NEAR(of_valid(ends[0].values), of_valid(ends[1].values), near);
+      EXPECT_TENSOR_EQUAL(ends[0].bias * valid, ends[1].bias * valid);
+      EXPECT_TENSOR_NEAR(gradients[0], gradients[1], near);
+    }
 }
 
 }  // namespace

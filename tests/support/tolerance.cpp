@@ -18,6 +18,20 @@ Tolerance parity_tolerance(const std::string& op, at::ScalarType dtype) {
       {{"attention_mass", at::kFloat}, {2e-4, 1e-5}},
       {{"attention_mass", at::kBFloat16}, {2e-5, 1e-6}},
       {{"attention_mass", at::kHalf}, {2e-4, 1e-5}},
+      // Scores are fp32 of any type of rows.
+      {{"retrieval_topk", at::kDouble}, {1e-5, 1e-5}},
+      {{"retrieval_topk", at::kFloat}, {1e-5, 1e-5}},
+      {{"retrieval_topk", at::kBFloat16}, {1e-5, 1e-5}},
+      {{"retrieval_topk", at::kHalf}, {1e-5, 1e-5}},
+      {{"gather_tokens", at::kDouble}, kExact},
+      {{"gather_tokens", at::kFloat}, kExact},
+      {{"gather_tokens", at::kBFloat16}, kExact},
+      {{"gather_tokens", at::kHalf}, kExact},
+      // fp32 on CUDA.
+      {{"subset_log_prob", at::kDouble}, {1e-5, 1e-5}},
+      {{"subset_log_prob", at::kFloat}, {1e-5, 1e-5}},
+      // Logarithms to two units in the last place.
+      {{"reservoir_update", at::kDouble}, {1e-15, 1e-14}},
   };
   return kTable.at({op, dtype});
 }

@@ -70,7 +70,8 @@ struct PassOptions {
   bool keep_context_hidden = false;  // fill MethodState::context_hidden
   bool budget_learns = false;  // reward trains the budget action, so L_compute may: alone it would
                                // only shrink the budget
-  bool observe = false;        // fill MethodState::policy_input
+  bool observe = false;        // fill MethodState::policy_input, and scores also where a method
+                               // chooses without them
   bool sample = false;         // training: Gumbel-top-k instead of top-k (D5)
   // Training: what a block's backward pass needs is computed again there instead of kept.
   bool activation_checkpointing = false;

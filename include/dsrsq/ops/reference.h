@@ -6,6 +6,8 @@
 #include "dsrsq/ops/attention_mass.h"
 #include "dsrsq/ops/cluster_assign.h"
 #include "dsrsq/ops/cluster_attention.h"
+#include "dsrsq/ops/reservoir_update.h"
+#include "dsrsq/ops/retrieval_topk.h"
 
 namespace dsrsq::ops::reference {
 
@@ -23,5 +25,19 @@ ClusterAttention cluster_attention(const at::Tensor& q, const at::Tensor& k, con
 // As ops::attention_mass; sums come back in fp64.
 AttentionMass attention_mass(const AttentionMassInputs& inputs,
                              const AttentionMassOptions& options);
+
+// As ops::retrieval_topk; scores come back in fp64.
+RetrievalTopk retrieval_topk(const RetrievalTopkInputs& inputs,
+                             const RetrievalTopkOptions& options);
+
+// As ops::gather_tokens, differentiable, in fp64: a product with the matrix of choices.
+at::Tensor gather_tokens(const at::Tensor& rows, const at::Tensor& index);
+
+// As ops::subset_log_prob, differentiable, in fp64: one pick after another.
+at::Tensor subset_log_prob(const at::Tensor& score, const at::Tensor& candidate,
+                           const at::Tensor& mask);
+
+// As ops::reservoir_update.
+ReservoirUpdate reservoir_update(const ReservoirInputs& inputs, const ReservoirOptions& options);
 
 }  // namespace dsrsq::ops::reference
