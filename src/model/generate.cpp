@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "dsrsq/core/timer.h"
+#include "dsrsq/model/decode.h"
 #include "dsrsq/model/shared_prompt.h"
 #include "dsrsq/ops/noise.h"
 
@@ -55,11 +56,8 @@ at::Tensor read_more(LanguageModel& model, const at::Tensor& ids, const at::Tens
   return hidden;
 }
 
-namespace {
-
-// Token by token from `hidden` [B, T, D] of the tail on.
-void decode(LanguageModel& model, const Batch& batch, const at::Tensor& tail_hidden,
-            const GenerateOptions& settings, Generated& result) {
+void decode_answers(LanguageModel& model, const Batch& batch, const at::Tensor& tail_hidden,
+                    const GenerateOptions& settings, Generated& result) {
   auto device = model->device();
   auto& state = result.state;
   result.tokens.resize(size_t(batch.size()));
@@ -104,6 +102,8 @@ void decode(LanguageModel& model, const Batch& batch, const at::Tensor& tail_hid
   result.state_bytes = model->method().state_bytes(state);
 }
 
+namespace {
+
 // The tail behind a context that `state` has read whole, so that ranks and places are the same.
 at::Tensor read_tail(LanguageModel& model, const Batch& batch, MethodState& state) {
   state.next_order = batch.context_valid.sum(1) + model->backbone()->config().sinks;
@@ -129,7 +129,7 @@ Generated generate(LanguageModel& model, const Batch& batch, const PassOptions& 
   timer.restart();
   auto hidden = model->read_selected(batch, result.state);
   result.prefill_seconds = timer.seconds();
-  decode(model, batch, hidden, settings, result);
+  decode_answers(model, batch, hidden, settings, result);
   return result;
 }
 
@@ -164,7 +164,7 @@ void generate_budgets(LanguageModel& model, const Batch& batch,
       own = model->read_selected(batch, result.state);
     else if (i > 0 && parting == Parting::kContext)
       own = read_tail(model, batch, result.state);
-    decode(model, batch, own, settings, result);
+    decode_answers(model, batch, own, settings, result);
     use(i, result);
   }
 }
