@@ -11,6 +11,7 @@
 #include "dsrsq/core/timer.h"
 #include "dsrsq/methods/text_stream.h"
 #include "dsrsq/train/stream_snapshot.h"
+#include "dsrsq/train/trainer.h"
 #include "generate_pipe.h"
 
 namespace dsrsq {
@@ -77,7 +78,8 @@ class StreamProgram {
         prompt_(source.config.prompt),
         request_(request),
         weights_(request.snapshot.empty() ? "" : weights_fingerprint(*opened.model)),
-        stream_(opened.model, stream_options(opened, source, request, budget)) {
+        stream_(opened.model, stream_options(opened, source, request, budget)),
+        segment_(source.config.dsrsq.rckv.segment) {
     if (!request.metrics.empty()) metrics_ = std::make_unique<AppendFile>(request.metrics);
     resume();
     status_tokens_ = snapshot_tokens_ = stream_.tokens();
@@ -144,16 +146,19 @@ class StreamProgram {
   void read(const std::string& line) {
     auto ids = tokenizer_.encode(line);
     Timer timer;
-    if (request_.status_every > 0 && due(status_tokens_, request_.status_every, ids.size()))
-      stream_.observe_next_segment();
+    auto core_seconds = process_core_seconds();
+    // The segment before a status is looked at more closely.
+    auto ahead = int64_t(ids.size()) + segment_;
+    if (due(status_tokens_, request_.status_every, ahead)) stream_.observe_next_segment();
     stream_.feed(ids);
     reading_seconds_ += timer.seconds();
+    reading_core_seconds_ += process_core_seconds() - core_seconds;
     if (due(status_tokens_, request_.status_every, 0)) status();
     if (due(snapshot_tokens_, request_.snapshot_every, 0)) save();
   }
 
-  bool due(int64_t last, int64_t every, size_t more) const {
-    return every > 0 && stream_.tokens() + int64_t(more) - last >= every;
+  bool due(int64_t last, int64_t every, int64_t ahead) const {
+    return every > 0 && stream_.tokens() + ahead - last >= every;
   }
 
   void answer(const std::string& text, const GenerateOptions& generate,
@@ -197,6 +202,7 @@ class StreamProgram {
               {"input_bytes", read_before_ + pipe_.bytes()},
               {"read_tokens", read},
               {"read_seconds", reading_seconds_},
+              {"read_core_seconds", reading_core_seconds_},
               {"state_bytes", health.state_bytes},
               {"rss_anon_bytes", memory},
               {"latents", health.latents},
@@ -219,7 +225,7 @@ class StreamProgram {
                                  " tokens: what the stream remembers is not finite; the last "
                                  "snapshot is untouched"));
     status_tokens_ = stream_.tokens();
-    reading_seconds_ = 0;
+    reading_seconds_ = reading_core_seconds_ = 0;
   }
 
   void save() {
@@ -247,7 +253,8 @@ class StreamProgram {
   std::unique_ptr<AppendFile> metrics_;
   int64_t read_before_ = 0;  // bytes of the text that this process did not get
   int64_t questions_ = 0, status_tokens_ = 0, snapshot_tokens_ = 0;
-  double reading_seconds_ = 0;
+  int64_t segment_;
+  double reading_seconds_ = 0, reading_core_seconds_ = 0;  // since the last status
 };
 
 }  // namespace
