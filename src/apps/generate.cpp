@@ -1,4 +1,5 @@
-// dsrsq-generate: answers questions about a file, with a trained run or a pretrained folder.
+// dsrsq-generate: answers questions about a file or an endless stream, with a trained run or a
+// pretrained folder.
 #include "dsrsq/model/generate.h"
 
 #include <torch/torch.h>
@@ -7,10 +8,12 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "dsrsq/core/error.h"
 #include "dsrsq/core/files.h"
 #include "dsrsq/core/logging.h"
 #include "dsrsq/registry.h"
 #include "dsrsq/train/trainer.h"
+#include "generate_stream.h"
 #include "run_program.h"
 
 namespace {
@@ -22,6 +25,7 @@ struct Options {
   std::vector<std::string> overrides, questions, stop;
   int64_t threads = 0, budget = 0, timed_rounds = 0;
   GenerateOptions generate{.maximum_tokens = 64};
+  StreamRequest stream;
 };
 
 void add_options(CLI::App& app, Options& o) {
@@ -35,9 +39,11 @@ void add_options(CLI::App& app, Options& o) {
                  "read with this method instead: standard, bm25, random, ...");
   app.add_option("--context", o.context, "text file; -: standard input; without it: closed book");
   app.add_option("--question", o.questions, "repeatable: several are answered as one batch")
-      ->required()
       ->allow_extra_args(false);
-  app.add_option("--budget", o.budget, "tokens of the context that are read; 0: the method's own");
+  add_stream_options(app, o.stream);
+  app.add_option("--budget", o.budget,
+                 "tokens of the context that are read, of a stream's store that are brought back; "
+                 "0: the method's own");
   app.add_option("--max-tokens", o.generate.maximum_tokens, "of an answer")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();
@@ -94,8 +100,20 @@ void print_timings(LanguageModel& model, const Batch& batch, const PassOptions& 
   }
 }
 
+void require_one_input(const Options& options) {
+  const auto& stream = options.stream;
+  if (stream.stream && (!options.questions.empty() || !options.context.empty()))
+    throw ConfigError(
+        "--stream: expected text and questions on standard input, got --question or --context");
+  if (!stream.stream && options.questions.empty())
+    throw ConfigError("--question: expected one, or --stream, got neither");
+  if (!stream.stream && (!stream.store.empty() || !stream.snapshot.empty()))
+    throw ConfigError("--store and --snapshot: expected with --stream alone, got no --stream");
+}
+
 void run(Options& options) {
   set_log_level(parse_log_level(options.log_level));
+  require_one_input(options);
   set_determinism(options.threads);
   if (!options.device.empty()) options.overrides.push_back("train.device=" + options.device);
   auto source = find_model(options.model, options.config, options.overrides);
@@ -104,6 +122,19 @@ void run(Options& options) {
   auto model = opened.model;
   if (!options.method.empty() && options.method != source.config.method)
     model = with_method(model, options.method, source.config);
+  auto& settings = options.generate;
+  settings.end_id = tokenizer.end_id();
+  settings.stop = [&](const std::vector<int32_t>& tokens) {
+    auto text = tokenizer.decode(tokens);
+    return cut(text, options.stop).size() < text.size();
+  };
+  if (options.stop.empty()) settings.stop = nullptr;
+  model->eval();
+  if (options.stream.stream)
+    return run_stream(opened, source, options.stream, options.budget, settings,
+                      [&](const std::vector<int32_t>& tokens) {
+                        return cut(tokenizer.decode(tokens), options.stop);
+                      });
   auto context = read_context(options.context);
   std::vector<TextQuestion> sequences;
   for (const auto& question : options.questions) sequences.push_back({context, question});
@@ -113,14 +144,6 @@ void run(Options& options) {
   PassOptions pass;
   pass.budget = options.budget;
   pass.select_per_segment = source.config.stages.back().selection == "config";
-  auto& settings = options.generate;
-  settings.end_id = tokenizer.end_id();
-  settings.stop = [&](const std::vector<int32_t>& tokens) {
-    auto text = tokenizer.decode(tokens);
-    return cut(text, options.stop).size() < text.size();
-  };
-  if (options.stop.empty()) settings.stop = nullptr;
-  model->eval();
   if (options.timed_rounds > 0)
     return print_timings(model, batch, pass, settings, options.timed_rounds);
   auto generated = generate(model, batch, pass, settings);

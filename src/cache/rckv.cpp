@@ -61,11 +61,11 @@ void RckvConfig::visit_fields(ConfigVisitor& v) {
           "full: through all segments; the one to start with. truncated: cut at the end of each "
           "segment; where memory does not allow full, never from a cold start (tried).",
           one_of({"full", "truncated"}));
-  v.field(
-      "store", store,
-      "none: the retriever searches what the sequence holds. disk: it searches all history, kept "
-      "on disk; for streams.",
-      one_of({"none"}, {"disk"}));
+  v.field("store", store,
+          "Of a stream. none: a question sees the window and the buffer. disk: the retriever "
+          "searches all "
+          "history, kept in the file of dsrsq-generate --store.",
+          one_of({"none", "disk"}));
   v.field("calibration_sequences", calibration_sequences,
           "Sequences whose keys and values give the projections' principal "
           "components when the part is switched on.",

@@ -41,7 +41,8 @@ std::vector<std::string> logged(const std::string& text, const std::string& leve
 std::vector<std::string> ProgramResult::errors() const { return logged(err, "error"); }
 std::vector<std::string> ProgramResult::warnings() const { return logged(err, "warning"); }
 
-Program::Program(const std::vector<std::string>& arguments, const std::string& folder)
+Program::Program(const std::vector<std::string>& arguments, const std::string& folder,
+                 const std::string& input)
     : folder_(folder) {
   fs::create_directories(folder);
   std::vector<std::string> values = arguments;
@@ -52,7 +53,7 @@ Program::Program(const std::vector<std::string>& arguments, const std::string& f
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   const int flags = O_WRONLY | O_CREAT | O_TRUNC;
-  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_addopen(&actions, 0, input.c_str(), O_RDONLY, 0);
   posix_spawn_file_actions_addopen(&actions, 1, (folder + "/stdout").c_str(), flags, 0644);
   posix_spawn_file_actions_addopen(&actions, 2, (folder + "/stderr").c_str(), flags, 0644);
   const int error =
@@ -91,13 +92,14 @@ ProgramResult Program::wait() {
   ProgramResult result;
   if (WIFEXITED(status_)) result.code = WEXITSTATUS(status_);
   if (WIFSIGNALED(status_)) result.signal = WTERMSIG(status_);
-  result.out = read_bytes(folder_ + "/stdout");
+  if (fs::is_regular_file(folder_ + "/stdout")) result.out = read_bytes(folder_ + "/stdout");
   result.err = read_bytes(folder_ + "/stderr");
   return result;
 }
 
-ProgramResult run_program(const std::vector<std::string>& arguments, const std::string& folder) {
-  return Program(arguments, folder).wait();
+ProgramResult run_program(const std::vector<std::string>& arguments, const std::string& folder,
+                          const std::string& input) {
+  return Program(arguments, folder, input).wait();
 }
 
 std::string read_bytes(const std::string& path) {

@@ -19,16 +19,19 @@ struct ProgramResult {
 // A program that runs; waited for, or killed, at the latest when it is destroyed.
 class Program {
  public:
-  // `arguments[0]` is a name in build/bin. Output goes to files in `folder`.
-  Program(const std::vector<std::string>& arguments, const std::string& folder);
+  // `arguments[0]` is a name in build/bin. Output goes to files in `folder`. `input`: file or named
+  // pipe of standard input; a named pipe `folder`/stdout gets standard output.
+  Program(const std::vector<std::string>& arguments, const std::string& folder,
+          const std::string& input = "/dev/null");
   ~Program();
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
   void send(int signal) const;
+  int pid() const { return pid_; }
   bool running();
   // Waits until the file exists or the program has ended; false in the second case.
   bool wait_for_file(const std::string& path);
-  ProgramResult wait();
+  ProgramResult wait();  // of a named pipe `out` stays empty
 
  private:
   std::string folder_;
@@ -37,7 +40,8 @@ class Program {
   bool ended_ = false;
 };
 
-ProgramResult run_program(const std::vector<std::string>& arguments, const std::string& folder);
+ProgramResult run_program(const std::vector<std::string>& arguments, const std::string& folder,
+                          const std::string& input = "/dev/null");
 
 std::string read_bytes(const std::string& path);
 void write_bytes(const std::string& path, const std::string& bytes);

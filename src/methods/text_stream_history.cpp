@@ -1,0 +1,192 @@
+// The history on disk (D19): what is appended, how it is searched, how tokens come back.
+#include "text_stream_history.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "dsrsq/core/error.h"
+#include "dsrsq/core/files.h"
+#include "dsrsq/core/timer.h"
+#include "dsrsq/ops/autocast.h"
+#include "dsrsq/ops/causal_conv.h"
+#include "dsrsq/retriever/selection.h"
+
+namespace dsrsq {
+
+namespace {
+
+std::string tensor_digest(const at::Tensor& tensor) {
+  auto host = tensor.detach().to(at::kCPU).contiguous();
+  return sha256_hex(
+      std::string(static_cast<const char*>(host.const_data_ptr()), size_t(host.nbytes())));
+}
+
+// The best of what has been seen: score and slot, block x S + place in it.
+struct Best {
+  at::Tensor score = at::empty({0}, at::kFloat);
+  at::Tensor slot = at::empty({0}, at::kLong);
+
+  void add(const at::Tensor& more_scores, const at::Tensor& more_slots, int64_t budget) {
+    auto scores = at::cat({score, more_scores}), slots = at::cat({slot, more_slots});
+    auto [value, index] = scores.topk(std::min(budget, scores.size(0)));
+    score = value;
+    slot = slots.index_select(0, index);
+  }
+};
+
+}  // namespace
+
+HistoryLayout TextStream::history_layout(LanguageModel& model) {
+  auto method = std::dynamic_pointer_cast<DsrsqMethod>(model->shared_method());
+  if (!method || !method->config().dsr.enabled)
+    throw ConfigError(
+        "rckv.store: disk: expected dsr.enabled: true, which searches it, got a model without a "
+        "retriever; give another run, or rckv.store: none");
+  const auto& dsr = method->config().dsr;
+  if (dsr.pool != "mean")
+    throw ConfigError(concat("rckv.store: disk: expected dsr.pool: mean, got ", dsr.pool,
+                             ", which counts a question's words in the whole text"));
+  // Everything that E_c is made of: the embeddings, and the retriever's W_c and convolution.
+  std::string digests =
+      "embedding " + tensor_digest(model->backbone()->named_parameters(false)["embedding"]);
+  auto part = method->named_children()["dsr"]->named_parameters(false);
+  for (const char* name : {"context_projection", "conv"})
+    if (part.contains(name)) digests += concat("\n", name, " ", tensor_digest(part[name]));
+  return {dsr.width, method->config().rckv.segment, sha256_hex(digests)};
+}
+
+void TextStream::append_history(const Segment& segment, const at::Tensor& inputs) {
+  if (options_.histories.empty()) return;
+  auto vectors = dsr_->encode_context(inputs, table_mean_).to(at::kCPU).contiguous();
+  auto counts = segment.valid.sum(1).to(at::kCPU);
+  for (size_t b = 0; b < options_.histories.size(); ++b) {
+    auto count = counts.data_ptr<int64_t>()[b];
+    if (count == 0) continue;
+    // What is appended is the last of what was fed, but for what waits behind it: nothing.
+    const auto& ids = waiting_[b];
+    options_.histories[b]->append(fed_[b] - int64_t(ids.size()), document_[b], ids.data(),
+                                  vectors[int64_t(b)].data_ptr<float>(), count);
+  }
+}
+
+// The best tokens by cosine, as DsrImpl::scores orders them, of all that have left the exact
+// window. Block by block, so that memory depends on the budget alone.
+TextStream::Found TextStream::search(const std::vector<std::vector<int32_t>>& questions,
+                                     StreamReply& reply) const {
+  constexpr int64_t kChunk = int64_t{1} << 14;  // scores held at once
+  const auto& config = method_->config();
+  auto budget = options_.budget > 0 ? options_.budget : config.dsr.budget;
+  Timer timer;
+  std::vector<std::vector<int64_t>> slots(questions.size());
+  reply.brought_back.resize(questions.size());
+  int64_t most = 0;
+  for (size_t b = 0; b < questions.size(); ++b) {
+    const auto& history = *options_.histories[b];
+    if (questions[b].empty() || history.blocks() == 0) continue;
+    auto ids = at::tensor(std::vector<int64_t>(questions[b].begin(), questions[b].end()), at::kLong)
+                   .to(model_->device())
+                   .view({1, 1, -1});
+    auto weights = at::ones(ids.sizes(), table_mean_.options());
+    auto question =
+        dsr_->encode_questions(backbone_->embed(ids), weights, table_mean_).view({-1}).to(at::kCPU);
+    // The last tokens are still exact keys.
+    auto exact =
+        std::max(document_begin_[b], fed_[b] - int64_t(waiting_[b].size()) - config.rckv.window);
+    Best best;
+    std::vector<at::Tensor> scores, places;
+    int64_t gathered = 0;
+    auto flush = [&] {
+      if (gathered > 0) best.add(at::cat(scores), at::cat(places), budget);
+      scores.clear();
+      places.clear();
+      gathered = 0;
+    };
+    for (int64_t i = 0; i < history.blocks(); ++i) {
+      auto block = history.block(i);
+      auto count = std::min(block.tokens, exact - block.first);
+      if (count <= 0) break;
+      auto vectors = at::from_blob(const_cast<float*>(block.vectors), {count, config.dsr.width});
+      auto score = at::mv(vectors, question).unsqueeze(0);
+      // Scores of one order: a run by its best sum, whatever the temperature makes of it.
+      if (config.dsr.span > 1) score = span_score(score / dsr_->temperature(), config.dsr.span);
+      scores.push_back(score.squeeze(0));
+      auto begin = i * history.layout().block_tokens;
+      places.push_back(at::arange(begin, begin + count, at::kLong));
+      gathered += count;
+      reply.scanned_tokens += count;
+      if (gathered >= kChunk) flush();
+    }
+    flush();
+    auto sorted = std::get<0>(best.slot.sort());
+    slots[b].assign(sorted.data_ptr<int64_t>(), sorted.data_ptr<int64_t>() + sorted.size(0));
+    most = std::max(most, sorted.size(0));
+  }
+  reply.scanned_bytes = reply.scanned_tokens * config.dsr.width * int64_t(sizeof(float));
+  reply.scan_seconds = timer.seconds();
+
+  Found found;
+  if (most == 0) return found;
+  auto reach = input_tail_.defined() ? dsr_->config().conv_width : 1;
+  found.windows = at::full({streams(), most, reach}, -1, at::kLong);
+  found.valid = at::zeros({streams(), most}, at::kBool);
+  found.order = at::zeros({streams(), most}, at::kLong);
+  for (size_t b = 0; b < slots.size(); ++b) {
+    const auto& history = *options_.histories[b];
+    auto length = history.layout().block_tokens;
+    for (size_t n = 0; n < slots[b].size(); ++n) {
+      auto number = slots[b][n] / length, inside = slots[b][n] % length;
+      auto block = history.block(number);
+      auto document = block.document;
+      auto place = block.first + inside;
+      auto* window =
+          found.windows.data_ptr<int64_t>() + (int64_t(b) * most + int64_t(n)) * reach + reach - 1;
+      found.valid[int64_t(b)].data_ptr<bool>()[n] = true;
+      found.order[int64_t(b)].data_ptr<int64_t>()[n] = place - document_begin_[b] + sinks_;
+      reply.brought_back[b].push_back(place);
+      // Backwards over blocks; a gap that damage left ends a window as a document's begin does.
+      for (int64_t back = 0; back < reach; ++back) {
+        window[-back] = block.ids[inside];
+        if (inside > 0) {
+          --inside;
+          continue;
+        }
+        if (number == 0) break;
+        auto first = block.first;
+        block = history.block(--number);
+        if (block.document != document || block.first + block.tokens != first) break;
+        inside = block.tokens - 1;
+      }
+    }
+  }
+  found.windows = found.windows.to(model_->device());
+  found.valid = found.valid.to(model_->device());
+  found.order = found.order.to(model_->device());
+  return found;
+}
+
+// As the reader would have gathered them when they went by: the convolution of their neighbours.
+at::Tensor TextStream::gather_inputs(const Found& found) const {
+  auto present = found.windows >= 0;
+  auto embedded = backbone_->embed(found.windows.clamp_min(0));  // [B, n, w, D]
+  if (!input_tail_.defined()) return embedded.squeeze(2);
+  auto centred = (embedded - table_mean_.to(embedded.scalar_type())) * present.unsqueeze(-1);
+  auto taps = dsr_->named_parameters(false)["conv"].to(embedded.scalar_type());
+  auto inputs = ops::causal_conv(centred.flatten(0, 1), taps, {});
+  return inputs.select(1, -1).view({found.windows.size(0), found.slots(), -1});
+}
+
+void TextStream::mask_latents(const Found& found, MethodState& state) const {
+  if (found.slots() == 0) return;
+  auto order = found.order.masked_fill(found.valid.logical_not(), -1).unsqueeze(1);  // [B, 1, n]
+  order = order.masked_fill(order < sinks_, -1);  // of an earlier document
+  for (auto& layer : state.layers) {
+    auto& latents = layer.latents;
+    if (latents.empty()) continue;
+    auto again = (latents.order.unsqueeze(-1) == order).any(-1);
+    latents.valid = latents.valid.logical_and(again.logical_not());
+  }
+}
+
+}  // namespace dsrsq
