@@ -49,7 +49,8 @@ void add_options(CLI::App& app, Options& o) {
 
 std::vector<ResultRecord> run_suite(const Options& o, at::Device device, const SaveRecords& save) {
   if (o.suite == "train") return run_train(o.train, o.attention, device, save);
-  if (o.suite == "generate") return run_generate(o.generate, o.attention, o.train.suite, device);
+  if (o.suite == "generate")
+    return run_generate(o.generate, o.attention, o.train.suite, device, save);
   if (o.suite == "trained") return run_trained(o.trained, o.attention, o.device);
   if (o.suite == "data") return run_data(o.data, o.attention.suite.timing);
   return run_attention(o.attention, device);

@@ -32,7 +32,8 @@ void add_generate_options(CLI::App& app, BenchGenerateOptions& o) {
 
 std::vector<ResultRecord> run_generate(const BenchGenerateOptions& o,
                                        const BenchAttentionOptions& attention,
-                                       const bench::TrainSuiteOptions& train, at::Device device) {
+                                       const bench::TrainSuiteOptions& train, at::Device device,
+                                       const SaveRecords& save) {
   const auto& a = attention.suite;
   auto suite = o.suite;
   for (const auto& text : o.cases) suite.cases.push_back(bench::parse_generate_case(text));
@@ -45,7 +46,7 @@ std::vector<ResultRecord> run_generate(const BenchGenerateOptions& o,
   suite.window = a.window;
   suite.seed = a.seed;
   suite.seconds = a.timing.seconds;
-  return bench::run_generate_suite(suite, device);
+  return bench::run_generate_suite(suite, device, save);
 }
 
 }  // namespace dsrsq

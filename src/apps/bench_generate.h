@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bench_attention.h"
+#include "bench_train.h"
 #include "dsrsq/bench/generate_suite.h"
 
 namespace dsrsq {
@@ -18,10 +19,11 @@ struct BenchGenerateOptions {
 
 void add_generate_options(CLI::App& app, BenchGenerateOptions& o);
 
-// Heads, slots and seed are those of `attention`; the other sizes of the model those of `train`.
-// Throws ConfigError.
+// Heads, window and timing are those of `attention`, layers and vocabulary those of `train`. Saves
+// after each case. Throws ConfigError.
 std::vector<ResultRecord> run_generate(const BenchGenerateOptions& o,
                                        const BenchAttentionOptions& attention,
-                                       const bench::TrainSuiteOptions& train, at::Device device);
+                                       const bench::TrainSuiteOptions& train, at::Device device,
+                                       const SaveRecords& save);
 
 }  // namespace dsrsq

@@ -27,7 +27,7 @@ namespace {
 constexpr int64_t kStartTokens = 8192;  // whose keys start the codebook, at most
 constexpr int64_t kSpan = 16;           // of DSR's choice
 
-TransformerConfig model_config(const GenerateSuiteOptions& o) {
+TransformerConfig backbone_config(const GenerateSuiteOptions& o) {
   TransformerConfig model;
   model.layers = o.layers;
   model.width = o.width;
@@ -76,11 +76,12 @@ class Contender {
  public:
   Contender(const GenerateSuiteOptions& o, std::string name, at::Device device)
       : name_(std::move(name)),
-        model_config_(model_config(o)),
+        backbone_config_(backbone_config(o)),
         parts_(parts_config(o, name_)),
+        vocabulary_(o.vocabulary),
         device_(device),
-        model_(Transformer(model_config_, o.vocabulary, o.seed),
-               make_method(o, name_, parts_, model_config_), 0) {
+        model_(Transformer(backbone_config_, o.vocabulary, o.seed),
+               make_method(o, name_, parts_, backbone_config_), 0) {
     model_->to(device);
     model_->eval();
     if (!parts_.sqa.enabled && !parts_.rckv.enabled) return;
@@ -88,7 +89,7 @@ class Contender {
         random_batch(o.vocabulary, 1, std::min(longest_case(o), kStartTokens), o.question, device));
     if (parts_.sqa.enabled)
       log_info(name_, ": ",
-               describe_sqa_kernel(parts_, model_config_, device,
+               describe_sqa_kernel(parts_, backbone_config_, device,
                                    device.is_cuda() ? at::kBFloat16 : at::kFloat));
   }
 
@@ -102,7 +103,7 @@ class Contender {
 
   FlopSettings flop_settings() const {
     FlopSettings settings;
-    settings.vocabulary_size = model_->backbone()->vocabulary_size();
+    settings.vocabulary_size = vocabulary_;
     if (name_ == "dense") return settings;
     if (parts_.dsr.enabled) {
       settings.retriever_width = parts_.dsr.width;
@@ -113,10 +114,11 @@ class Contender {
     return settings;
   }
   SequenceWork expected_prefill(const Batch& batch) const {
-    return expected_work(model_config_, parts_, batch.context.size(1), batch.tail.size(1)).prefill;
+    return expected_work(backbone_config_, parts_, batch.context.size(1), batch.tail.size(1))
+        .prefill;
   }
   const std::string& name() const { return name_; }
-  const TransformerConfig& model_config() const { return model_config_; }
+  const TransformerConfig& model_config() const { return backbone_config_; }
   const DsrsqConfig& parts() const { return parts_; }
   Method& method() { return model_->method(); }
 
@@ -136,10 +138,11 @@ class Contender {
   }
 
   std::string name_;
-  TransformerConfig model_config_;
+  TransformerConfig backbone_config_;
   DsrsqConfig parts_;
+  int64_t vocabulary_;
   at::Device device_;
-  mutable LanguageModel model_;
+  LanguageModel model_;
 };
 
 struct Measured {
@@ -352,7 +355,9 @@ GenerateWork expected_work(const TransformerConfig& model, const DsrsqConfig& co
   return result;
 }
 
-std::vector<ResultRecord> run_generate_suite(const GenerateSuiteOptions& o, c10::Device device) {
+std::vector<ResultRecord> run_generate_suite(
+    const GenerateSuiteOptions& o, c10::Device device,
+    const std::function<void(const std::vector<ResultRecord>&)>& save) {
   check(o);
   torch::manual_seed(o.seed);
   std::vector<std::unique_ptr<Contender>> contenders;
@@ -362,6 +367,7 @@ std::vector<ResultRecord> run_generate_suite(const GenerateSuiteOptions& o, c10:
   for (const auto& size : o.cases) {
     const auto found = run_case(contenders, o, size, device);
     records.insert(records.end(), found.begin(), found.end());
+    if (save) save(records);
   }
   const auto lengths = break_even(records);
   records.insert(records.end(), lengths.begin(), lengths.end());

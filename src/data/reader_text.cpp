@@ -66,13 +66,14 @@ class TextReader {
     read_json_lines(context_, [this](const json& value, const RecordPlace& place) {
       for (const char* key : {"text", "content", "code", "context"}) {
         if (!value.contains(key)) continue;
-        const std::string id =
-            value.contains("id") ? require_id(value["id"], "id") : record_number(place);
-        std::string title;
-        for (const char* name : {"title", "path"}) {
-          if (title.empty() && value.contains(name)) title = require_string(value[name], name);
-        }
-        give(id, title, place.line, std::string(require_string(value[key], key)));
+        const auto text_of = [&value](const char* name) {
+          return value.contains(name) ? require_string(value[name], name) : std::string();
+        };
+        const std::string path = text_of("path"), title = text_of("title");
+        std::string id = value.contains("id") ? require_id(value["id"], "id") : path;
+        if (id.empty()) id = record_number(place);
+        give(id, title.empty() ? path : title, place.line,
+             std::string(require_string(value[key], key)));
         return;
       }
       throw BadRecord{"expected one of the keys \"text\", \"content\", \"code\" or \"context\""};

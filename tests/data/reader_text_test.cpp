@@ -94,7 +94,8 @@ TEST_F(ReaderTextTest, LinesOfJsonAreDocuments) {
   EXPECT_THAT(documents(), ElementsAre("a b", "int x;", "c"));
   EXPECT_THAT(titles(), ElementsAre("t", "x.cc", ""));
   EXPECT_EQ(examples[0].questions[0].id, "7");
-  EXPECT_EQ(examples[1].questions[0].id, "3") << "the line";
+  EXPECT_EQ(examples[1].questions[0].id, "x.cc");
+  EXPECT_EQ(examples[2].questions[0].id, "5") << "the line";
   EXPECT_EQ(examples[2].questions[0].text, "") << "questions are not read";
   read("text", write(R"({"title": "t"})", "some.jsonl"));
   EXPECT_NE(first_bad().find("expected one of the keys"), std::string::npos) << first_bad();

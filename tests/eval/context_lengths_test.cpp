@@ -106,7 +106,7 @@ TEST_F(ContextLengthsTest, LossOfADenseReaderIsThatOfTheSequenceReadWhole) {
         reader.valid = at::ones({1, size}, at::kBool);
         reader.positions = reader.order = at::arange(size).unsqueeze(0);
         reader.segments = {size};
-        MethodState state = model->method().make_state(Batch{at::zeros({1, 1}, at::kLong)}, {});
+        auto state = model->method().make_state(Batch{}, PassOptions{});
         auto hidden = model->backbone()->forward(reader, model->method(), state);
         auto log_p = at::log_softmax(model->backbone()->logits(hidden[0]).to(at::kDouble), -1);
         for (int64_t i = begin; i < begin + 4; ++i)

@@ -6,6 +6,7 @@
 #include <c10/core/Device.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -61,9 +62,10 @@ GenerateWork expected_work(const TransformerConfig& model, const DsrsqConfig& co
 // dense. Of each batch, break_even_prefill and break_even_decode: the first length from which on a
 // method is faster than dense at every longer one; not finite where there is none. A method that a
 // case leaves no memory for is logged and has no records there. On CUDA in bf16 under autocast,
-// else in fp32. Throws ConfigError.
-std::vector<ResultRecord> run_generate_suite(const GenerateSuiteOptions& options,
-                                             c10::Device device);
+// else in fp32. `save`: called with what there is after each case. Throws ConfigError.
+std::vector<ResultRecord> run_generate_suite(
+    const GenerateSuiteOptions& options, c10::Device device,
+    const std::function<void(const std::vector<ResultRecord>&)>& save = {});
 
 // The break-even records of a suite's records.
 std::vector<ResultRecord> break_even(const std::vector<ResultRecord>& records);

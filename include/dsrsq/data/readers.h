@@ -245,7 +245,7 @@ ReadReport read_tydiqa(const std::string& path, const ReadOptions& options,
 // Texts and code without questions, to predict: a record a document, whose question is empty and
 // has no answer. A folder: its text files as read_github_code takes them, a document each, titled
 // by their paths. A file called *.jsonl (or .jsonl.gz, .jsonl.zst): {"text" | "content" | "code" |
-// "context", "title" or "path"?, "id"?} a line. Any other file: a line " = Title = " between blank
+// "context", "title"?, "path"?, "id"?} a line. Any other file: a line " = Title = " between blank
 // lines (WikiText) begins a document; one without such a line is one document. Line ends become
 // line feeds. A document of white space alone is none; one with a zero byte, of no UTF-8 or over 64
 // MiB is a bad record.
