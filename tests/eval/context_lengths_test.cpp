@@ -15,16 +15,15 @@
 namespace dsrsq {
 namespace {
 
+using dsrsq::testing::feed_codebooks;
 using dsrsq::testing::TemporaryFolder;
 using dsrsq::testing::tiny_dsrsq;
-using dsrsq::testing::tiny_dsrsq_model;
-using dsrsq::testing::tiny_language_model;
 using dsrsq::testing::tiny_model;
 using dsrsq::testing::write_store;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-// Texts of 40, 33 and 16 tokens, of a vocabulary that the tiny models have.
+// Texts of 40, 33 and 16 tokens.
 class ContextLengthsTest : public ::testing::Test {
  protected:
   ContextLengthsTest() : tokenizer_(Tokenizer::from_json(build_word_tokenizer(words()), "words")) {
@@ -47,6 +46,10 @@ class ContextLengthsTest : public ::testing::Test {
     example.questions.emplace_back();
     example.questions[0].id = concat("text ", first);
     return example;
+  }
+  LanguageModel model_with(std::shared_ptr<Method> method) const {
+    Transformer backbone(tiny_model(), tokenizer_.vocabulary_size(), 3);
+    return LanguageModel(backbone, std::move(method), tokenizer_.begin_id());
   }
   std::vector<ScoredText> score(LanguageModel& model) const {
     auto texts = find_scored_texts(*store_, "test", options_);
@@ -87,9 +90,7 @@ TEST_F(ContextLengthsTest, ChunksEndTheTextAtEveryLength) {
 
 // One sequence [sinks][context][chunk] through the backbone at once, log softmax in fp64.
 TEST_F(ContextLengthsTest, LossOfADenseReaderIsThatOfTheSequenceReadWhole) {
-  auto config = tiny_model();
-  auto model =
-      tiny_language_model(config, std::make_shared<StandardMethod>(StandardConfig{}, config));
+  auto model = model_with(std::make_shared<StandardMethod>(StandardConfig{}, tiny_model()));
   auto texts = score(model);
   at::NoGradGuard no_grad;
   for (const auto& text : texts)
@@ -121,7 +122,10 @@ TEST_F(ContextLengthsTest, LossOfADenseReaderIsThatOfTheSequenceReadWhole) {
 // retriever reads no more than its budget.
 TEST_F(ContextLengthsTest, AllPartsOnNothingDependsOnTheBatch) {
   auto parts = tiny_dsrsq(true, true, true);
-  auto model = tiny_dsrsq_model(tiny_model(), parts);
+  parts.dsr.complexity = "none";
+  parts.dsr.alpha = 0;
+  auto model = model_with(std::make_shared<DsrsqMethod>(parts, tiny_model(), 3));
+  feed_codebooks(model);
   auto together = score(model);
   options_.batch_size = 1;
   auto alone = score(model);
