@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from plot_needle import FIGURE as NEEDLE_MAP
 from plot_parts import BLUE, GREY, ORANGE, PALETTE, SKY, Layout, axis_formatter, label_ends, log_ticks, make_room
-from report_data import Results, format_value
+from report_data import Results, context_points, format_value
 
 SHARES = [0, 0.2, 0.4, 0.6, 0.8, 1.0]
 MARKERS = "osD^v<>PX*hp"
@@ -346,6 +346,31 @@ def draw_lags(results: Results, layout: Layout) -> Figure | None:
     return figure
 
 
+# ---- perplexity against context length ----
+
+def draw_context(results: Results, layout: Layout) -> Figure | None:
+    """A line a row, with 95 % intervals, over the logarithm of the context."""
+    lines = {row: points for row in results.rows if (points := context_points(results, row, "perplexity"))}
+    lengths = sorted({length for points in lines.values() for length, _ in points})
+    if len(lengths) < 2:
+        return None
+    figure, axes = plt.subplots(figsize=(9.5 if layout.wide else layout.panel, 5 if layout.wide else 5.4), layout="constrained")
+    axes.set_xscale("log", base=2)
+    for number, (row, points) in enumerate(lines.items()):
+        color, shift = PALETTE[number % len(PALETTE)], 1.025 ** (number - len(lines) / 2)  # intervals beside one another
+        axes.plot([length * shift for length, _ in points], [record.value for _, record in points], color=color, linewidth=1.8,
+                  marker=MARKERS[number % len(MARKERS)], markersize=6, label=row)
+        for length, record in points:
+            if math.isfinite(record.low) and math.isfinite(record.high):
+                axes.plot([length * shift] * 2, [record.low, record.high], color=color, linewidth=1, alpha=0.7)
+    axes.set_xticks(lengths, [f"{length / 1024:g}K" if length >= 1024 else f"{length:g}" for length in lengths])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(layout.title("tokens before the predicted chunk that may be read (logarithmic)"))
+    axes.set_ylabel("perplexity")
+    figure.legend(loc="outside lower center", ncols=min(len(lines), 6 if layout.wide else 2), fontsize=10)
+    return figure
+
+
 # ---- comparison with the baseline ----
 
 def draw_comparison(results: Results, layout: Layout) -> Figure | None:
@@ -424,6 +449,8 @@ FIGURES = [
     ("stream_retention", "Information retention over a stream", "Right answers by how long ago the fact was last stated, with 95 % bootstrap "
      "intervals over facts.", draw_lags),
     NEEDLE_MAP,
+    ("context_perplexity", "Perplexity against context length", "Of the same last tokens of each text, given ever more of what stands before them, with "
+     "95 % bootstrap intervals over texts; differences between methods are surer than these, since the texts are the same.", draw_context),
     ("memory", "Memory", "State kept a sequence when its answer is decoded (keys, values, latents and everything beside them), and the most that the "
      "program held at the evaluation's batch size.",
      panels_of(("bytes_held", "bytes held a sequence", None), ("peak_memory", "peak memory", None))),

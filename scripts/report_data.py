@@ -83,6 +83,19 @@ class Run:
         return self.series.get(key, ([], []))
 
 
+def context_points(results: Results, row: str, metric: str) -> list[tuple[float, Record]]:
+    """[(context tokens, record)] of dsrsq-eval --context-lengths, from the shortest; metric: loss, perplexity, tokens_read."""
+    found = [(record.shape["context_tokens"], record) for name, key in results.values
+             if name == row and key.startswith(f"{metric}_context_") and (record := results.get(row, key))]
+    return sorted(found, key=lambda point: point[0])
+
+
+def context_columns(results: Results, metric: str) -> list[tuple[str, str]]:
+    """Metric and heading of each length that some row was measured at."""
+    lengths = {int(length) for row in results.rows for length, _ in context_points(results, row, metric)}
+    return [(f"{metric}_context_{length}", f"{length:,} tokens") for length in sorted(lengths)]
+
+
 # ---- reading ----
 
 def number(value: object) -> float:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
-from report_data import InputError, Record, Results, Run, format_value, read_text, trace_pages
+from report_data import InputError, Record, Results, Run, context_columns, format_value, read_text, trace_pages
 
 QUALITY = [("score", "score"), ("em", "EM"), ("f1", "F1"), ("subspan_em", "subspan EM"), ("rouge_l", "ROUGE-L"), ("bleu", "BLEU"),
            ("evidence_recall", "evidence recall"), ("answer_recall", "answer recall"), ("answer_held", "answer entries held"),
@@ -234,12 +234,17 @@ def tables(folder: str, section: Section) -> list[tuple[str, str, str]]:
     def differs(row: str, metric: str) -> bool:
         record = results.get(row, metric)
         return bool(record and record.difference)
-    compared = [row for row in results.rows if any(differs(row, metric) for metric, _ in COMPARED)]
-    baseline = next((results.get(row, metric).baseline for row in compared for metric, _ in COMPARED if differs(row, metric)), "")
+    compared_columns = COMPARED + [(metric, f"loss, {heading}") for metric, heading in context_columns(results, "loss")]
+    compared = [row for row in results.rows if any(differs(row, metric) for metric, _ in compared_columns)]
+    baseline = next((results.get(row, metric).baseline for row in compared for metric, _ in compared_columns if differs(row, metric)), "")
     for name, title, note, rows, columns, compare in (
             ("table-quality", "Answers", "In brackets: 95 % bootstrap intervals.", results.rows, QUALITY, False),
-            ("table-comparison", f"Answers less those of {baseline}", "Question by question: mean of the differences, 95 % paired "
-             "bootstrap interval, p of a two-sided sign-flip test, not corrected for several comparisons.", compared, COMPARED, True),
+            ("table-context", "Perplexity by context length", "Of the same last tokens of each text; in brackets: 95 % bootstrap intervals over "
+             "texts.", results.rows, context_columns(results, "perplexity"), False),
+            ("table-context-read", "Context tokens that are read", "Of those that may be: the retriever's choice and its query.", results.rows,
+             context_columns(results, "tokens_read"), False),
+            ("table-comparison", f"Differences to {baseline}", "Question by question, or text by text: mean of the differences, 95 % paired "
+             "bootstrap interval, p of a two-sided sign-flip test, not corrected for several comparisons.", compared, compared_columns, True),
             ("table-adaptation", "Adaptation", "Over a stream of facts that are updated. n/a: a half-life that more than half of all facts outlive while ten are left, "
              "or a retention where the text makes no difference of .2.", results.rows, ADAPTATION, False),
             ("table-cost", "Costs", "", results.rows, COST, False)):

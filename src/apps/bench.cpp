@@ -5,6 +5,7 @@
 
 #include "bench_attention.h"
 #include "bench_data.h"
+#include "bench_generate.h"
 #include "bench_retrieval.h"
 #include "bench_train.h"
 #include "bench_trained.h"
@@ -24,22 +25,26 @@ struct Options {
   BenchAttentionOptions attention;
   BenchTrainedOptions trained;
   BenchTrainOptions train;
+  BenchGenerateOptions generate;
   BenchDataOptions data;
   BenchRetrievalOptions retrieval;
 };
 
 void add_options(CLI::App& app, Options& o) {
-  app.add_option("--suite", o.suite,
-                 "attention: over clusters, whole operator, against dense; trained: what it loses "
-                 "and saves on a trained model's keys; train: a training step; data: reading and "
-                 "tokenizing a file; retrieval: choosing tokens and entering the reservoir")
-      ->check(CLI::IsMember({"attention", "trained", "train", "data", "retrieval"}))
+  app.add_option(
+         "--suite", o.suite,
+         "attention: over clusters, whole operator, against dense; trained: what it loses "
+         "and saves on a trained model's keys; train: a training step; generate: prefill and "
+         "decoding apart, over batches and lengths; data: reading and tokenizing a file; "
+         "retrieval: choosing tokens and entering the reservoir")
+      ->check(CLI::IsMember({"attention", "trained", "train", "generate", "data", "retrieval"}))
       ->capture_default_str();
   app.add_option("--device", o.device, "cpu, cuda, cuda:N")->capture_default_str();
   app.add_option("--output", o.output, "results.json to write")->required();
   add_attention_options(app, o.attention);
   add_trained_options(app, o.trained);
   add_train_options(app, o.train);
+  add_generate_options(app, o.generate);
   add_data_options(app, o.data);
   add_retrieval_options(app, o.retrieval);
   app.add_option("--threads", o.threads, "of a CPU; 0: all");
@@ -48,6 +53,8 @@ void add_options(CLI::App& app, Options& o) {
 
 std::vector<ResultRecord> run_suite(const Options& o, at::Device device, const SaveRecords& save) {
   if (o.suite == "train") return run_train(o.train, o.attention, device, save);
+  if (o.suite == "generate")
+    return run_generate(o.generate, o.attention, o.train.suite, device, save);
   if (o.suite == "trained") return run_trained(o.trained, o.attention, o.device);
   if (o.suite == "retrieval") return run_retrieval(o.retrieval, o.attention, device);
   if (o.suite == "data") return run_data(o.data, o.attention.suite.timing);

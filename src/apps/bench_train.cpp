@@ -9,10 +9,10 @@ void add_train_options(CLI::App& app, BenchTrainOptions& o) {
                  "train: BATCHxTOKENS:CLUSTERS,...; CLUSTERS auto as in --cases")
       ->delimiter(',')
       ->capture_default_str();
-  app.add_option("--layers", t.layers, "train: of the model, of width 64 times --heads")
+  app.add_option("--layers", t.layers, "train, generate: of the model, of width 64 times --heads")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  app.add_option("--vocabulary", t.vocabulary, "train: rows of the embedding")
+  app.add_option("--vocabulary", t.vocabulary, "train, generate: rows of the embedding")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_flag("--activation-checkpointing", t.activation_checkpointing, "train");

@@ -11,6 +11,7 @@
 #include "dsrsq/eval/predictions.h"
 #include "eval_collect.h"
 #include "eval_columns.h"
+#include "eval_context.h"
 #include "eval_nq.h"
 #include "eval_rows.h"
 #include "eval_stream.h"
@@ -24,6 +25,8 @@ struct Options {
   dsrsq::PredictionRequest predictions;
   std::vector<std::string> collected;
   std::string missing = "error", measure = "all", stream;
+  std::vector<int64_t> context_lengths;
+  int64_t scored_tokens = 0;
   std::vector<std::string> columns, keys;
   std::string nq;
   int64_t nq_annotators = 2;
@@ -128,6 +131,16 @@ void add_options(CLI::App& app, Options& options) {
                  "retention, consistency, adaptation; --methods: window, random, bm25, "
                  "oracle_evidence, question_only, constant")
       ->excludes(input);
+  auto* lengths =
+      app.add_option("--context-lengths", options.context_lengths,
+                     "N,N,...: of texts without questions, the perplexity of the last tokens "
+                     "given the N tokens before them; --methods: random, bm25, question_only")
+          ->delimiter(',')
+          ->excludes(input);
+  app.add_option("--scored-tokens", options.scored_tokens,
+                 "how many tokens at each text's end; default: data.chunk_tokens")
+      ->check(CLI::PositiveNumber)
+      ->needs(lengths);
   app.add_option("--baseline", options.request.baseline,
                  "the row that the others are compared with; default: the first");
   app.add_option("--columns", options.columns,
@@ -213,24 +226,50 @@ void write_outcome(const std::string& folder, const std::string& dump,
            " and table.md", outcome.trace.empty() ? "" : ", trace/index.html");
 }
 
+// What runs a model but asks no questions of a data set goes without these.
+void require_alone(const Options& options, const std::string& option) {
+  if (!options.collected.empty() || !options.columns.empty() || !options.dump.empty() ||
+      options.measure != "all")
+    throw dsrsq::ConfigError(option +
+                             ": expected no --collect, --columns, --dump or --measure beside it");
+}
+
+// Writes results.json, table.md and the lines of single items as `items_name`.
+template <typename Outcome>
+void write_alone(const Outcome& outcome, const std::vector<std::string>& command,
+                 const std::string& items_name, const std::string& items) {
+  using namespace dsrsq;
+  const auto& folder = outcome.output_dir;
+  std::filesystem::create_directories(folder);
+  auto provenance = make_provenance(command, outcome.device, outcome.seeds);
+  write_file_atomic(folder + "/results.json",
+                    results_json(provenance, outcome.records).dump(1) + "\n");
+  write_file_atomic(folder + "/table.md", outcome.table);
+  write_file_atomic(folder + "/" + items_name, items);
+  log_info("wrote ", folder, "/results.json, ", items_name, " and table.md");
+  std::cout << outcome.table << "\n";
+}
+
 void run_stream(const Options& options, const std::vector<std::string>& command) {
   using namespace dsrsq;
+  require_alone(options, "--stream");
+  if (!options.request.baseline.empty())
+    throw ConfigError("--stream: expected no --baseline beside it");
   auto request = options.request;
-  if (!options.collected.empty() || !options.columns.empty() || !options.dump.empty() ||
-      !request.baseline.empty() || options.measure != "all")
-    throw ConfigError(
-        "--stream: expected no --collect, --columns, --dump, --baseline or --measure beside it");
   request.output_dir = options.output_dir;
   if (!options.output_dir.empty()) std::filesystem::create_directories(options.output_dir);
   auto outcome = evaluate_stream(options.stream, request);
-  std::filesystem::create_directories(outcome.output_dir);
-  auto provenance = make_provenance(command, outcome.device, outcome.seeds);
-  write_file_atomic(outcome.output_dir + "/results.json",
-                    results_json(provenance, outcome.records).dump(1) + "\n");
-  write_file_atomic(outcome.output_dir + "/table.md", outcome.table);
-  write_file_atomic(outcome.output_dir + "/probes.jsonl", outcome.probes);
-  log_info("wrote ", outcome.output_dir, "/results.json, probes.jsonl and table.md");
-  std::cout << outcome.table << "\n";
+  write_alone(outcome, command, "probes.jsonl", outcome.probes);
+}
+
+void run_context_lengths(const Options& options, const std::vector<std::string>& command) {
+  using namespace dsrsq;
+  require_alone(options, "--context-lengths");
+  auto request = options.request;
+  request.output_dir = options.output_dir;
+  if (!options.output_dir.empty()) std::filesystem::create_directories(options.output_dir);
+  auto outcome = evaluate_context_lengths(request, options.context_lengths, options.scored_tokens);
+  write_alone(outcome, command, "texts.jsonl", outcome.texts);
 }
 
 void run(Options& options, const std::vector<std::string>& command) {
@@ -242,12 +281,15 @@ void run(Options& options, const std::vector<std::string>& command) {
     throw ConfigError(
         "give --checkpoint FOLDER of a run, --input FILE of predictions, or --collect FOLDER of "
         "rows");
-  if (!options.stream.empty() && request.checkpoints.empty())
-    throw ConfigError("--stream: give --checkpoint FOLDER of the run that reads it");
-  if (!options.stream.empty()) {
-    run_stream(options, command);
-    return;
-  }
+  const auto* alone = !options.stream.empty()            ? "--stream"
+                      : !options.context_lengths.empty() ? "--context-lengths"
+                                                         : nullptr;
+  if (alone != nullptr && request.checkpoints.empty())
+    throw ConfigError(concat(alone, ": give --checkpoint FOLDER of the run that reads it"));
+  if (!options.stream.empty() && !options.context_lengths.empty())
+    throw ConfigError("--stream and --context-lengths: give one of them");
+  if (!options.stream.empty()) return run_stream(options, command);
+  if (!options.context_lengths.empty()) return run_context_lengths(options, command);
   if (!request.suite_name.empty() && (!request.audits.empty() || request.trace > 0))
     throw ConfigError("--suite goes with neither --audit nor --trace, which look at one split");
   if (!request.audits.empty() && !request.checkpoints.empty()) {

@@ -5,14 +5,14 @@
 #include <algorithm>
 
 #include "dsrsq/batch/answer_tokens.h"
+#include "dsrsq/batch/text_chunks.h"
 #include "dsrsq/core/error.h"
 #include "dsrsq/text/question_parts.h"
+#include "sequence.h"
 
 namespace dsrsq {
 
 namespace {
-
-constexpr int64_t kNoLabel = -100;
 
 using Values = std::vector<std::pair<std::string, std::string>>;  // of placeholders
 
@@ -69,34 +69,6 @@ std::vector<int32_t> encode_template(const Tokenizer& tokenizer, const std::stri
   return encode_filled(tokenizer, pattern,
                        placeholder.empty() ? Values{} : Values{{placeholder, value}});
 }
-
-namespace {
-
-struct Sequence {
-  std::vector<int32_t> context;
-  std::vector<int64_t> passages;
-  std::vector<std::vector<int32_t>> questions;
-  std::vector<int64_t> tail;
-  std::vector<int64_t> labels;
-  std::vector<int64_t> label_question;
-  std::vector<StoredRecord> records;
-  int64_t sample_id = 0;
-};
-
-void mark(at::Tensor row, const std::vector<TokenSpan>& spans, int64_t length) {
-  for (const auto& span : spans) {
-    auto end = std::min(span.end, length);
-    if (span.begin < end) row.slice(0, span.begin, end).fill_(true);
-  }
-}
-
-template <typename Ids>
-void copy_row(at::Tensor row, const Ids& ids) {
-  auto* out = row.data_ptr<int64_t>();
-  for (size_t i = 0; i < ids.size(); ++i) out[i] = int64_t(ids[i]);
-}
-
-}  // namespace
 
 void PromptConfig::visit_fields(ConfigVisitor& v) {
   v.field(
@@ -170,66 +142,6 @@ void add_question(Sequence& row, std::vector<int32_t> question) {
   row.questions.push_back(std::move(question));
 }
 
-EncoderInput encoder_input(const EncoderCollator& encoder, const Tokenizer& tokenizer,
-                           const std::vector<Sequence>& rows, int64_t context_tokens) {
-  std::vector<EncoderCollator::Context> contexts;
-  std::vector<std::vector<std::vector<int32_t>>> questions;
-  for (const auto& row : rows) {
-    contexts.push_back(encoder.context(tokenizer, row.context));
-    questions.emplace_back();
-    for (const auto& record : row.records)
-      questions.back().push_back(encoder.text(record.question));
-  }
-  return EncoderCollator::stack(contexts, questions, context_tokens);
-}
-
-Batch stack(std::vector<Sequence> rows, const Tokenizer& tokenizer,
-            const EncoderCollator* encoder) {
-  int64_t longest_context = 1, longest_tail = 1, longest_question = 1, most_questions = 1;
-  for (const auto& row : rows) {
-    for (const auto& question : row.questions)
-      longest_question = std::max<int64_t>(longest_question, int64_t(question.size()));
-    longest_context = std::max<int64_t>(longest_context, int64_t(row.context.size()));
-    longest_tail = std::max<int64_t>(longest_tail, int64_t(row.tail.size()));
-    most_questions = std::max<int64_t>(most_questions, int64_t(row.questions.size()));
-  }
-  auto size = int64_t(rows.size());
-  Batch batch;
-  if (encoder != nullptr) batch.encoder = encoder_input(*encoder, tokenizer, rows, longest_context);
-  batch.context = at::zeros({size, longest_context}, at::kLong);
-  batch.context_valid = at::zeros({size, longest_context}, at::kBool);
-  batch.passage = at::full({size, longest_context}, -1, at::kLong);
-  batch.questions = at::zeros({size, most_questions, longest_question}, at::kLong);
-  batch.questions_valid = at::zeros({size, most_questions, longest_question}, at::kBool);
-  batch.evidence = at::zeros({size, most_questions, longest_context}, at::kBool);
-  batch.answer_tokens = at::zeros_like(batch.evidence);
-  batch.tail = at::zeros({size, longest_tail}, at::kLong);
-  batch.tail_valid = at::zeros({size, longest_tail}, at::kBool);
-  batch.labels = at::full({size, longest_tail}, kNoLabel, at::kLong);
-  batch.label_question = at::full({size, longest_tail}, -1, at::kLong);
-  for (int64_t b = 0; b < size; ++b) {
-    auto& row = rows[size_t(b)];
-    auto length = int64_t(row.context.size());
-    copy_row(batch.context[b], row.context);
-    copy_row(batch.passage[b], row.passages);
-    batch.context_valid[b].slice(0, 0, length).fill_(true);
-    copy_row(batch.tail[b], row.tail);
-    copy_row(batch.labels[b], row.labels);
-    copy_row(batch.label_question[b], row.label_question);
-    batch.tail_valid[b].slice(0, 0, int64_t(row.tail.size())).fill_(true);
-    for (size_t q = 0; q < row.questions.size(); ++q) {
-      auto question = int64_t(q);
-      copy_row(batch.questions[b][question], row.questions[q]);
-      batch.questions_valid[b][question].slice(0, 0, int64_t(row.questions[q].size())).fill_(true);
-      mark(batch.evidence[b][question], row.records[q].evidence, length);
-      mark(batch.answer_tokens[b][question], row.records[q].answer_spans, length);
-    }
-    batch.sample_ids.push_back(row.sample_id);
-    batch.records.push_back(std::move(row.records));
-  }
-  return batch;
-}
-
 }  // namespace
 
 Batch Collator::collate(const std::vector<std::vector<int64_t>>& sequences,
@@ -245,6 +157,9 @@ Batch Collator::collate(const std::vector<std::vector<int64_t>>& sequences,
     for (auto index : indices) {
       row.records.push_back(store_.record(index));
       const auto& record = row.records.back();
+      if (is_text(record))
+        throw DataError(concat(store_.path(), ": record ", index, " (id ", record.id,
+                               ") has no question among records that do; prepare them apart"));
       add_question(row, encode_question(tokenizer_, prompt_.question, record.question));
       if (with_answers) {
         for (auto token : answer_tokens(tokenizer_, prompt_, record)) {

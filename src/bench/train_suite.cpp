@@ -11,6 +11,7 @@
 #include "dsrsq/methods/dsrsq.h"
 #include "dsrsq/methods/dsrsq_kernel.h"
 #include "dsrsq/train/hybrid_step.h"
+#include "random_batch.h"
 
 namespace dsrsq::bench {
 namespace {
@@ -40,26 +41,6 @@ RunConfig make_config(const TrainSuiteOptions& o, const TrainCase& size, bool sq
   return config;
 }
 
-// [sinks][context][one token of the tail], all of it read, all of the context predicted.
-Batch random_batch(const TrainSuiteOptions& o, int64_t size, int64_t tokens, at::Device device) {
-  const auto longs = at::TensorOptions(at::kLong), bools = at::TensorOptions(at::kBool);
-  Batch batch;
-  batch.context = at::randint(o.vocabulary, {size, tokens}, longs);
-  batch.context_valid = at::ones({size, tokens}, bools);
-  batch.passage = at::zeros({size, tokens}, longs);
-  batch.questions = at::zeros({size, 1, 1}, longs);
-  batch.questions_valid = at::ones({size, 1, 1}, bools);
-  batch.evidence = at::zeros({size, 1, tokens}, bools);
-  batch.answer_tokens = at::zeros({size, 1, tokens}, bools);
-  batch.tail = at::randint(o.vocabulary, {size, 1}, longs);
-  batch.tail_valid = at::ones({size, 1}, bools);
-  batch.labels = at::full({size, 1}, -100, longs);
-  batch.label_question = at::full({size, 1}, -1, longs);
-  for (int64_t b = 0; b < size; ++b) batch.sample_ids.push_back(b);
-  batch.records.resize(size_t(size));
-  return batch.to(device);
-}
-
 // One model that trains.
 class Trained {
  public:
@@ -70,11 +51,12 @@ class Trained {
     model_->to(device);
     auto context = size.tokens - config_.model.sinks - 1;
     if (sqa) {
-      start_codebook(random_batch(o, 1, std::min(context, kStartTokens), device));
+      start_codebook(random_batch(o.vocabulary, 1, std::min(context, kStartTokens), 1, device));
       log_info(describe_sqa_kernel(config_.dsrsq, config_.model, device,
                                    device.is_cuda() ? at::kBFloat16 : at::kFloat));
     }
-    batch_ = random_batch(o, size.batch, context, device);
+    // All of it is read, all of the context predicted.
+    batch_ = random_batch(o.vocabulary, size.batch, context, 1, device);
     pass_.training = true;
     pass_.keep_context_hidden = true;
     pass_.activation_checkpointing = o.activation_checkpointing;

@@ -16,8 +16,15 @@ void DataConfig::visit_fields(ConfigVisitor& v) {
   v.field("test_split", test_split, "Split that dsrsq-eval measures.");
   v.field("questions_per_sequence", questions_per_sequence,
           "Questions of one document that share a training sequence, at most.", at_least(1));
-  v.field("maximum_context", maximum_context,
-          "Documents are cut after this many tokens (counted and logged); 0: never.", at_least(0));
+  v.field(
+      "maximum_context", maximum_context,
+      "Documents are cut after this many tokens (counted and logged); 0: never. Of texts without "
+      "questions: the nearest so many tokens before a chunk and its query can be chosen from.",
+      at_least(0));
+  v.field("chunk_tokens", chunk_tokens,
+          "Texts without questions (format text) are predicted in chunks of this many tokens: the "
+          "retriever's query is the chunk before, and its candidates end before that one.",
+          at_least(1));
 }
 
 void GroupRates::visit_fields(ConfigVisitor& v) {

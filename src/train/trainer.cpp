@@ -54,6 +54,7 @@ LoaderOptions loader_options(const RunConfig& config, const std::string& split, 
   options.questions_per_sequence = training ? config.data.questions_per_sequence : 1;
   options.shuffle = training;
   options.maximum_context = config.data.maximum_context;
+  options.chunk_tokens = config.data.chunk_tokens;
   options.seed = config.train.seed;
   return options;
 }
@@ -161,8 +162,10 @@ const Loader& Trainer::stage_loader(const StageConfig& stage, bool single_questi
   if (!loader) {
     options.encoder = encoder_;
     loader = std::make_unique<Loader>(path, tokenizer_, config_.prompt, options);
-    log_info("training data ", path, ": ", loader->sequences(), " sequences of at most ",
-             options.questions_per_sequence, " question(s)");
+    log_info("training data ", path, ": ", loader->sequences(), " sequences of ",
+             loader->holds_texts()
+                 ? concat("a chunk of at most ", options.chunk_tokens, " tokens")
+                 : concat("at most ", options.questions_per_sequence, " question(s)"));
   }
   return *loader;
 }

@@ -28,6 +28,7 @@ struct Case {
   std::string corpus = {};             // content of corpus.jsonl beside the file
   // Of a stream, whose questions are of several records together: as many of any two or more.
   bool stream = false;
+  std::string file = "input";  // its name, where the format goes by it
 
   int64_t questions_of(int64_t records) const {
     return stream ? (records > 1 ? questions : 0) : records * questions;
@@ -276,6 +277,9 @@ std::vector<Case> cases() {
           "answer_spans": [[2, 3]], "id": "i", "timestamp": "2026-11-24"})",
       {"/question", "/answers", "/answers/0", "/evidence/0", "/answer_spans/0"},
       {"/evidence/0/1", "/answer_spans/0/0", "/answer_spans/0/1"}, "/id");
+  add("Text", "text", Layout::kLines, 1, R"({"text": "a b c", "title": "t", "id": "i"})", {"/text"},
+      {}, "/id");
+  all.back().file = "input.jsonl";
   return all;
 }
 
@@ -285,8 +289,11 @@ class ReadersHostileTest : public ::testing::TestWithParam<Case>, protected Read
   ReadersHostileTest() {
     if (!GetParam().corpus.empty()) write(GetParam().corpus, "corpus.jsonl");
   }
+  void read_bytes(const std::string& content) {
+    read(GetParam().format, write(content, GetParam().file));
+  }
   void read_records(const std::vector<std::string>& records) {
-    read_content(GetParam().format, file_of(GetParam(), records));
+    read_bytes(file_of(GetParam(), records));
   }
   // The damaged record is one bad record with its place, and both neighbours are read.
   void expect_bad(const std::string& record, const std::string& what) {
@@ -294,7 +301,8 @@ class ReadersHostileTest : public ::testing::TestWithParam<Case>, protected Read
     EXPECT_EQ(report.bad.size(), 1u) << what << ": " << first_bad();
     EXPECT_EQ(questions(), GetParam().questions_of(2)) << what;
     EXPECT_EQ(report.records, questions()) << what;
-    EXPECT_NE(first_bad().find("input:2"), std::string::npos) << what << ": " << first_bad();
+    EXPECT_NE(first_bad().find(GetParam().file + ":2"), std::string::npos)
+        << what << ": " << first_bad();
     EXPECT_LT(first_bad().size(), 600u) << what;
   }
 };
@@ -354,7 +362,7 @@ TEST_P(ReadersHostileTest, AnyValueAnywhere) {
 TEST_P(ReadersHostileTest, TruncatedAnywhere) {
   const std::string whole = file_of(GetParam(), {good(), good()});
   for (size_t size = 0; size < whole.size(); ++size) {
-    read_content(GetParam().format, whole.substr(0, size));
+    read_bytes(whole.substr(0, size));
     EXPECT_LE(questions(), GetParam().questions_of(2)) << size;
     EXPECT_LE(report.bad.size(), 1u) << size;
     // An empty file holds no record; lines are whole after each of them.
@@ -415,7 +423,7 @@ TEST_P(ReadersHostileTest, FilesThatAreSomethingElse) {
         std::string("[[[["), std::string("{\"data\": 5}"), std::string("question,answer\na,b\n"),
         std::string(300000, '{')}) {
     try {
-      read_content(GetParam().format, content);
+      read_bytes(content);
       EXPECT_EQ(questions(), 0);
       if (!content.empty()) {
         EXPECT_FALSE(report.bad.empty()) << content.substr(0, 20);

@@ -92,6 +92,8 @@ INSTANTIATE_TEST_SUITE_P(
         RealFile{"Fmt", "github_code", "github_code/fmtlib__fmt.jsonl.gz", 104, 0, 0, 12},
         RealFile{"Ripgrep", "github_code", "github_code/BurntSushi__ripgrep.jsonl.gz", 184, 0, 0,
                  47},
+        RealFile{"WikiText", "text", "wikitext2/valid.txt", 60, 0, 0, 0},
+        RealFile{"FmtText", "text", "github_code/fmtlib__fmt.jsonl.gz", 86, 0, 0, 0},
         RealFile{"FlaskCommits", "dated_entries", "github_code/pallets__flask.commits.jsonl.gz",
                  688, 0, 0, 688},
         RealFile{"LeveldbCommits", "dated_entries", "github_code/google__leveldb.commits.jsonl.gz",

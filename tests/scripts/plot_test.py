@@ -137,6 +137,27 @@ class Plot(unittest.TestCase):
         self.plot("--results", self.folder / "results.json")
         self.assertEqual(self.figures(), set(), "one lag is no curve")
 
+    def test_perplexity_against_context_length(self):
+        def point(method, tokens, value, **more):
+            shape = {"shape": {"context_tokens": tokens, "scored_tokens": 64, "texts": 9}}
+            return [{**record(method, f"loss_context_{tokens}", value / 10, "nats", ci=[value / 20, value / 5], **more), **shape},
+                    {**record(method, f"perplexity_context_{tokens}", value, "perplexity", ci=[value - 1, value + 1]), **shape},
+                    {**record(method, f"tokens_read_context_{tokens}", tokens / 2, "tokens"), **shape}]
+        path = self.write([*point("dense", 1024, 20), *point("dense", 256, 30), *point("dsrsq", 256, 32, **difference(0.2, 0.1, 0.3)),
+                           *point("dsrsq", 1024, 24)])
+        self.assertEqual(self.plot("--results", path), (0, ""))
+        self.assertEqual(self.figures(), {"context_perplexity"})
+        results = plot.read_sections([str(path)])[0]
+        self.assertEqual([(tokens, made.value) for tokens, made in plot.plot_results.context_points(results, "dense", "perplexity")], [(256, 30), (1024, 20)])
+        with open(self.report / "table-context.csv") as file:
+            rows = {row["method"]: [float(value) for value in list(row.values())[1:]] for row in csv.DictReader(file)}
+        self.assertEqual(rows, {"dense": [30, 29, 31, 20, 19, 21], "dsrsq": [32, 31, 33, 24, 23, 25]}, "shortest first")
+        with open(self.report / "table-comparison.csv") as file:
+            self.assertEqual(list(csv.reader(file))[1:], [["dsrsq", "0.2", "0.1", "0.3", "0.25"]])
+        self.write(point("dense", 256, 30))
+        self.plot("--results", path)
+        self.assertEqual(self.figures(), set(), "one length is no curve")
+
     def test_sections(self):
         one, two = self.write(RECORDS, "one.json"), self.write(RECORDS[:2], "two.json")
         code, error = self.plot("--results", one, two)

@@ -242,6 +242,15 @@ ReadReport read_kv_retrieval(const std::string& path, const ReadOptions& options
 ReadReport read_tydiqa(const std::string& path, const ReadOptions& options,
                        const ExampleSink& sink);
 
+// Texts and code without questions, to predict: a record a document, whose question is empty and
+// has no answer. A folder: its text files as read_github_code takes them, a document each, titled
+// by their paths. A file called *.jsonl (or .jsonl.gz, .jsonl.zst): {"text" | "content" | "code" |
+// "context", "title"?, "path"?, "id"?} a line. Any other file: a line " = Title = " between blank
+// lines (WikiText) begins a document; one without such a line is one document. Line ends become
+// line feeds. A document of white space alone is none; one with a zero byte, of no UTF-8 or over 64
+// MiB is a bad record.
+ReadReport read_text(const std::string& path, const ReadOptions& options, const ExampleSink& sink);
+
 // Plain JSONL: {"question": str, "context": str | "documents": [str | {"title","text"}],
 // "answers": [str], "evidence"?: [str | [begin, end] in Unicode code points of the context],
 // "answer_spans"?: the same, "id"?, "timestamp"?}. `documents` are joined by a blank line. Answers

@@ -36,6 +36,7 @@ struct DataConfig {
   std::string test_split = "test";
   int64_t questions_per_sequence = 1;
   int64_t maximum_context = 0;
+  int64_t chunk_tokens = 128;
   void visit_fields(ConfigVisitor& v);
 };
 
