@@ -48,7 +48,8 @@ memcheck() {
 SMALL_CASES="ClusterAttention.QueryThatSees*:ClusterAttention.Autocast*"
 SMALL_CASES+=":ClusterAssign.WorkedExample:ClusterAssign.Ties*:AttentionMass.WorkedExample:AttentionMass.Routed*"
 SMALL_CASES+=":RetrievalTopk.WorkedExample:RetrievalTopk.MorePlaces*:GatherTokens.WorkedExample:GatherTokens.TakesRows*"
-SMALL_CASES+=":SubsetLogProbOperator.WorkedExample:ReservoirUpdate.WorkedExample:ReservoirUpdate.RingAnd*"
+SMALL_CASES+=":GatherTokens.Gradients*:SubsetLogProbOperator.WorkedExample:SubsetLogProbOperator.ARow*"
+SMALL_CASES+=":ReservoirUpdate.WorkedExample:ReservoirUpdate.RingAnd*:ReservoirUpdate.WhatIs*"
 racecheck() {
   compute-sanitizer --tool racecheck --error-exitcode 1 --kernel-name kns=5dsrsq7kernels \
     $BUILD/bin/test_ops --gtest_filter="$SMALL_CASES"

@@ -18,11 +18,11 @@ cudaError_t launch_gather_tokens(const GatherTokensSizes& sizes, int64_t element
                                  const void* rows, const int64_t* index, void* out,
                                  cudaStream_t stream);
 
-// d_out [B, n, D] -> d_rows [B, N, D], which holds zeros. `sorted` [B, n]: the index, ascending;
-// `slot` [B, n]: where each stood, ascending among equal ones. A row is summed in fp32 by one warp
-// in that order.
+// d_out [B, n, D] -> d_rows [B, N, D], which holds zeros. A row is summed in fp32 by one warp, over
+// its slots as they stand. `chain` [B, n]: scratch. n < 2^31; n^2 indices of a sequence are
+// compared.
 cudaError_t launch_gather_tokens_backward(const GatherTokensSizes& sizes, ElementType type,
-                                          const void* d_out, const int64_t* sorted,
-                                          const int64_t* slot, void* d_rows, cudaStream_t stream);
+                                          const void* d_out, const int64_t* index, unsigned* chain,
+                                          void* d_rows, cudaStream_t stream);
 
 }  // namespace dsrsq::kernels

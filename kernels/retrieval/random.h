@@ -57,7 +57,7 @@ __device__ __forceinline__ double random_uniform(const RandomStream& stream, uin
 }
 
 // log of a normal positive number; portable_log of core/random.cpp.
-__device__ inline double portable_log(double x) {
+__device__ __forceinline__ double portable_log(double x) {
   const uint64_t bits = static_cast<uint64_t>(__double_as_longlong(x));
   int exponent = static_cast<int>(bits >> 52) - 1023;
   double m = __longlong_as_double(
@@ -79,7 +79,7 @@ __device__ inline double portable_log(double x) {
   return __dadd_rn(__dmul_rn(exponent, 0x1.62e42fefp-1), __dadd_rn(twice, rest));
 }
 
-__device__ inline double random_gumbel(const RandomStream& stream, uint64_t position) {
+__device__ __forceinline__ double random_gumbel(const RandomStream& stream, uint64_t position) {
   return -portable_log(-portable_log(random_uniform(stream, position)));
 }
 

@@ -8,9 +8,10 @@ namespace dsrsq::kernels {
 namespace {
 
 constexpr int kThreads = 1024;
-constexpr int kBins = 1024;
+constexpr int kBins = kThreads;
 constexpr int kDigitBits = 10;
-constexpr int64_t kSharedKeys = 24576;  // 192 KiB
+constexpr int kCopies = 8;              // of the counts: priorities have few exponents
+constexpr int64_t kSharedKeys = 20480;  // 160 KiB
 
 // Unsigned integers in the order of priorities. Not a number: below all.
 __device__ __forceinline__ uint64_t key_of(double priority) {
@@ -24,47 +25,66 @@ struct Arguments {
   uint64_t* workspace;  // [B, H + E], or null: shared memory
 };
 
-__device__ double offered_priority(const ReservoirInputs& in, const RandomStream& stream,
-                                   int64_t entry) {
-  if (!in.valid[entry]) return -CUDART_INF;
+// Without a branch before the loads: those of a thread's entries are under way together.
+__device__ __forceinline__ double offered_priority(const ReservoirInputs& in,
+                                                   const RandomStream& stream, int64_t entry) {
+  const bool valid = in.valid[entry];
   const int64_t rank = in.rank[entry];
   const double weight = in.log_weight == nullptr ? 0. : in.log_weight[entry];
-  const double priority = __dadd_rn(weight, __dmul_rn(static_cast<double>(rank), in.decay));
-  if (in.noise.sample_ids == nullptr) return priority;
-  const auto place = static_cast<uint64_t>(rank) * static_cast<uint64_t>(in.noise.layers) +
-                     static_cast<uint64_t>(in.noise.layer);
-  return __dadd_rn(priority, random_gumbel(stream, place));
+  double priority = __dadd_rn(weight, __dmul_rn(static_cast<double>(rank), in.decay));
+  if (in.noise.sample_ids != nullptr) {
+    const auto place = static_cast<uint64_t>(rank) * static_cast<uint64_t>(in.noise.layers) +
+                       static_cast<uint64_t>(in.noise.layer);
+    priority = __dadd_rn(priority, random_gumbel(stream, place));
+  }
+  return valid ? priority : -CUDART_INF;
 }
 
-// Kept entries are those above `threshold` and the first `wanted` that equal it.
+constexpr uint32_t kAllTies = 0xffffffffu;
+
+// Kept entries are those above `key` and the first `wanted` that equal it.
 struct Threshold {
   uint64_t key;
   uint32_t wanted;
 };
 
+// Counts by digit, kCopies beside each other, of which a lane adds to its own; then their sums.
+struct Counts {
+  uint4 copies[kBins][kCopies / 4];
+  uint32_t sums[kBins];
+};
+
 // By digits from the top, until all elements that begin with the digits found are wanted.
 __device__ Threshold find_threshold(const uint64_t* keys, int64_t total, uint32_t wanted,
-                                    uint32_t* histogram, uint32_t* warp_sums, Digit& found) {
+                                    Counts& counts, uint32_t* warp_sums, Digit& found) {
   uint64_t prefix = 0;
   int known = 64;  // bits below those decided
   while (known > 0) {
     const int bits = min(kDigitBits, known), next = known - bits;
     const uint32_t mask = (1u << bits) - 1;
-    histogram[threadIdx.x] = 0;
+    uint4* own = counts.copies[threadIdx.x];
+#pragma unroll
+    for (int i = 0; i < kCopies / 4; ++i) own[i] = make_uint4(0, 0, 0, 0);
     __syncthreads();
     for (int64_t i = threadIdx.x; i < total; i += kThreads) {
       if (known == 64 || keys[i] >> known == prefix) {
-        atomicAdd(&histogram[static_cast<uint32_t>(keys[i] >> next) & mask], 1u);
+        const uint32_t digit = static_cast<uint32_t>(keys[i] >> next) & mask;
+        atomicAdd(reinterpret_cast<uint32_t*>(counts.copies[digit]) + threadIdx.x % kCopies, 1u);
       }
     }
     __syncthreads();
-    find_digit(histogram, kBins, wanted, warp_sums, found);
+    uint32_t sum = 0;
+#pragma unroll
+    for (int i = 0; i < kCopies / 4; ++i) sum += own[i].x + own[i].y + own[i].z + own[i].w;
+    counts.sums[threadIdx.x] = sum;
+    __syncthreads();
+    find_digit(counts.sums, kBins, wanted, warp_sums, found);
     prefix = prefix << bits | static_cast<uint64_t>(found.digit);
     wanted = found.wanted;
-    const bool whole = histogram[found.digit] == wanted;
+    const bool whole = counts.sums[found.digit] == wanted;
     known = next;
-    __syncthreads();  // the histogram and `found` have been read
-    if (whole) return {prefix << known, 0xffffffffu};
+    __syncthreads();  // the counts and `found` have been read
+    if (whole) return {prefix << known, kAllTies};
   }
   return {prefix, wanted};
 }
@@ -72,9 +92,10 @@ __device__ Threshold find_threshold(const uint64_t* keys, int64_t total, uint32_
 __global__ void __launch_bounds__(kThreads, 1)
     reservoir_kernel(const __grid_constant__ Arguments a) {
   extern __shared__ uint64_t shared_keys[];
-  __shared__ uint32_t histogram[kBins];
+  __shared__ Counts counts;
   __shared__ uint32_t warp_sums[33];
   __shared__ Digit found;
+  __shared__ uint32_t held_kept;
   const int64_t b = blockIdx.x, held = a.s.held, total = held + a.s.offered;
   uint64_t* keys = a.workspace == nullptr ? shared_keys : a.workspace + b * total;
   RandomStream stream{};
@@ -82,13 +103,14 @@ __global__ void __launch_bounds__(kThreads, 1)
     stream = random_stream(a.in.noise.seed, a.in.noise.purpose, a.in.noise.step,
                            static_cast<uint64_t>(a.in.noise.sample_ids[b]));
   }
-  for (int64_t i = threadIdx.x; i < total; i += kThreads) {
-    keys[i] = key_of(i < held ? a.in.held[b * held + i]
-                              : offered_priority(a.in, stream, b * a.s.offered + i - held));
+  for (int64_t i = threadIdx.x; i < held; i += kThreads) keys[i] = key_of(a.in.held[b * held + i]);
+#pragma unroll 2
+  for (int64_t j = threadIdx.x; j < a.s.offered; j += kThreads) {
+    keys[held + j] = key_of(offered_priority(a.in, stream, b * a.s.offered + j));
   }
   __syncthreads();
   const Threshold last =
-      find_threshold(keys, total, static_cast<uint32_t>(a.s.kept), histogram, warp_sums, found);
+      find_threshold(keys, total, static_cast<uint32_t>(a.s.kept), counts, warp_sums, found);
   // A thread has successive entries: their order is that of the places.
   const int64_t share = (total + kThreads - 1) / kThreads;
   const int64_t begin = min(threadIdx.x * share, total), end = min(begin + share, total);
@@ -97,42 +119,44 @@ __global__ void __launch_bounds__(kThreads, 1)
     above += keys[i] > last.key;
     equal += keys[i] == last.key;
   }
-  const uint32_t ties_before = block_prefix(equal, warp_sums, all);
-  const uint32_t taken =
-      min(equal, last.wanted > ties_before ? last.wanted - ties_before : 0u);  // of own ties
-  uint32_t place = block_prefix(above + taken, warp_sums, all);
-  // How many of them were offered: once more, of those behind the held ones.
-  uint32_t left = taken, own_offered = 0;
-  for (int64_t i = begin; i < end; ++i) {
-    const bool kept = keys[i] > last.key || (keys[i] == last.key && left > 0);
-    if (!kept) continue;
-    if (keys[i] == last.key) --left;
-    own_offered += i >= held;
+  uint32_t taken = equal;  // of the ties
+  if (last.wanted != kAllTies) {
+    const uint32_t before = block_prefix(equal, warp_sums, all);
+    taken = min(equal, last.wanted > before ? last.wanted - before : 0u);
   }
-  uint32_t taken_in;
-  uint32_t number = block_prefix(own_offered, warp_sums, taken_in);
-  left = taken;
-  for (int64_t i = begin; i < end; ++i) {
-    const bool kept = keys[i] > last.key || (keys[i] == last.key && left > 0);
-    if (!kept) continue;
-    if (keys[i] == last.key) --left;
+  const uint32_t first = block_prefix(above + taken, warp_sums, all);
+  // visit(entry, place) of the kept ones.
+  const auto for_each_kept = [&](const auto& visit) {
+    uint32_t place = first, left = taken;
+    for (int64_t i = begin; i < end; ++i) {
+      const bool tie = keys[i] == last.key;
+      if (keys[i] < last.key || (tie && left == 0)) continue;
+      left -= tie;
+      visit(i, place++);
+    }
+  };
+  if (begin <= held && held < end) {
+    uint32_t before = first;
+    for_each_kept([&](int64_t i, uint32_t place) { before = i < held ? place + 1 : before; });
+    held_kept = before;
+  }
+  if (threadIdx.x == 0 && held == total) held_kept = static_cast<uint32_t>(a.s.kept);
+  __syncthreads();
+  const int64_t accepted = a.s.kept - held_kept;
+  for_each_kept([&](int64_t i, uint32_t place) {
     const int64_t to = b * a.s.kept + place;
     a.out.priority[to] = keys[i] == 0 ? CUDART_NAN : from_orderable(keys[i]);
-    if (i < held) {
-      a.out.source[to] = i;
-    } else {
-      a.out.source[to] = held + number;
-      a.out.accepted[b * a.s.accepted + number] = i - held;
-      a.out.slot[b * a.s.accepted + number] = place;
-      ++number;
-    }
-    ++place;
-  }
-  for (int64_t j = taken_in + threadIdx.x; j < a.s.accepted; j += kThreads) {
+    a.out.source[to] = i < held ? i : held + place - held_kept;
+    if (i < held) return;
+    const int64_t number = b * a.s.accepted + place - held_kept;
+    a.out.accepted[number] = i - held;
+    a.out.slot[number] = place;
+  });
+  for (int64_t j = accepted + threadIdx.x; j < a.s.accepted; j += kThreads) {
     a.out.accepted[b * a.s.accepted + j] = -1;
     a.out.slot[b * a.s.accepted + j] = -1;
   }
-  if (threadIdx.x == 0) a.out.count[b] = taken_in;
+  if (threadIdx.x == 0) a.out.count[b] = accepted;
 }
 
 bool in_shared_memory(const ReservoirSizes& s) { return s.held + s.offered <= kSharedKeys; }

@@ -318,8 +318,19 @@ __device__ __forceinline__ void unpack(uint64_t packed, int64_t& index, float& s
   score = packed == 0 ? -CUDART_INF_F : from_orderable(static_cast<uint32_t>(packed >> 32));
 }
 
+// The steps of a bitonic sort from `distance` (at most 16) down to 1 in runs of `run`, of element
+// i, which lane i % 32 holds.
+__device__ __forceinline__ void sort_near(uint64_t& own, int i, int run, int distance) {
+  const bool falling = (i & run) == 0;
+  for (; distance >= 1; distance /= 2) {
+    const uint64_t other = __shfl_xor_sync(0xffffffffu, own, distance);
+    const bool larger = falling == ((i & distance) == 0);
+    own = larger == (own > other) ? own : other;
+  }
+}
+
 // Joins what the blocks collected and sorts it. `ranges`: blocks that collected; `size`: a power of
-// two >= slots, of elements in shared memory; 0: do not sort.
+// two >= slots and a warp, of elements in shared memory; 0: do not sort.
 __global__ void __launch_bounds__(kFinishThreads, 1)
     finish_kernel(const __grid_constant__ Arguments a, int ranges, int size) {
   extern __shared__ uint64_t sorted[];
@@ -357,9 +368,9 @@ __global__ void __launch_bounds__(kFinishThreads, 1)
   for (int i = threadIdx.x; i < size; i += kFinishThreads) {
     sorted[i] = i < a.s.slots ? element(i) : 0;
   }
-  // A bitonic sort, largest first.
-  for (int run = 2; run <= size; run *= 2) {
-    for (int distance = run / 2; distance >= 1; distance /= 2) {
+  // A bitonic sort, largest first: partners far apart meet in shared memory, near ones in a warp.
+  for (int run = 32; run <= size; run *= 2) {
+    for (int distance = run / 2; distance >= 32; distance /= 2) {
       __syncthreads();
       for (int i = threadIdx.x; i < size / 2; i += kFinishThreads) {
         const int x = 2 * i - (i & (distance - 1)), y = x + distance;
@@ -367,6 +378,15 @@ __global__ void __launch_bounds__(kFinishThreads, 1)
         const uint64_t p = sorted[x], q = sorted[y];
         if (falling ? p < q : p > q) sorted[x] = q, sorted[y] = p;
       }
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < size; i += kFinishThreads) {
+      uint64_t own = sorted[i];
+      if (run == 32) {
+        for (int small = 2; small < 32; small *= 2) sort_near(own, i, small, small / 2);
+      }
+      sort_near(own, i, run, 16);
+      sorted[i] = own;
     }
   }
   __syncthreads();
@@ -436,7 +456,7 @@ cudaError_t launch_retrieval_topk(const RetrievalTopkSizes& s, const RetrievalTo
   collect_kernel<<<grid, kSelectThreads, 0, stream>>>(a);
   int size = 0;
   if (sort) {
-    for (size = 2; size < s.slots;) size *= 2;
+    for (size = 32; size < s.slots;) size *= 2;
   }
   const int bytes = size * 8;
   status = cudaFuncSetAttribute(finish_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);

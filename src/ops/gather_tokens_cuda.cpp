@@ -30,13 +30,14 @@ at::Tensor gather_tokens_backward_cuda(const at::Tensor& d_out_in, const at::Ten
   const at::Tensor d_out = d_out_in.to(bf16 ? at::kBFloat16 : at::kFloat).contiguous();
   at::Tensor d_rows = at::zeros({d_out.size(0), tokens, d_out.size(2)}, d_out.options());
   if (d_out.numel() > 0 && d_rows.numel() > 0) {
-    const auto [sorted, slot] = index.sort(/*stable=*/true, /*dim=*/1, /*descending=*/false);
-    const at::Tensor in_order = sorted.contiguous(), slots = slot.contiguous();
+    const at::Tensor rows = index.contiguous();
+    at::Tensor chain = at::empty(rows.sizes(), rows.options().dtype(at::kInt));
     C10_CUDA_CHECK(kernels::launch_gather_tokens_backward(
         {d_out.size(0), tokens, d_out.size(1), d_out.size(2)},
         bf16 ? kernels::ElementType::kBFloat16 : kernels::ElementType::kFloat32,
-        d_out.const_data_ptr(), in_order.const_data_ptr<int64_t>(), slots.const_data_ptr<int64_t>(),
-        d_rows.mutable_data_ptr(), c10::cuda::getCurrentCUDAStream().stream()));
+        d_out.const_data_ptr(), rows.const_data_ptr<int64_t>(),
+        static_cast<unsigned*>(chain.mutable_data_ptr()), d_rows.mutable_data_ptr(),
+        c10::cuda::getCurrentCUDAStream().stream()));
   }
   return d_rows.to(d_out_in.scalar_type());
 }
