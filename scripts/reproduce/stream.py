@@ -90,7 +90,7 @@ def run_records(name, path):
 
 
 def answers(path):
-    return [(line["tokens"], line["question"], line["answer"]) for line in lines_of(path, "answer")]
+    return [(line["tokens"], line["question"], (line["answer"], line["probability"])) for line in lines_of(path, "answer")]
 
 
 def write_results(args):

@@ -6,7 +6,9 @@
 #include "bench_attention.h"
 #include "bench_data.h"
 #include "bench_generate.h"
+#include "bench_latent.h"
 #include "bench_retrieval.h"
+#include "bench_stream.h"
 #include "bench_train.h"
 #include "bench_trained.h"
 #include "dsrsq/bench/device.h"
@@ -26,8 +28,10 @@ struct Options {
   BenchTrainedOptions trained;
   BenchTrainOptions train;
   BenchGenerateOptions generate;
-  BenchDataOptions data;
+  BenchStreamOptions stream;
   BenchRetrievalOptions retrieval;
+  BenchLatentOptions latent;
+  BenchDataOptions data;
 };
 
 void add_options(CLI::App& app, Options& o) {
@@ -35,9 +39,11 @@ void add_options(CLI::App& app, Options& o) {
          "--suite", o.suite,
          "attention: over clusters, whole operator, against dense; trained: what it loses "
          "and saves on a trained model's keys; train: a training step; generate: prefill and "
-         "decoding apart, over batches and lengths; data: reading and tokenizing a file; "
-         "retrieval: choosing tokens and entering the reservoir")
-      ->check(CLI::IsMember({"attention", "trained", "train", "generate", "data", "retrieval"}))
+         "decoding apart, over batches and lengths; stream: endless text; retrieval: choosing "
+         "tokens and entering the reservoir; latent: entering and reading the latent buffer; "
+         "data: reading and tokenizing a file")
+      ->check(CLI::IsMember(
+          {"attention", "trained", "train", "generate", "stream", "retrieval", "latent", "data"}))
       ->capture_default_str();
   app.add_option("--device", o.device, "cpu, cuda, cuda:N")->capture_default_str();
   app.add_option("--output", o.output, "results.json to write")->required();
@@ -45,18 +51,23 @@ void add_options(CLI::App& app, Options& o) {
   add_trained_options(app, o.trained);
   add_train_options(app, o.train);
   add_generate_options(app, o.generate);
-  add_data_options(app, o.data);
+  add_bench_stream_options(app, o.stream);
   add_retrieval_options(app, o.retrieval);
+  add_latent_options(app, o.latent);
+  add_data_options(app, o.data);
   app.add_option("--threads", o.threads, "of a CPU; 0: all");
   app.add_option("--log-level", o.log_level, "debug, info, warning, error")->capture_default_str();
 }
 
 std::vector<ResultRecord> run_suite(const Options& o, at::Device device, const SaveRecords& save) {
   if (o.suite == "train") return run_train(o.train, o.attention, device, save);
+  if (o.suite == "trained") return run_trained(o.trained, o.attention, o.device);
   if (o.suite == "generate")
     return run_generate(o.generate, o.attention, o.train.suite, device, save);
-  if (o.suite == "trained") return run_trained(o.trained, o.attention, o.device);
+  if (o.suite == "stream")
+    return run_stream_bench(o.stream, o.trained.model, o.trained.text, o.device);
   if (o.suite == "retrieval") return run_retrieval(o.retrieval, o.attention, device);
+  if (o.suite == "latent") return run_latent(o.latent, o.attention, device);
   if (o.suite == "data") return run_data(o.data, o.attention.suite.timing);
   return run_attention(o.attention, device);
 }

@@ -7,8 +7,8 @@
 namespace dsrsq {
 
 void add_trained_options(CLI::App& app, BenchTrainedOptions& o) {
-  app.add_option("--model", o.model, "trained: a run, or a Hugging Face folder");
-  app.add_option("--text", o.text, "trained: what it reads");
+  app.add_option("--model", o.model, "trained, stream: a run, or a Hugging Face folder");
+  app.add_option("--text", o.text, "trained, stream: what it reads");
   app.add_option("--sequences", o.suite.sequences, "trained: read; as many feed the codebook")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

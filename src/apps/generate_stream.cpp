@@ -1,13 +1,15 @@
 #include "generate_stream.h"
 
+#include <torch/torch.h>
+
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/files.h"
 #include "dsrsq/core/logging.h"
+#include "dsrsq/core/memory.h"
 #include "dsrsq/core/timer.h"
 #include "dsrsq/methods/text_stream.h"
 #include "dsrsq/train/stream_snapshot.h"
@@ -56,14 +58,6 @@ namespace {
 
 using nlohmann::json;
 
-// Bytes of RssAnon: memory that is the process's own. -1 where the system does not tell.
-int64_t own_memory() {
-  std::ifstream status("/proc/self/status");
-  for (std::string word; status >> word;)
-    if (int64_t kilobytes = 0; word == "RssAnon:" && status >> kilobytes) return kilobytes * 1024;
-  return -1;
-}
-
 std::string one_line(std::string text) {
   for (char& c : text)
     if (c == '\n' || c == '\r') c = ' ';
@@ -74,7 +68,8 @@ class StreamProgram {
  public:
   StreamProgram(OpenModel& opened, const ModelSource& source, const StreamRequest& request,
                 int64_t budget)
-      : tokenizer_(*opened.tokenizer),
+      : model_(opened.model),
+        tokenizer_(*opened.tokenizer),
         prompt_(source.config.prompt),
         request_(request),
         weights_(request.snapshot.empty() ? "" : weights_fingerprint(*opened.model)),
@@ -163,9 +158,15 @@ class StreamProgram {
 
   void answer(const std::string& text, const GenerateOptions& generate,
               const std::function<std::string(const std::vector<int32_t>&)>& text_of) {
+    double probability = 0;
+    auto settings = generate;
+    settings.prompt_read = [&](const at::Tensor& hidden, const MethodState&) {
+      auto logits = model_->backbone()->logits(hidden.select(1, hidden.size(1) - 1));
+      probability = at::softmax(logits, -1).max().item<double>();
+    };
     auto question = one_line(text.substr(0, text.find_last_not_of("\r\n") + 1));
     auto ids = encode_template(tokenizer_, prompt_.question, "{question}", question);
-    auto reply = stream_.answer({ids}, generate);
+    auto reply = stream_.answer({ids}, settings);
     auto said = one_line(text_of(reply.generated.tokens[0]));
     write_to_pipe(said + "\n");
     ++questions_;
@@ -173,6 +174,7 @@ class StreamProgram {
               {"tokens", stream_.tokens()},
               {"question", question},
               {"answer", said},
+              {"probability", probability},  // of the likeliest first token
               {"seconds", reply.generated.prefill_seconds + reply.generated.decode_seconds}};
     if (!stream_.histories().empty()) {
       line["scanned_tokens"] = reply.scanned_tokens;
@@ -189,7 +191,7 @@ class StreamProgram {
     auto health = stream_.health();
     auto read = stream_.tokens() - status_tokens_;
     auto rate = double(read) / std::max(1e-9, reading_seconds_);
-    auto memory = own_memory();
+    auto memory = own_memory_bytes();
     log_line(LogLevel::kInfo,
              concat(health.tokens, " tokens, ", int64_t(rate), " tokens/s; memory ",
                     bytes_text(uint64_t(health.state_bytes)), " of ",
@@ -244,6 +246,7 @@ class StreamProgram {
       metrics_->append(line.dump(-1, ' ', false, json::error_handler_t::replace) + "\n");
   }
 
+  LanguageModel model_;
   const Tokenizer& tokenizer_;
   const PromptConfig& prompt_;
   const StreamRequest& request_;

@@ -36,7 +36,8 @@ std::string read_small_file(const std::string& path) {
   }
 }
 
-void verify(const std::string& folder) {
+// -> the bytes of text that the manifest names.
+int64_t verify(const std::string& folder) {
   const std::string path = folder + "/" + kManifest;
   const Manifest manifest = parse_manifest(read_small_file(path), path);
   for (const char* name : {kTensors, kState}) {
@@ -53,6 +54,7 @@ void verify(const std::string& folder) {
                  ": is not the file that was written: damaged, cut off or missing; give "
                  "another snapshot, or none to begin anew"));
   }
+  return manifest.step;
 }
 
 int64_t count_of(const json& state, const char* key, const std::string& path) {
@@ -96,7 +98,7 @@ void save_stream_snapshot(const std::string& folder, const StreamSnapshot& snaps
 }
 
 StreamSnapshot load_stream_snapshot(const std::string& folder, const std::string& weights) {
-  verify(folder);
+  const int64_t step = verify(folder);
   const std::string path = folder + "/" + kState;
   json state;
   try {
@@ -119,6 +121,9 @@ StreamSnapshot load_stream_snapshot(const std::string& folder, const std::string
                                  "); give the model that it was made with, or another --snapshot"));
   snapshot.input_bytes = count_of(state, "input_bytes", path);
   snapshot.questions = count_of(state, "questions", path);
+  if (snapshot.input_bytes != step)
+    throw CheckpointError(concat(folder, ": manifest.json is that of byte ", step, ", expected ",
+                                 snapshot.input_bytes));
   snapshot.tensors = read_tensors(folder + "/" + kTensors);
   return snapshot;
 }

@@ -1,0 +1,89 @@
+#include "dsrsq/bench/stream_suite.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <tuple>
+
+#include "dsrsq/bench/case_records.h"
+#include "dsrsq/core/error.h"
+#include "dsrsq/core/logging.h"
+#include "dsrsq/core/memory.h"
+#include "dsrsq/core/timer.h"
+#include "dsrsq/train/trainer.h"
+
+namespace dsrsq::bench {
+namespace {
+
+constexpr size_t kQuestion = 8;  // tokens of the question that is searched for
+
+double quantile(std::vector<double> values, double q) {
+  std::sort(values.begin(), values.end());
+  auto place = q * double(values.size() - 1);
+  auto low = size_t(place);
+  auto high = std::min(low + 1, values.size() - 1);
+  return values[low] + (place - double(low)) * (values[high] - values[low]);
+}
+
+}  // namespace
+
+std::vector<ResultRecord> run_stream_suite(const StreamSuiteOptions& o, LanguageModel& model,
+                                           const std::vector<int32_t>& text) {
+  TextStreamOptions options;
+  options.position_range = o.position_range;
+  if (o.history) options.histories = {o.history};
+  TextStream stream(model, options);
+  auto segment = dynamic_cast<DsrsqMethod&>(model->method()).config().rckv.segment;
+  if (o.points < 1 || o.tokens / o.points < segment)
+    throw ConfigError(concat("--stream-tokens: expected at least --points x rckv.segment = ",
+                             o.points * segment, ", got ", o.tokens, "; raise it"));
+  if (text.empty()) throw ConfigError("--text: expected some text, got none");
+  const std::string method = o.history ? "store_disk" : "store_none";
+  CaseRecords records("stream", {});
+  auto begun = stream.tokens();
+  size_t next = 0;
+  for (int64_t point = 1; point <= o.points; ++point) {
+    std::vector<double> wall, core;
+    while (stream.tokens() - begun < o.tokens * point / o.points) {
+      std::vector<int32_t> piece;
+      for (int64_t i = 0; i < segment; ++i) piece.push_back(text[next++ % text.size()]);
+      Timer timer;
+      auto core_seconds = process_core_seconds();
+      stream.feed(piece);
+      if (model->device().is_cuda()) torch::cuda::synchronize(model->device().index());
+      wall.push_back(timer.seconds() / double(segment));
+      core.push_back((process_core_seconds() - core_seconds) / double(segment));
+    }
+    const std::map<std::string, double> at{{"tokens", double(stream.tokens() - begun)}};
+    const auto add = [&](const char* metric, double value,
+                         const std::string& unit) -> ResultRecord& {
+      return records.add(method, metric, value, unit, at);
+    };
+    for (const auto& [metric, unit, times] :
+         {std::tuple{"token_time", "s", &wall}, {"token_core_time", "core s", &core}}) {
+      auto& record = add(metric, quantile(*times, 0.5), unit);
+      record.p10 = quantile(*times, 0.1);
+      record.p90 = quantile(*times, 0.9);
+    }
+    auto health = stream.health();
+    add("state", double(health.state_bytes), "bytes");
+    add("rss_anon", double(own_memory_bytes()), "bytes");
+    add("age_median", health.age_median, "tokens");
+    add("age_oldest", health.age_oldest, "tokens");
+    if (o.history) {
+      std::vector<int32_t> question(text.begin(),
+                                    text.begin() + int64_t(std::min(kQuestion, text.size())));
+      GenerateOptions generate;
+      generate.maximum_tokens = 1;
+      auto reply = stream.answer({question}, generate);
+      auto& scan = add("scan", reply.scan_seconds, "s");
+      scan.shape = {{"tokens", double(reply.scanned_tokens)},
+                    {"bytes", double(reply.scanned_bytes)}};
+    }
+    log_info(method, ": ", stream.tokens() - begun, " tokens, ", quantile(wall, 0.5) * 1e6,
+             " us a token, ", health.state_bytes, " bytes");
+  }
+  return records.all;
+}
+
+}  // namespace dsrsq::bench
