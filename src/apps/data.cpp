@@ -38,9 +38,10 @@ void add_prepare(CLI::App& app, dsrsq::PrepareOptions& options) {
   CLI::App* command =
       app.add_subcommand("prepare", "Read files of one format into a data set (HDF5 or JSONL)");
   command
-      ->add_option("inputs", options.inputs,
-                   "Input files, plain, gzip or zstd; a folder of source files for github_code, of "
-                   "stories for cnn_dailymail")
+      ->add_option(
+          "inputs", options.inputs,
+          "Input files, plain, gzip or zstd; a folder of source files for github_code and text, of "
+          "stories for cnn_dailymail")
       ->required();
   command
       ->add_option("--format", options.format,
