@@ -69,6 +69,11 @@ void RckvConfig::visit_fields(ConfigVisitor& v) {
           "Sequences whose keys and values give the projections' principal "
           "components when the part is switched on.",
           at_least(1));
+  v.field("kernel", kernel,
+          "Implementation of entering the buffer and of reading it; changes rounding only. native: "
+          "the fused operators. aten: plain tensor operations, to check native against. auto: "
+          "native where it serves.",
+          one_of({"auto", "native", "aten"}));
 }
 
 namespace {

@@ -79,6 +79,11 @@ void DsrConfig::visit_fields(ConfigVisitor& v) {
       "without "
       "evidence or reward; the reader then depends on the scores.",
       one_of({"none", "bias"}));
+  v.field("kernel", kernel,
+          "Implementation of choosing tokens and of a choice's probability; changes rounding only. "
+          "native: the fused operators, which choose without keeping scores where nothing else "
+          "asks for them. aten: plain tensor operations, to check native against. auto: native.",
+          one_of({"auto", "native", "aten"}));
 }
 
 namespace {

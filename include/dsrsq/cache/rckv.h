@@ -34,6 +34,7 @@ struct RckvConfig {
   std::string back_propagation = "full";
   std::string store = "none";
   int64_t calibration_sequences = 32;
+  std::string kernel = "auto";
   void visit_fields(ConfigVisitor& v);
 };
 

@@ -43,6 +43,7 @@ struct DsrConfig {
   bool input_gradient = true;
   int64_t span = 1;
   std::string reader_gradient = "none";
+  std::string kernel = "auto";
   void visit_fields(ConfigVisitor& v);
 };
 
