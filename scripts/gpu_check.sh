@@ -46,6 +46,7 @@ memcheck() {
 # what a product before them wrote through the copy engine, unseen by the tool; so no case with a product on the device.
 SMALL_CASES="ClusterAttention.QueryThatSees*:ClusterAttention.Autocast*"
 SMALL_CASES+=":ClusterAssign.WorkedExample:ClusterAssign.Ties*:AttentionMass.WorkedExample:AttentionMass.Routed*"
+SMALL_CASES+=":LatentAttention.WorkedExample:LatentAttention.AgesFall*:LatentProject.WritesItsSlots*"
 racecheck() {
   compute-sanitizer --tool racecheck --error-exitcode 1 --kernel-name kns=5dsrsq7kernels \
     $BUILD/bin/test_ops --gtest_filter="$SMALL_CASES"
@@ -58,7 +59,10 @@ initcheck() {
 # Its records join those of this script.
 bench() {
   $BUILD/bin/dsrsq-bench --suite attention --cases 16384:128,65536:256 --seconds 0.3 --output $BUILD/bench.json || return
-  python3 -c 'import json; [print(json.dumps(r)) for r in json.load(open("'$BUILD'/bench.json"))["records"]]' >> $RECORDS
+  $BUILD/bin/dsrsq-bench --suite latent --seconds 0.3 --output $BUILD/bench_latent.json || return
+  for suite in bench bench_latent; do
+    python3 -c 'import json; [print(json.dumps(r)) for r in json.load(open("'$BUILD/$suite'.json"))["records"]]' >> $RECORDS
+  done
 }
 
 # train_on_gpu NAME SETTING...: the whole path on the device, all stages and parts, with a tiny number of steps; then the evaluation

@@ -5,6 +5,7 @@
 
 #include "bench_attention.h"
 #include "bench_data.h"
+#include "bench_latent.h"
 #include "bench_train.h"
 #include "bench_trained.h"
 #include "dsrsq/bench/device.h"
@@ -24,14 +25,15 @@ struct Options {
   BenchTrainedOptions trained;
   BenchTrainOptions train;
   BenchDataOptions data;
+  BenchLatentOptions latent;
 };
 
 void add_options(CLI::App& app, Options& o) {
   app.add_option("--suite", o.suite,
                  "attention: over clusters, whole operator, against dense; trained: what it loses "
                  "and saves on a trained model's keys; train: a training step; data: reading and "
-                 "tokenizing a file")
-      ->check(CLI::IsMember({"attention", "trained", "train", "data"}))
+                 "tokenizing a file; latent: entering and reading the latent buffer")
+      ->check(CLI::IsMember({"attention", "trained", "train", "data", "latent"}))
       ->capture_default_str();
   app.add_option("--device", o.device, "cpu, cuda, cuda:N")->capture_default_str();
   app.add_option("--output", o.output, "results.json to write")->required();
@@ -39,6 +41,7 @@ void add_options(CLI::App& app, Options& o) {
   add_trained_options(app, o.trained);
   add_train_options(app, o.train);
   add_data_options(app, o.data);
+  add_latent_options(app, o.latent);
   app.add_option("--threads", o.threads, "of a CPU; 0: all");
   app.add_option("--log-level", o.log_level, "debug, info, warning, error")->capture_default_str();
 }
@@ -46,6 +49,7 @@ void add_options(CLI::App& app, Options& o) {
 std::vector<ResultRecord> run_suite(const Options& o, at::Device device, const SaveRecords& save) {
   if (o.suite == "train") return run_train(o.train, o.attention, device, save);
   if (o.suite == "trained") return run_trained(o.trained, o.attention, o.device);
+  if (o.suite == "latent") return run_latent(o.latent, o.attention, device);
   if (o.suite == "data") return run_data(o.data, o.attention.suite.timing);
   return run_attention(o.attention, device);
 }

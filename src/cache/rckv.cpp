@@ -251,11 +251,20 @@ at::Tensor RckvImpl::priority(int64_t layer, const LeavingEntries& leaving,
   return of_padding(priority + noise.to(order.device()));
 }
 
+ops::Latents RckvImpl::latents_of(int64_t layer, const LeavingEntries& leaving) const {
+  if (config_.kernel == "aten")
+    return {compress_keys(layer, leaving.keys), compress_values(layer, leaving.values)};
+  auto type = leaving.keys.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  auto both = at::cat({key_projection_[layer], value_projection_[layer]}).to(type);
+  return ops::latent_project({leaving.keys, leaving.values, both, std::nullopt});
+}
+
 void RckvImpl::insert(int64_t layer, LatentBuffer& buffer, const LeavingEntries& leaving,
                       const std::vector<int64_t>& sample_ids, uint64_t step) const {
   LatentBuffer offered;
-  offered.keys = compress_keys(layer, leaving.keys);
-  offered.values = compress_values(layer, leaving.values);
+  auto latents = latents_of(layer, leaving);
+  offered.keys = latents.keys;
+  offered.values = latents.values;
   offered.positions = leaving.positions;
   offered.order = leaving.order;
   offered.priority = priority(layer, leaving, offered, sample_ids, step);

@@ -9,5 +9,8 @@ TORCH_LIBRARY(dsrsq, m) {
   m.def("cluster_route(Tensor queries, Tensor centroids, int slots) -> Tensor");
   m.def("cluster_attention(Tensor q, Tensor k, Tensor v, Tensor assignment, Tensor routes, Tensor? key_bias, int clusters, int window, int sinks, float scale, Tensor? other_out=None, Tensor? other_lse=None, bool plain=False) -> (Tensor out, Tensor lse)");
   m.def("attention_mass(Tensor q, Tensor k, Tensor lse, Tensor query_position, Tensor key_position, Tensor? key_bias, Tensor? assignment, Tensor? routes, float scale, int clusters, int window, int sinks) -> (Tensor mass, Tensor squared)");
+  m.def("latent_attention(Tensor q, Tensor key_latents, Tensor value_latents, Tensor key_projection, Tensor value_projection, Tensor? valid, Tensor? key_bias, Tensor? age_bias, Tensor? query_order, Tensor? key_order, Tensor? positions, float scale, float[] frequencies, float rotary_scale) -> (Tensor out, Tensor lse)");
+  m.def("latent_project(Tensor source, Tensor? value_source, Tensor weight, Tensor? bias) -> (Tensor keys, Tensor values)");
+  m.def("latent_project_into(Tensor source, Tensor? value_source, Tensor weight, Tensor? bias, Tensor slots, Tensor(a!) keys, Tensor(b!) values) -> ()");
   // clang-format on
 }

@@ -6,6 +6,8 @@
 #include "dsrsq/ops/attention_mass.h"
 #include "dsrsq/ops/cluster_assign.h"
 #include "dsrsq/ops/cluster_attention.h"
+#include "dsrsq/ops/latent_attention.h"
+#include "dsrsq/ops/latent_project.h"
 
 namespace dsrsq::ops::reference {
 
@@ -23,5 +25,13 @@ ClusterAttention cluster_attention(const at::Tensor& q, const at::Tensor& k, con
 // As ops::attention_mass; sums come back in fp64.
 AttentionMass attention_mass(const AttentionMassInputs& inputs,
                              const AttentionMassOptions& options);
+
+// As ops::latent_attention, differentiable: keys and values of every slot and head rebuilt whole,
+// rotated, one softmax; in fp64.
+LatentAttention latent_attention(const LatentAttentionInputs& inputs,
+                                 const LatentAttentionOptions& options);
+
+// As ops::latent_project, differentiable, in fp64.
+Latents latent_project(const LatentProjectInputs& inputs);
 
 }  // namespace dsrsq::ops::reference
