@@ -50,6 +50,7 @@ SMALL_CASES+=":ClusterAssign.WorkedExample:ClusterAssign.Ties*:AttentionMass.Wor
 SMALL_CASES+=":RetrievalTopk.WorkedExample:RetrievalTopk.MorePlaces*:GatherTokens.WorkedExample:GatherTokens.TakesRows*"
 SMALL_CASES+=":GatherTokens.Gradients*:SubsetLogProbOperator.WorkedExample:SubsetLogProbOperator.ARow*"
 SMALL_CASES+=":ReservoirUpdate.WorkedExample:ReservoirUpdate.RingAnd*:ReservoirUpdate.WhatIs*"
+SMALL_CASES+=":LatentAttention.WorkedExample:LatentAttention.AgesFall*:LatentProject.WritesItsSlots*"
 racecheck() {
   compute-sanitizer --tool racecheck --error-exitcode 1 --kernel-name kns=5dsrsq7kernels \
     $BUILD/bin/test_ops --gtest_filter="$SMALL_CASES"
@@ -62,7 +63,7 @@ initcheck() {
 # Its records join those of this script.
 bench() {
   local suite
-  for suite in attention retrieval; do
+  for suite in attention retrieval latent; do
     $BUILD/bin/dsrsq-bench --suite $suite --cases 16384:128,65536:256 --seconds 0.3 --output $BUILD/bench.json || return
     python3 -c 'import json; [print(json.dumps(r)) for r in json.load(open("'$BUILD'/bench.json"))["records"]]' >> $RECORDS
   done

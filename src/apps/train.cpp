@@ -70,6 +70,17 @@ void log_sqa_kernel(const dsrsq::RunConfig& config, at::Device device) {
   log_info(describe_sqa_kernel(config.dsrsq, config.model, device, type));
 }
 
+// What enters and reads the latents.
+void log_rckv_kernel(const dsrsq::RunConfig& config, at::Device device) {
+  using namespace dsrsq;
+  const auto& rckv = config.dsrsq.rckv;
+  auto obstacle = latent_obstacle(rckv, config.model, device);
+  if (rckv.kernel == "native" && !obstacle.empty())
+    throw ConfigError(concat("rckv.kernel: expected auto or aten, got native, which cannot serve ",
+                             obstacle, " on ", device.str(), "; change rckv.kernel or that"));
+  log_info(describe_rckv_kernel(rckv, config.model, device));
+}
+
 void run(Options& options, const std::vector<std::string>& command) {
   using namespace dsrsq;
   set_log_level(parse_log_level(options.log_level));
@@ -93,6 +104,7 @@ void run(Options& options, const std::vector<std::string>& command) {
   bool pretrained = config.model.init != "random";
   model->to(device);
   if (config.dsrsq.sqa.enabled && config.method == "dsrsq") log_sqa_kernel(config, device);
+  if (config.dsrsq.rckv.enabled && config.method == "dsrsq") log_rckv_kernel(config, device);
   if (options.dry_run) {
     if (pretrained) load_pretrained(model->backbone(), PretrainedFolder(config.model.init));
     Trainer trainer(config, model, tokenizer, folder);

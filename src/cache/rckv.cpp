@@ -284,15 +284,24 @@ at::Tensor RckvImpl::priority(int64_t layer, const LeavingEntries& leaving,
   return of_padding(priority + noise.to(order.device()));
 }
 
+ops::Latents RckvImpl::latents_of(int64_t layer, const LeavingEntries& leaving) const {
+  if (config_.kernel == "aten")
+    return {compress_keys(layer, leaving.keys), compress_values(layer, leaving.values)};
+  auto type = leaving.keys.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  auto both = at::cat({key_projection_[layer], value_projection_[layer]}).to(type);
+  return ops::latent_project({leaving.keys, leaving.values, both, std::nullopt});
+}
+
 void RckvImpl::insert(int64_t layer, LatentBuffer& buffer, const LeavingEntries& leaving,
                       const std::vector<int64_t>& sample_ids, uint64_t step) const {
   auto held = buffer.empty() ? 0 : buffer.order.size(1), fresh = leaving.order.size(1);
   bool all_fit = held + fresh <= config_.buffer_length;
   auto project = [&](const LeavingEntries& entries) {
-    LatentBuffer latents;
-    latents.keys = compress_keys(layer, entries.keys);
-    latents.values = compress_values(layer, entries.values);
-    return latents;
+    LatentBuffer offered;
+    auto latents = latents_of(layer, entries);
+    offered.keys = latents.keys;
+    offered.values = latents.values;
+    return offered;
   };
   if (config_.kernel == "aten") {
     auto offered = project(leaving);

@@ -11,6 +11,8 @@
 #include "dsrsq/methods/dsrsq.h"
 #include "dsrsq/methods/dsrsq_kernel.h"
 #include "dsrsq/ops/head_layout.h"
+#include "dsrsq/ops/latent_attention.h"
+#include "dsrsq/ops/rotary_frequencies.h"
 
 namespace dsrsq {
 
@@ -254,7 +256,7 @@ at::Tensor DsrsqMethod::attend_segment(const AttentionInput& segment, const at::
   if (keeps_mass(options)) count_exposure(segment, layer);
   std::optional<PartialAttention> latents;
   if (!layer.latents.empty() && options.probe != Probe::kLatentsMasked)
-    latents = read_latents(segment, q, layer.latents);
+    latents = read_latents(segment, q, layer.latents, options);
   if (!by_operator) return attend_masked(segment, q, routed, latents, state);
   const auto& sqa = config_.sqa;
   ClusterRead read{q,          routes,       segment.valid,   sqa.clusters,
@@ -316,21 +318,67 @@ at::Tensor DsrsqMethod::attend_masked(const AttentionInput& segment, const at::T
   return joined.out;
 }
 
+// What every query's logit of a latent gets, [B, L] fp32; undefined: nothing.
+at::Tensor DsrsqMethod::slot_bias(const AttentionInput& segment,
+                                  const LatentBuffer& latents) const {
+  if (config_.rckv.weight != "gate") return latents.bias;
+  auto gate = rckv_->log_gate(segment.layer, latents.keys, latents.values);
+  return latents.bias.defined() ? latents.bias + gate : gate;
+}
+
 // All biases of a latent's logits, broadcastable to [B, H, T, L]; undefined: none.
 at::Tensor DsrsqMethod::latent_bias(const AttentionInput& segment,
                                     const LatentBuffer& latents) const {
-  auto bias = over_queries(latents.bias);
-  auto add = [&](const at::Tensor& more) { bias = bias.defined() ? bias + more : more; };
-  if (config_.rckv.weight == "gate")
-    add(over_queries(rckv_->log_gate(segment.layer, latents.keys, latents.values)));
-  if (config_.rckv.position == "age_bias")
-    add(rckv_->age_bias(segment.layer, segment.order, latents.order));
-  return bias;
+  auto bias = over_queries(slot_bias(segment, latents));
+  if (config_.rckv.position != "age_bias") return bias;
+  auto age = rckv_->age_bias(segment.layer, segment.order, latents.order);
+  return bias.defined() ? bias + age : age;
+}
+
+// By ops::latent_attention, without logits.
+PartialAttention DsrsqMethod::read_latents_natively(const AttentionInput& segment,
+                                                    const at::Tensor& rotated_q,
+                                                    const LatentBuffer& latents) const {
+  auto type = rotated_q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  auto present = [&](const at::Tensor& x) {
+    return x.defined() ? std::optional(x.to(type)) : std::nullopt;
+  };
+  bool rotates = config_.rckv.position == "rope_reconstruct" && model_.position_embedding == "rope";
+  ops::LatentAttentionInputs in{rotates ? rotated_q : segment.q,
+                                latents.keys,
+                                latents.values,
+                                rckv_->key_projection(segment.layer).to(type),
+                                rckv_->value_projection(segment.layer).to(type),
+                                latents.valid,
+                                present(slot_bias(segment, latents)),
+                                {},
+                                {},
+                                {},
+                                {}};
+  ops::LatentAttentionOptions options{1 / std::sqrt(double(shape_.head_width))};
+  if (config_.rckv.position == "age_bias") {
+    in.age_bias = present(rckv_->age_table(segment.layer));
+    in.query_order = segment.order;
+    in.key_order = latents.order;
+  }
+  if (rotates) {
+    auto frequencies =
+        ops::rotary_frequencies(shape_.head_width, model_.rope_base, model_.rope_scaling);
+    in.positions = latents.positions;
+    options.frequencies = frequencies.radians;
+    options.rotary_scale = frequencies.scale;
+  }
+  auto read = ops::latent_attention(in, options);
+  return {read.out.to(rotated_q.scalar_type()), read.lse, {}};
 }
 
 PartialAttention DsrsqMethod::read_latents(const AttentionInput& segment,
-                                           const at::Tensor& rotated_q,
-                                           const LatentBuffer& latents) const {
+                                           const at::Tensor& rotated_q, const LatentBuffer& latents,
+                                           const PassOptions& options) const {
+  const auto& kernel = config_.rckv.kernel;
+  if (kernel != "aten" && !records_rows(segment, options) &&
+      latent_obstacle(config_.rckv, model_, segment.q.device()).empty())
+    return read_latents_natively(segment, rotated_q, latents);
   auto mask = latents.valid.unsqueeze(1).unsqueeze(2);
   auto values = latents.values.unsqueeze(1);
   auto bias = latent_bias(segment, latents);

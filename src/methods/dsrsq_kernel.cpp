@@ -35,6 +35,25 @@ std::string operator_obstacle(const SqaConfig& sqa, const TransformerConfig& mod
   return {};
 }
 
+std::string latent_obstacle(const RckvConfig& rckv, const TransformerConfig& model,
+                            at::Device device) {
+  if (!device.is_cuda()) return {};
+  if (model.head_width() != 64) return concat("heads of width ", model.head_width());
+  auto width = rckv.latent_width;
+  if (width != 32 && width != 64 && width != 128) return concat("rckv.latent_width ", width);
+  return {};
+}
+
+std::string describe_rckv_kernel(const RckvConfig& rckv, const TransformerConfig& model,
+                                 at::Device device) {
+  auto line = concat("rckv.kernel: ", rckv.kernel, " -> ");
+  if (rckv.kernel == "aten") return line + "aten";
+  auto obstacle = latent_obstacle(rckv, model, device);
+  if (!obstacle.empty()) return concat(line, "aten reads the latents (", obstacle, ")");
+  return concat(line, "native on ", device.is_cuda() ? "cuda" : "cpu",
+                "; aten where attention is recorded");
+}
+
 std::string describe_sqa_kernel(const DsrsqConfig& config, const TransformerConfig& model,
                                 at::Device device, at::ScalarType type) {
   const auto& sqa = config.sqa;

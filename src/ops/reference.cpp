@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -203,6 +204,69 @@ ReservoirUpdate reservoir_update(const ReservoirInputs& in, const ReservoirOptio
     }
   }
   return out;
+}
+
+LatentAttention latent_attention(const LatentAttentionInputs& in,
+                                 const LatentAttentionOptions& options) {
+  const int64_t heads = in.q.size(1), d = in.q.size(3), c = in.key_latents.size(2);
+  const int64_t kv_heads = in.key_projection.size(1) / d, group = heads / kv_heads;
+  const at::Tensor q = in.q.to(at::kDouble);
+  const auto rebuilt = [&](const at::Tensor& latents, const at::Tensor& projection) {
+    const at::Tensor p = projection.to(at::kDouble).view({c, kv_heads, d});
+    return at::einsum("blc,chd->bhld", {latents.to(at::kDouble), p}).repeat_interleave(group, 1);
+  };
+  at::Tensor k = rebuilt(in.key_latents, in.key_projection);
+  const at::Tensor v = rebuilt(in.value_latents, in.value_projection);
+  if (in.positions.has_value()) {
+    // Pairs as complex numbers, turned by a unit one.
+    const at::Tensor frequency = at::tensor(options.frequencies, at::kDouble).to(q.device());
+    const at::Tensor angle =
+        at::einsum("bl,i->bli", {in.positions->to(at::kDouble), frequency}).unsqueeze(1);
+    const at::Tensor turn = at::polar(at::full_like(angle, options.rotary_scale), angle);
+    const at::Tensor pairs = at::complex(k.slice(-1, 0, d / 2), k.slice(-1, d / 2)) * turn;
+    k = at::cat({at::real(pairs), at::imag(pairs)}, -1);
+  }
+  at::Tensor score = at::einsum("bhtd,bhld->bhtl", {q, k}) * options.scale;
+  if (in.key_bias.has_value())
+    score = score + in.key_bias->to(at::kDouble).unsqueeze(1).unsqueeze(1);
+  if (in.age_bias.has_value()) {
+    const at::Tensor age = in.query_order->unsqueeze(2) - in.key_order->unsqueeze(1);  // [B, T, L]
+    const at::Tensor bucket = age.clamp_min(1)
+                                  .to(at::kDouble)
+                                  .log2()
+                                  .floor()
+                                  .to(at::kLong)
+                                  .clamp_max(in.age_bias->size(1) - 1);
+    std::vector<at::Tensor> of_head;
+    for (int64_t h = 0; h < heads; ++h)
+      of_head.push_back(in.age_bias->to(at::kDouble)[h].take(bucket));
+    score = score + at::stack(of_head, 1);
+  }
+  if (in.valid.has_value()) {
+    const double none = -std::numeric_limits<double>::infinity();
+    score = score.masked_fill(in.valid->logical_not().unsqueeze(1).unsqueeze(1), none);
+  }
+  if (score.size(3) == 0)
+    return {at::zeros_like(q), at::full(q.sizes().slice(0, 3), -INFINITY, q.options())};
+  const at::Tensor empty = score.isneginf().all(-1, true);
+  const at::Tensor weight = score.masked_fill(empty, 0).softmax(-1).masked_fill(empty, 0);
+  const at::Tensor lse = score.masked_fill(empty, 0).logsumexp(-1);
+  return {at::einsum("bhtl,bhld->bhtd", {weight, v}),
+          lse.masked_fill(empty.squeeze(-1), -std::numeric_limits<double>::infinity())};
+}
+
+Latents latent_project(const LatentProjectInputs& in) {
+  const int64_t c = in.weight.size(0) / 2;
+  const at::Tensor w = in.weight.to(at::kDouble);
+  const auto latents = [&](const at::Tensor& source, int64_t first) {
+    const at::Tensor x = source.to(at::kDouble), rows = w.slice(0, first, first + c);
+    at::Tensor z = x.dim() == 4
+                       ? at::einsum("bhtd,chd->btc", {x, rows.reshape({c, x.size(1), x.size(3)})})
+                       : at::einsum("bti,ci->btc", {x, rows});
+    if (in.bias.has_value()) z = z + in.bias->to(at::kDouble).slice(0, first, first + c);
+    return z;
+  };
+  return {latents(in.source, 0), latents(in.value_source.value_or(in.source), c)};
 }
 
 }  // namespace dsrsq::ops::reference

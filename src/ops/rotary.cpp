@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "dense_backend.h"
+#include "dsrsq/ops/rotary_frequencies.h"
 
 namespace dsrsq::ops {
 
@@ -41,21 +42,27 @@ void scale_yarn(std::vector<double>& frequency, double base, const RotaryScaling
 
 }  // namespace
 
-RotaryTable rotary_table(const at::Tensor& positions, int64_t head_width, double base,
-                         const RotaryScaling& scaling) {
+RotaryFrequencies rotary_frequencies(int64_t head_width, double base,
+                                     const RotaryScaling& scaling) {
   TORCH_CHECK(head_width % 2 == 0, "rotary_table: head width ", head_width, " must be even");
-  std::vector<double> frequency;
+  RotaryFrequencies result;
+  auto& frequency = result.radians;
   for (int64_t i = 0; i < head_width; i += 2)
     frequency.push_back(std::pow(base, -double(i) / double(head_width)));
-  double scale = 1;
   if (scaling.kind == "linear")
     for (auto& f : frequency) f /= scaling.factor;
   if (scaling.kind == "llama3") scale_llama3(frequency, scaling);
   if (scaling.kind == "yarn") {
     scale_yarn(frequency, base, scaling);
-    scale = scaling.attention_factor > 0 ? scaling.attention_factor
-                                         : 0.1 * std::log(scaling.factor) + 1;
+    result.scale = scaling.attention_factor > 0 ? scaling.attention_factor
+                                                : 0.1 * std::log(scaling.factor) + 1;
   }
+  return result;
+}
+
+RotaryTable rotary_table(const at::Tensor& positions, int64_t head_width, double base,
+                         const RotaryScaling& scaling) {
+  auto [frequency, scale] = rotary_frequencies(head_width, base, scaling);
   auto angles = positions.to(at::kDouble).unsqueeze(-1) *
                 at::tensor(frequency, at::kDouble).to(positions.device());  // [B, T, d/2]
   return {(angles.cos() * scale).to(at::kFloat).unsqueeze(1),

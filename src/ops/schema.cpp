@@ -13,5 +13,8 @@ TORCH_LIBRARY(dsrsq, m) {
   m.def("gather_tokens(Tensor rows, Tensor index) -> Tensor");
   m.def("subset_log_prob(Tensor score, Tensor candidate, Tensor mask) -> Tensor");
   m.def("reservoir_update(Tensor held, Tensor rank, Tensor valid, Tensor? log_weight, int capacity, float decay, Tensor? sample_ids, int seed, int step, int layers, int layer) -> (Tensor source, Tensor priority, Tensor accepted, Tensor slot, Tensor count)");
+  m.def("latent_attention(Tensor q, Tensor key_latents, Tensor value_latents, Tensor key_projection, Tensor value_projection, Tensor? valid, Tensor? key_bias, Tensor? age_bias, Tensor? query_order, Tensor? key_order, Tensor? positions, float scale, float[] frequencies, float rotary_scale) -> (Tensor out, Tensor lse)");
+  m.def("latent_project(Tensor source, Tensor? value_source, Tensor weight, Tensor? bias) -> (Tensor keys, Tensor values)");
+  m.def("latent_project_into(Tensor source, Tensor? value_source, Tensor weight, Tensor? bias, Tensor slots, Tensor(a!) keys, Tensor(b!) values) -> ()");
   // clang-format on
 }

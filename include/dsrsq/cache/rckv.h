@@ -15,6 +15,7 @@
 #include "dsrsq/cache/kv_cache.h"
 #include "dsrsq/core/config.h"
 #include "dsrsq/ops/attention_shape.h"
+#include "dsrsq/ops/latent_project.h"
 
 namespace dsrsq {
 
@@ -71,6 +72,12 @@ class RckvImpl : public torch::nn::Module {
   // [B, H, T, L] fp32. Ages share a bucket from each power of two to the next.
   at::Tensor age_bias(int64_t layer, const at::Tensor& query_order,
                       const at::Tensor& key_order) const;
+  // What ops::latent_attention reads a layer's latents by: P_k and P_v [c, H_kv d] and, where
+  // positions are a bias of age, its table [H, buckets]; fp32.
+  at::Tensor key_projection(int64_t layer) const { return key_projection_[size_t(layer)]; }
+  at::Tensor value_projection(int64_t layer) const { return value_projection_[size_t(layer)]; }
+  at::Tensor age_table(int64_t layer) const { return age_bias_[size_t(layer)]; }
+
   // weight: gate. log sigmoid(w . [z_k, z_v] + b) of latents [B, L, c] -> [B, L] fp32: log w of the
   // reservoir, and the bias of a latent's logits, which is where the gate's gradient comes from.
   at::Tensor log_gate(int64_t layer, const at::Tensor& key_latents,
@@ -105,6 +112,7 @@ class RckvImpl : public torch::nn::Module {
   const RckvConfig& config() const { return config_; }
 
  private:
+  ops::Latents latents_of(int64_t layer, const LeavingEntries& leaving) const;  // rckv.kernel's
   at::Tensor log_weight(int64_t layer, const LeavingEntries& leaving,
                         const LatentBuffer& offered) const;
   at::Tensor priority(int64_t layer, const LeavingEntries& leaving, const LatentBuffer& offered,

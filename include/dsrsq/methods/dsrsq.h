@@ -86,7 +86,10 @@ class DsrsqMethod : public Method {
                            const at::Tensor& routed, const std::optional<PartialAttention>& latents,
                            MethodState& state) const;
   PartialAttention read_latents(const AttentionInput& segment, const at::Tensor& rotated_q,
-                                const LatentBuffer& latents) const;
+                                const LatentBuffer& latents, const PassOptions& options) const;
+  PartialAttention read_latents_natively(const AttentionInput& segment, const at::Tensor& rotated_q,
+                                         const LatentBuffer& latents) const;
+  at::Tensor slot_bias(const AttentionInput& segment, const LatentBuffer& latents) const;
   at::Tensor latent_bias(const AttentionInput& segment, const LatentBuffer& latents) const;
   void record_rows(const AttentionInput& segment, const std::vector<PartialAttention>& parts,
                    const at::Tensor& lse, MethodState& state) const;

@@ -1,6 +1,6 @@
 // Which implementation serves attention over clusters (sqa.kernel; D10), and those by operator
-// (native, aten): a layer's entries as ops::cluster_attention reads them. What a query attends is
-// the same in all.
+// (native, aten): a layer's entries as ops::cluster_attention reads them; and which one reads the
+// latents (rckv.kernel). What a query attends is the same in all.
 #pragma once
 
 #include <c10/core/Device.h>
@@ -21,10 +21,18 @@ namespace dsrsq {
 std::string operator_obstacle(const SqaConfig& sqa, const TransformerConfig& model,
                               at::Device device, at::ScalarType type, bool with_mass);
 
+// Why ops::latent_attention cannot read the buffer there, empty: it can.
+std::string latent_obstacle(const RckvConfig& rckv, const TransformerConfig& model,
+                            at::Device device);
+
 // One line for a run's start: what sqa.kernel chooses, why, and which passes it leaves to
 // masked_dense.
 std::string describe_sqa_kernel(const DsrsqConfig& config, const TransformerConfig& model,
                                 at::Device device, at::ScalarType type);
+
+// The same of rckv.kernel.
+std::string describe_rckv_kernel(const RckvConfig& rckv, const TransformerConfig& model,
+                                 at::Device device);
 
 // Queries that are the newest T of a layer's entries, with the softmax over other keys (`other`)
 // where there are some.

@@ -6,6 +6,8 @@
 #include "dsrsq/ops/attention_mass.h"
 #include "dsrsq/ops/cluster_assign.h"
 #include "dsrsq/ops/cluster_attention.h"
+#include "dsrsq/ops/latent_attention.h"
+#include "dsrsq/ops/latent_project.h"
 #include "dsrsq/ops/reservoir_update.h"
 #include "dsrsq/ops/retrieval_topk.h"
 
@@ -39,5 +41,13 @@ at::Tensor subset_log_prob(const at::Tensor& score, const at::Tensor& candidate,
 
 // As ops::reservoir_update.
 ReservoirUpdate reservoir_update(const ReservoirInputs& inputs, const ReservoirOptions& options);
+
+// As ops::latent_attention, differentiable: keys and values of every slot and head rebuilt whole,
+// rotated, one softmax; in fp64.
+LatentAttention latent_attention(const LatentAttentionInputs& inputs,
+                                 const LatentAttentionOptions& options);
+
+// As ops::latent_project, differentiable, in fp64.
+Latents latent_project(const LatentProjectInputs& inputs);
 
 }  // namespace dsrsq::ops::reference

@@ -1,0 +1,10 @@
+#include "kernels/latent/latent_project_device.h"
+
+namespace dsrsq::kernels {
+
+cudaError_t launch_latent_project_1(const LatentProjectArguments& a, int warpgroups,
+                                    cudaStream_t stream) {
+  return latent_project::launch<1>(a, warpgroups, stream);
+}
+
+}  // namespace dsrsq::kernels
