@@ -78,7 +78,7 @@ __device__ Threshold find_threshold(const uint64_t* keys, int64_t total, uint32_
     for (int i = 0; i < kCopies / 4; ++i) sum += own[i].x + own[i].y + own[i].z + own[i].w;
     counts.sums[threadIdx.x] = sum;
     __syncthreads();
-    find_digit(counts.sums, kBins, wanted, warp_sums, found);
+    find_digit(load_bins(counts.sums, kBins), wanted, warp_sums, found);
     prefix = prefix << bits | static_cast<uint64_t>(found.digit);
     wanted = found.wanted;
     const bool whole = counts.sums[found.digit] == wanted;

@@ -20,7 +20,7 @@ constexpr int kFinishThreads = 1024;
 constexpr int kBins = 2048;
 constexpr int kLevels = 3;
 constexpr int kMostRanges = 512;  // blocks that select from one sequence's keys
-constexpr int kScoreBlocks = 3;   // a multiprocessor
+constexpr int kScoreBlocks = 2;   // a multiprocessor
 
 // Eight lanes read a row, a warp 32 rows: a lane's eight loads are under way together.
 constexpr int kLanes = 8;
@@ -218,28 +218,41 @@ __device__ __forceinline__ uint32_t wanted_rows(const Arguments& a, int64_t b) {
   return static_cast<uint32_t>(min(max(a.in.count[b], int64_t{0}), a.s.slots));
 }
 
-// What the histogram of `level` says of the sequence, given the level before.
-__device__ Level decide(const Arguments& a, int level, int64_t b, uint32_t* warp_sums,
-                        Digit& found) {
-  Level before{0, wanted_rows(a, b), 0};
-  if (level > 0) before = a.w.level[b * (kLevels - 1) + level - 1];
-  if (before.done) return before;
-  if (before.wanted == 0) return {0xffffffffu, 0, 1};
-  const int bits = level == kLevels - 1 ? 10 : 11;
-  find_digit(a.w.histogram + (b * kLevels + level) * kBins, 1 << bits, before.wanted, warp_sums,
-             found);
+// What decides one digit, loaded before anything of it is looked at.
+struct Evidence {
+  int level;
+  OwnBins own;
+  Level before;
+};
+__device__ __forceinline__ Evidence load_evidence(const Arguments& a, int level, int64_t b) {
+  const int bins = level == kLevels - 1 ? kBins / 2 : kBins;
+  Evidence e{level, load_bins(a.w.histogram + (b * kLevels + level) * kBins, bins), {}};
+  e.before = level > 0 ? a.w.level[b * (kLevels - 1) + level - 1] : Level{0, wanted_rows(a, b), 0};
+  return e;
+}
+__device__ Level decide(const Evidence& e, uint32_t* warp_sums, Digit& found) {
+  if (e.before.done) return e.before;
+  if (e.before.wanted == 0) return {0xffffffffu, 0, 1};
+  find_digit(e.own, e.before.wanted, warp_sums, found);
   if (found.digit < 0) return {0, 0, 1};  // fewer than wanted: all that may be chosen
-  return {before.prefix << bits | static_cast<uint32_t>(found.digit), found.wanted, 0};
+  const int bits = e.level == kLevels - 1 ? 10 : 11;
+  return {e.before.prefix << bits | static_cast<uint32_t>(found.digit), found.wanted, 0};
 }
 
-// The keys of this block, four a thread and turn.
-struct Range {
+// The keys of this block, four a thread and turn; behind the last of them 0.
+struct Turns {
+  __device__ explicit Turns(const Arguments& a)
+      : keys(a.w.key + blockIdx.y * a.w.stride),
+        begin(blockIdx.x * a.range),
+        end(min(begin + a.range, a.w.stride)) {}
+  __device__ uint4 load(int64_t first) const {
+    const int64_t i = first + 4 * threadIdx.x;
+    return i < end ? *reinterpret_cast<const uint4*>(keys + i) : make_uint4(0, 0, 0, 0);
+  }
+  const uint32_t* keys;
   int64_t begin, end;
 };
-__device__ __forceinline__ Range own_range(const Arguments& a) {
-  const int64_t begin = blockIdx.x * a.range;
-  return {begin, min(begin + a.range, a.w.stride)};
-}
+constexpr int kTurn = 4 * kSelectThreads;
 
 // level 0 and 1: decides, and counts by the next digit.
 __global__ void __launch_bounds__(kSelectThreads)
@@ -248,19 +261,20 @@ __global__ void __launch_bounds__(kSelectThreads)
   __shared__ uint32_t warp_sums[33];
   __shared__ Digit found;
   const int64_t b = blockIdx.y;
+  const Evidence evidence = load_evidence(a, level, b);
+  const Turns turns(a);
+  uint4 four = turns.load(turns.begin);
   for (int i = threadIdx.x; i < kBins; i += kSelectThreads) histogram[i] = 0;
-  const Level now = decide(a, level, b, warp_sums, found);
+  const Level now = decide(evidence, warp_sums, found);
   if (blockIdx.x == 0 && threadIdx.x == 0) a.w.level[b * (kLevels - 1) + level] = now;
   if (now.done) return;
   __syncthreads();
   const int known = level == 0 ? 21 : 10;  // bits below those decided
   const int next = level == 0 ? 10 : 0;    // bits below the next digit
   const uint32_t mask = level == 0 ? 2047 : 1023;
-  const uint32_t* keys = a.w.key + b * a.w.stride;
-  const Range range = own_range(a);
-  for (int64_t i = range.begin + 4 * threadIdx.x; i < range.end; i += 4 * kSelectThreads) {
-    const uint4 four = *reinterpret_cast<const uint4*>(keys + i);
+  for (int64_t first = turns.begin; first < turns.end; first += kTurn) {
     const uint32_t key[4] = {four.x, four.y, four.z, four.w};
+    four = turns.load(first + kTurn);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       if (key[j] >> known == now.prefix) atomicAdd(&histogram[key[j] >> next & mask], 1u);
@@ -280,21 +294,20 @@ __global__ void __launch_bounds__(kSelectThreads)
   __shared__ uint32_t warp_sums[33];
   __shared__ Digit found;
   const int64_t b = blockIdx.y;
-  const Level last = decide(a, kLevels - 1, b, warp_sums, found);
-  const uint32_t* keys = a.w.key + b * a.w.stride;
-  const Range range = own_range(a);
+  const Evidence evidence = load_evidence(a, kLevels - 1, b);
+  const Turns turns(a);
+  uint4 four = turns.load(turns.begin);
+  const Level last = decide(evidence, warp_sums, found);
   uint32_t ties = 0;
-  for (int64_t first = range.begin; first < range.end; first += 4 * kSelectThreads) {
-    const int64_t i = first + 4 * threadIdx.x;
-    uint4 four = make_uint4(0, 0, 0, 0);
-    if (i < range.end) four = *reinterpret_cast<const uint4*>(keys + i);
+  for (int64_t first = turns.begin; first < turns.end; first += kTurn) {
     const uint32_t key[4] = {four.x, four.y, four.z, four.w};
+    four = turns.load(first + kTurn);
+    const auto position = static_cast<uint32_t>(first + 4 * threadIdx.x);
     uint32_t equal = 0;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       if (key[j] > last.prefix) {
-        a.w.packed[b * a.s.slots + atomicAdd(&a.w.chosen[b], 1u)] =
-            pack(key[j], static_cast<uint32_t>(i + j));
+        a.w.packed[b * a.s.slots + atomicAdd(&a.w.chosen[b], 1u)] = pack(key[j], position + j);
       }
       equal += key[j] == last.prefix;
     }
@@ -304,9 +317,7 @@ __global__ void __launch_bounds__(kSelectThreads)
     uint32_t at = ties + block_prefix(equal, warp_sums, total);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      if (key[j] == last.prefix) {
-        a.w.tie[b * a.w.stride + range.begin + at++] = static_cast<uint32_t>(i + j);
-      }
+      if (key[j] == last.prefix) a.w.tie[b * a.w.stride + turns.begin + at++] = position + j;
     }
     ties += total;
   }
@@ -338,11 +349,13 @@ __global__ void __launch_bounds__(kFinishThreads, 1)
   __shared__ uint32_t warp_sums[33];
   __shared__ Digit found;
   const int64_t b = blockIdx.x;
-  const Level last = decide(a, kLevels - 1, b, warp_sums, found);
-  const uint32_t above = a.w.chosen[b], all = above + last.wanted;
-  uint32_t total;
+  const Evidence evidence = load_evidence(a, kLevels - 1, b);
+  const uint32_t above = a.w.chosen[b];
   const uint32_t own =
       static_cast<int>(threadIdx.x) < ranges ? a.w.tie_count[b * kMostRanges + threadIdx.x] : 0;
+  const Level last = decide(evidence, warp_sums, found);
+  const uint32_t all = above + last.wanted;
+  uint32_t total;
   const uint32_t prefix = block_prefix(own, warp_sums, total);
   if (static_cast<int>(threadIdx.x) <= ranges) before[threadIdx.x] = prefix;
   __syncthreads();
@@ -444,7 +457,6 @@ cudaError_t launch_retrieval_topk(const RetrievalTopkSizes& s, const RetrievalTo
                : launch_score<__nv_bfloat16>(a, multiprocessors, stream);
   if (status != cudaSuccess) return status;
 
-  constexpr int64_t kTurn = 4 * kSelectThreads;  // keys of a block at a time
   const int64_t turns = (a.w.stride + kTurn - 1) / kTurn;
   const int64_t most = std::clamp(2 * multiprocessors / s.batch, int64_t{1}, int64_t{kMostRanges});
   a.range = (turns + most - 1) / most * kTurn;

@@ -57,20 +57,39 @@ struct Digit {
   uint32_t wanted;  // of the elements of this digit
 };
 
-// `histogram` of `bins` counts by digit, bins a multiple of the block's threads; wanted at least 1.
-// The result lies in shared memory, for all threads.
-__device__ inline void find_digit(const uint32_t* histogram, int bins, uint32_t wanted,
-                                  uint32_t* warp_sums, Digit& found) {
+// A thread's counts of a histogram by digit, from its highest digit down.
+constexpr int kMostBins = 4;
+struct OwnBins {
+  int highest;
+  uint32_t count[kMostBins];
+};
+
+// `bins`: a multiple of the block's threads, at most kMostBins of them each.
+__device__ __forceinline__ OwnBins load_bins(const uint32_t* histogram, int bins) {
+  const int each = bins / static_cast<int>(blockDim.x);
+  OwnBins own;
+  own.highest = bins - 1 - static_cast<int>(threadIdx.x) * each;
+#pragma unroll
+  for (int i = 0; i < kMostBins; ++i) own.count[i] = i < each ? histogram[own.highest - i] : 0;
+  return own;
+}
+
+// wanted at least 1. The result lies in shared memory, for all threads.
+__device__ inline void find_digit(const OwnBins& own, uint32_t wanted, uint32_t* warp_sums,
+                                  Digit& found) {
   if (threadIdx.x == 0) found = {-1, wanted};
-  const int per_thread = bins / static_cast<int>(blockDim.x);
-  const int highest = bins - 1 - static_cast<int>(threadIdx.x) * per_thread;
-  uint32_t own = 0, total;
-  for (int i = 0; i < per_thread; ++i) own += histogram[highest - i];
-  uint32_t above = block_prefix(own, warp_sums, total);  // also: `found` is set
-  if (above < wanted && wanted <= above + own) {
-    int digit = highest;
-    while (above + histogram[digit] < wanted) above += histogram[digit--];
-    found = {digit, wanted - above};
+  uint32_t sum = 0, total;
+#pragma unroll
+  for (int i = 0; i < kMostBins; ++i) sum += own.count[i];
+  uint32_t above = block_prefix(sum, warp_sums, total);  // also: `found` is set
+  if (above < wanted && wanted <= above + sum) {
+#pragma unroll
+    for (int i = 0; i < kMostBins; ++i) {
+      if (above < wanted && wanted <= above + own.count[i]) {
+        found = {own.highest - i, wanted - above};
+      }
+      above += own.count[i];
+    }
   }
   __syncthreads();
 }
