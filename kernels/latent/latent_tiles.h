@@ -30,19 +30,6 @@ struct Shared {
   uint4 operand[kWidth / 16 * kColumnTiles * 32];  // P_k of the head as right factors
 };
 
-__device__ __forceinline__ void load_matrices(uint32_t (&a)[4], uint32_t shared) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-               : "r"(shared)
-               : "memory");
-}
-__device__ __forceinline__ void load_transposed(uint32_t (&a)[4], uint32_t shared) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-               : "r"(shared)
-               : "memory");
-}
-
 template <int kWidth>
 class Block {
   static constexpr int kStride = Shared<kWidth>::kStride;

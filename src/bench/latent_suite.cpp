@@ -339,8 +339,13 @@ std::vector<ResultRecord> measure_reading(const LatentSuiteOptions& o, int64_t l
       for (const bool backward : {false, true}) {
         const auto metric =
             concat("segment_", position_name(rotated), backward ? "_backward" : "", suffix);
-        compare({{"latent_attention", metric, segment.native(rotated, query_type, backward)},
-                 {"aten", metric, segment.composed(rotated, backward)}});
+        auto native = segment.native(rotated, query_type, backward);
+        auto composed = segment.composed(rotated, backward);
+        if (!backward) {  // gradients wait for the host
+          native = recorded(native, device, 1);
+          composed = recorded(composed, device, 1);
+        }
+        compare({{"latent_attention", metric, native}, {"aten", metric, composed}});
       }
     if (type == at::kFloat) break;  // on CUDA also in fp32
   }

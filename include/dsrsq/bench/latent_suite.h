@@ -35,10 +35,11 @@ struct LatentSuiteOptions {
 //   latent_project_by_head     from keys and values, by fp32 projections
 //   aten_merged      one product by the merged weight, in the order of the tokens
 // and one a buffer length:
-//   latent_attention  decode_absorbed (with a bias of age), decode_rotated: of one token, a layer, in
-//                     a CUDA graph of all layers, whose latents were not in the cache; segment_*,
-//                     segment_*_backward: of a segment, a layer; on CUDA also segment_*_fp32.
-//                     Speedups over aten and, of decoding, over dense
+//   latent_attention  decode_absorbed (with a bias of age), decode_rotated: of one token, a layer,
+//                     in a CUDA graph of all layers, whose latents were not in the cache;
+//                     segment_*: of a segment, in a graph, too; segment_*_backward: and gradients,
+//                     without a graph; on CUDA both also in fp32. Speedups over aten and, of
+//                     decoding, over dense
 //   latent_attention_fp32_latents  decoding with fp32 latents, as a model's buffer has them
 //   aten              the same by the model's composition (rckv.kernel: aten)
 //   dense_*           decode: one token's attention over all of the history, a layer, same graph
