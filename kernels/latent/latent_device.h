@@ -5,6 +5,7 @@
 
 #include "kernels/attention/hopper.h"
 #include "kernels/latent/latent_attention.h"
+#include "kernels/latent/mma.h"
 
 namespace dsrsq::kernels {
 
@@ -29,16 +30,6 @@ cudaError_t launch_latent_rows_fp32(const LatentAttentionArguments& a, cudaStrea
 cudaError_t launch_latent_tiles_32(const LatentAttentionArguments& a, cudaStream_t stream);
 cudaError_t launch_latent_tiles_64(const LatentAttentionArguments& a, cudaStream_t stream);
 cudaError_t launch_latent_tiles_128(const LatentAttentionArguments& a, cudaStream_t stream);
-
-// D[16 x 8] += A[16 x 16] B[16 x 8].
-__device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
-                                         uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 // Two fp32 numbers as bf16, and what the rounding lost.
 __device__ __forceinline__ void split(float x, float y, uint32_t& high, uint32_t& low) {

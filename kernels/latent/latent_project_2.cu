@@ -2,9 +2,8 @@
 
 namespace dsrsq::kernels {
 
-cudaError_t launch_latent_project_2(const LatentProjectArguments& a, int warpgroups,
-                                    cudaStream_t stream) {
-  return latent_project::launch<2>(a, warpgroups, stream);
+cudaError_t launch_latent_project_2(const LatentProjectArguments& a, cudaStream_t stream) {
+  return latent_project::launch<2>(a, stream);
 }
 
 }  // namespace dsrsq::kernels

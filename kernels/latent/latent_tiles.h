@@ -1,6 +1,7 @@
 // The kernel of latent_tiles_*.cu: 64 query rows of a key-value head a block, 16 a warp, against 64
-// slots at a time, in bf16 with fp32 sums. mma.sync: rebuilt keys leave registers rotated, and
-// exponentials are as much work as the products.
+// slots at a time, in bf16 with fp32 sums. Two groups of four warps take turns at the tiles of
+// slots and join at the end. mma.sync: rebuilt keys leave registers rotated, and exponentials are
+// as much work as the products.
 #pragma once
 
 #include "kernels/latent/latent_device.h"
@@ -8,54 +9,48 @@
 namespace dsrsq::kernels {
 namespace latent_tiles {
 
-constexpr int kThreads = 128;
+constexpr int kGroups = 2, kGroupThreads = 128, kThreads = kGroups * kGroupThreads;
 constexpr int kTile = 64;  // rows, and slots
-static_assert(kThreads == 2 * kTile);
+static_assert(kGroupThreads == 2 * kTile);
 constexpr int kSteps = kHeadWidth / 16;  // of a contraction over a head
 
 // Rows of a tile lie a 16-byte chunk more than their width apart: ldmatrix without bank conflicts.
 constexpr int kRebuiltStride = kHeadWidth + 8;
 
+// Of a group of warps.
 template <int kWidth>
-struct Shared {
+struct Part {
   static constexpr int kStride = kWidth + 8;
-  __nv_bfloat16 keys[2][kTile * kStride];
+  __nv_bfloat16 keys[2][kTile * kStride];  // in the end: sums of the second group
   __nv_bfloat16 values[2][kTile * kStride];
   float bias[2][kTile];     // log2; -infinity where a slot does not count
   int64_t order[2][kTile];  // of the slots
   int64_t position[2][kTile];
+  __nv_bfloat16 rebuilt[kTile * kRebuiltStride];  // keys, where they are rebuilt
+};
+template <int kWidth>
+struct Shared {
+  Part<kWidth> parts[kGroups];
   double turns[kPairs];
-  // Where keys are rebuilt:
-  __nv_bfloat16 rebuilt[kTile * kRebuiltStride];
   uint4 operand[kWidth / 16 * kColumnTiles * 32];  // P_k of the head as right factors
 };
 
-__device__ __forceinline__ void load_matrices(uint32_t (&a)[4], uint32_t shared) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-               : "r"(shared)
-               : "memory");
-}
-__device__ __forceinline__ void load_transposed(uint32_t (&a)[4], uint32_t shared) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-               : "r"(shared)
-               : "memory");
-}
-
 template <int kWidth>
 class Block {
-  static constexpr int kStride = Shared<kWidth>::kStride;
+  static constexpr int kStride = Part<kWidth>::kStride;
   static constexpr int kWidthSteps = kWidth / 16, kWidthTiles = kWidth / 8;
 
  public:
   __device__ Block(const LatentAttentionArguments& a, Shared<kWidth>& shared)
       : a_(a),
         s_(a.s),
+        group_(threadIdx.x / kGroupThreads),
+        thread_(threadIdx.x % kGroupThreads),
         shared_(shared),
+        part_(shared.parts[group_]),
         kv_(blockIdx.y),
         batch_(blockIdx.z),
-        warp_(threadIdx.x / 32),
+        warp_(thread_ / 32),
         lane_(threadIdx.x % 32),
         group_rows_(s_.heads / s_.kv_heads * s_.queries),
         first_head_(kv_ * (s_.heads / s_.kv_heads)) {
@@ -72,35 +67,41 @@ class Block {
   }
 
   __device__ void run() {
-    fetch(0, 0);
+    fetch(group_ * kTile, 0);
     if (s_.rotates) prepare_operand();
     uint32_t query[kWidthSteps > kSteps ? kWidthSteps : kSteps][4];
     load_queries(query);
     const float scale = s_.rotates ? s_.scale * s_.rotary_scale * kLog2E : 1.f;
     float maximum[2] = {-CUDART_INF_F, -CUDART_INF_F}, sum[2] = {0.f, 0.f};
     float mixed[kWidthTiles][4] = {};
+    __syncthreads();  // the operand is there
     int buffer = 0;
-    for (int64_t first = 0; first < s_.slots; first += kTile, buffer ^= 1) {
+    for (int64_t first = group_ * kTile; first < s_.slots; first += kGroups * kTile, buffer ^= 1) {
       copy_wait<0>();
-      __syncthreads();  // the tile is here, and the one before has been read
-      if (first + kTile < s_.slots) fetch(first + kTile, buffer ^ 1);
+      synchronize();  // the tile is here, and the one before has been read
+      if (first + kGroups * kTile < s_.slots) fetch(first + kGroups * kTile, buffer ^ 1);
       float logit[8][4] = {};
       if (s_.rotates) {
         rebuild(buffer);
-        __syncthreads();
-        meet<kSteps, kRebuiltStride>(query, shared_.rebuilt, logit);
+        synchronize();
+        meet<kSteps, kRebuiltStride>(query, part_.rebuilt, logit);
       } else {
-        meet<kWidthSteps, kStride>(query, shared_.keys[buffer], logit);
+        meet<kWidthSteps, kStride>(query, part_.keys[buffer], logit);
       }
       add_biases(buffer, scale, logit);
       soften(logit, maximum, sum, mixed);
       add_values(buffer, logit, mixed);
     }
-    copy_wait<0>();  // of a buffer without slots
-    finish(maximum, sum, mixed);
+    copy_wait<0>();  // of a group without slots
+    join(maximum, sum, mixed);
+    if (group_ == 0) finish(maximum, sum, mixed);
   }
 
  private:
+  // Among the threads of this group.
+  __device__ void synchronize() const {
+    asm volatile("bar.sync %0, %1;" ::"r"(group_ + 1), "n"(kGroupThreads) : "memory");
+  }
   __device__ const float* projection_row(const float* projection, int k) const {
     return projection + (int64_t{k} * s_.kv_heads + kv_) * kHeadWidth;
   }
@@ -113,26 +114,26 @@ class Block {
     constexpr int kChunks = kWidth / 8;
     const auto* keys = static_cast<const __nv_bfloat16*>(a_.in.key_latents);
     const auto* values = static_cast<const __nv_bfloat16*>(a_.in.value_latents);
-    for (int i = threadIdx.x; i < kTile * kChunks; i += kThreads) {
+    for (int i = thread_; i < kTile * kChunks; i += kGroupThreads) {
       const int slot = i / kChunks, chunk = i % kChunks;
       const bool exists = first + slot < s_.slots;
       const int64_t source =
           exists ? (batch_ * s_.slots + first + slot) * kWidth + chunk * 8 : int64_t{0};
       const int target = slot * kStride + chunk * 8;
-      copy_chunk(shared_address(shared_.keys[buffer] + target), keys + source, exists);
-      copy_chunk(shared_address(shared_.values[buffer] + target), values + source, exists);
+      copy_chunk(shared_address(part_.keys[buffer] + target), keys + source, exists);
+      copy_chunk(shared_address(part_.values[buffer] + target), values + source, exists);
     }
     copy_commit();
-    if (threadIdx.x >= kTile) return;
-    const int slot = threadIdx.x;
+    if (thread_ >= kTile) return;
+    const int slot = thread_;
     const int64_t at = batch_ * s_.slots + first + slot;
     const bool exists = first + slot < s_.slots;
     const bool counts = exists && (a_.in.valid == nullptr || a_.in.valid[at]);
     float bias = -CUDART_INF_F;
     if (counts) bias = a_.in.key_bias != nullptr ? a_.in.key_bias[at] * kLog2E : 0.f;
-    shared_.bias[buffer][slot] = bias;
-    shared_.order[buffer][slot] = exists && a_.in.age_bias != nullptr ? a_.in.key_order[at] : 0;
-    shared_.position[buffer][slot] = exists && s_.rotates ? a_.in.positions[at] : 0;
+    part_.bias[buffer][slot] = bias;
+    part_.order[buffer][slot] = exists && a_.in.age_bias != nullptr ? a_.in.key_order[at] : 0;
+    part_.position[buffer][slot] = exists && s_.rotates ? a_.in.positions[at] : 0;
   }
 
   // ---- queries as left factors
@@ -201,15 +202,15 @@ class Block {
   __device__ void rebuild(int buffer) {
     const int g = lane_ / 4, t = lane_ % 4, matrix = lane_ / 8;
     const uint32_t rows =
-        shared_address(shared_.keys[buffer] +
-                       (warp_ * 16 + (matrix & 1) * 8 + lane_ % 8) * kStride + (matrix >> 1) * 8);
+        shared_address(part_.keys[buffer] + (warp_ * 16 + (matrix & 1) * 8 + lane_ % 8) * kStride +
+                       (matrix >> 1) * 8);
     uint32_t a[kWidthSteps][4];
 #pragma unroll
     for (int step = 0; step < kWidthSteps; ++step) load_matrices(a[step], rows + step * 32);
     double position[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      position[half] = double(shared_.position[buffer][warp_ * 16 + g + 8 * half]);
+      position[half] = double(part_.position[buffer][warp_ * 16 + g + 8 * half]);
 #pragma unroll 1
     for (int j = 0; j < kColumnTiles / 2; ++j) {
       float key[2][4] = {};
@@ -233,7 +234,7 @@ class Block {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         __nv_bfloat16* row =
-            shared_.rebuilt + (warp_ * 16 + g + 8 * half) * kRebuiltStride + 8 * j + 2 * t;
+            part_.rebuilt + (warp_ * 16 + g + 8 * half) * kRebuiltStride + 8 * j + 2 * t;
         *reinterpret_cast<uint32_t*>(row) = pack(x[2 * half], x[2 * half + 1]);
         *reinterpret_cast<uint32_t*>(row + kPairs) = pack(y[2 * half], y[2 * half + 1]);
       }
@@ -263,12 +264,12 @@ class Block {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const int slot = 8 * i + 2 * (lane_ % 4);
-      const float2 bias = *reinterpret_cast<const float2*>(&shared_.bias[buffer][slot]);
+      const float2 bias = *reinterpret_cast<const float2*>(&part_.bias[buffer][slot]);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         float own = e % 2 == 0 ? bias.x : bias.y;
         if (a_.in.age_bias != nullptr) {
-          const int64_t age = order_[e / 2] - shared_.order[buffer][slot + e % 2];
+          const int64_t age = order_[e / 2] - part_.order[buffer][slot + e % 2];
           own = fmaf(__ldg(age_[e / 2] + age_bucket(age, static_cast<int>(s_.buckets) - 1)), kLog2E,
                      own);
         }
@@ -309,7 +310,7 @@ class Block {
                              float (&mixed)[kWidthTiles][4]) const {
     const int matrix = lane_ / 8;
     const uint32_t rows = shared_address(
-        shared_.values[buffer] + ((matrix & 1) * 8 + lane_ % 8) * kStride + (matrix >> 1) * 8);
+        part_.values[buffer] + ((matrix & 1) * 8 + lane_ % 8) * kStride + (matrix >> 1) * 8);
 #pragma unroll
     for (int step = 0; step < kTile / 16; ++step) {
       const uint32_t a[4] = {pack(weight[2 * step][0], weight[2 * step][1]),
@@ -323,6 +324,38 @@ class Block {
         multiply(mixed[2 * pair], a, y[0], y[1]);
         multiply(mixed[2 * pair + 1], a, y[2], y[3]);
       }
+    }
+  }
+
+  // The second group's sums, by thread, through the place of its keys.
+  __device__ void join(float (&maximum)[2], float (&sum)[2], float (&mixed)[kWidthTiles][4]) {
+    static_assert(sizeof(part_.keys) == (kWidthTiles * 4 + 4) * kGroupThreads * sizeof(float));
+    float* place = reinterpret_cast<float*>(shared_.parts[1].keys) + thread_;
+    const auto at = [&](int i) -> float& { return place[i * kGroupThreads]; };
+    constexpr int kSums = kWidthTiles * 4;
+    if (group_ == 1) {
+      synchronize();  // all have read the last tile
+#pragma unroll
+      for (int i = 0; i < kSums; ++i) at(i) = mixed[i / 4][i % 4];
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        at(kSums + half) = maximum[half], at(kSums + 2 + half) = sum[half];
+    }
+    __syncthreads();
+    if (group_ == 1) return;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float other = at(kSums + half), highest = fmaxf(maximum[half], other);
+      const float shift = highest == -CUDART_INF_F ? 0.f : highest;
+      const float own_part = exp2_fast(maximum[half] - shift);
+      const float other_part = exp2_fast(other - shift);
+      maximum[half] = highest;
+      sum[half] = sum[half] * own_part + at(kSums + 2 + half) * other_part;
+#pragma unroll
+      for (int j = 0; j < kWidthTiles; ++j)
+#pragma unroll
+        for (int e = 2 * half; e < 2 * half + 2; ++e)
+          mixed[j][e] = mixed[j][e] * own_part + at(4 * j + e) * other_part;
     }
   }
 
@@ -373,7 +406,9 @@ class Block {
 
   const LatentAttentionArguments& a_;
   const LatentAttentionSizes& s_;
+  int group_, thread_;  // of warps, and in it
   Shared<kWidth>& shared_;
+  Part<kWidth>& part_;
   int64_t kv_, batch_;
   int warp_, lane_;
   int64_t group_rows_, first_head_;

@@ -115,7 +115,8 @@ std::vector<ResultRecord> measure_projection(const LatentSuiteOptions& o, int64_
 // random.
 class LatentLayers {
  public:
-  LatentLayers(const LatentSuiteOptions& o, int64_t length, int64_t tokens, at::Device device)
+  LatentLayers(const LatentSuiteOptions& o, int64_t length, int64_t tokens,
+               at::ScalarType query_type, at::Device device)
       : o_(o), rotary_(ops::rotary_frequencies(o.width, kRopeBase)) {
     torch::manual_seed(o.seed);
     RckvConfig config;
@@ -126,7 +127,7 @@ class LatentLayers {
     const auto longs = fp32_on(device).dtype(at::kLong);
     const auto random = [&](at::IntArrayRef sizes) { return at::randn(sizes, fp32_on(device)); };
     for (int64_t layer = 0; layer < o.layers; ++layer) {
-      q_.push_back(random({o.batch, o.heads, tokens, o.width}).to(operand_type(device)));
+      q_.push_back(random({o.batch, o.heads, tokens, o.width}).to(query_type));
       latents_.push_back(
           {random({o.batch, length, o.latent_width}), random({o.batch, length, o.latent_width})});
     }
@@ -316,26 +317,38 @@ std::vector<ResultRecord> measure_reading(const LatentSuiteOptions& o, int64_t l
                     fastest->median / times[i].median, fastest_name);
     }
   };
-  const LatentLayers token(o, length, 1, device), segment(o, length, o.segment, device);
+  const LatentLayers token(o, length, 1, type, device);
   std::vector<Entry> entries;
   for (const bool rotated : {false, true}) {
     const auto metric = "decode_" + position_name(rotated);
     entries.push_back(
         {"latent_attention", metric, recorded(token.native(rotated, type), device, 1)});
     if (type != at::kFloat)
-      entries.push_back({"latent_attention_fp32", metric,
+      entries.push_back({"latent_attention_fp32_latents", metric,
                          recorded(token.native(rotated, at::kFloat), device, 1)});
     entries.push_back({"aten", metric, recorded(token.composed(rotated), device, 1)});
   }
   for (const auto& way : dense_decoding(o, device))
     entries.push_back({way.name, "decode", way.run});
   compare(entries);
-  for (const bool rotated : {false, true})
-    for (const bool backward : {false, true}) {
-      const auto metric = concat("segment_", position_name(rotated), backward ? "_backward" : "");
-      compare({{"latent_attention", metric, segment.native(rotated, type, backward)},
-               {"aten", metric, segment.composed(rotated, backward)}});
-    }
+  for (const auto query_type : {type, at::kFloat}) {
+    const bool other = query_type != type;
+    const LatentLayers segment(o, length, o.segment, query_type, device);
+    const std::string suffix = other ? "_fp32" : "";
+    for (const bool rotated : {false, true})
+      for (const bool backward : {false, true}) {
+        const auto metric =
+            concat("segment_", position_name(rotated), backward ? "_backward" : "", suffix);
+        auto native = segment.native(rotated, query_type, backward);
+        auto composed = segment.composed(rotated, backward);
+        if (!backward) {  // gradients wait for the host
+          native = recorded(native, device, 1);
+          composed = recorded(composed, device, 1);
+        }
+        compare({{"latent_attention", metric, native}, {"aten", metric, composed}});
+      }
+    if (type == at::kFloat) break;  // on CUDA also in fp32
+  }
   if (o.kernels) {
     for (const bool rotated : {false, true})
       for (const auto& time : kernel_times(token.native(rotated, type), device, kProfiledRuns))

@@ -35,15 +35,14 @@ struct LatentSuiteOptions {
 //   latent_project_by_head     from keys and values, by fp32 projections
 //   aten_merged      one product by the merged weight, in the order of the tokens
 // and one a buffer length:
-//   latent_attention    decode_absorbed (with a bias of age), decode_rotated: of one token, a
-//   layer,
-//                       in a CUDA graph of all layers, whose latents were not in the cache;
-//                       segment_*, segment_*_backward: of a segment, a layer. Speedups over aten
-//                       and, of decoding, over dense.
-//   latent_attention_fp32  the same with fp32 latents, as a model's buffer has them
-//   aten                the same by the model's composition of torch's operators (rckv.kernel:
-//   aten) dense_*             decode: one token's attention over the whole history, a layer, same
-//   graph
+//   latent_attention  decode_absorbed (with a bias of age), decode_rotated: of one token, a layer,
+//                     in a CUDA graph of all layers, whose latents were not in the cache;
+//                     segment_*: of a segment, in a graph, too; segment_*_backward: and gradients,
+//                     without a graph; on CUDA both also in fp32. Speedups over aten and, of
+//                     decoding, over dense
+//   latent_attention_fp32_latents  decoding with fp32 latents, as a model's buffer has them
+//   aten              the same by the model's composition (rckv.kernel: aten)
+//   dense_*           decode: one token's attention over all of the history, a layer, same graph
 // Seconds, medians with p10 and p90. Throws ConfigError.
 std::vector<ResultRecord> run_latent_suite(const LatentSuiteOptions& options, c10::Device device);
 
