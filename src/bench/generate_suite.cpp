@@ -74,14 +74,14 @@ std::shared_ptr<Method> make_method(const GenerateSuiteOptions& o, const std::st
 // One way to read, and what it took.
 class Contender {
  public:
-  Contender(const GenerateSuiteOptions& o, std::string name, at::Device device)
+  Contender(const GenerateSuiteOptions& o, std::string name, const Transformer& backbone,
+            at::Device device)
       : name_(std::move(name)),
-        backbone_config_(backbone_config(o)),
+        backbone_config_(backbone->config()),
         parts_(parts_config(o, name_)),
         vocabulary_(o.vocabulary),
         device_(device),
-        model_(Transformer(backbone_config_, o.vocabulary, o.seed),
-               make_method(o, name_, parts_, backbone_config_), 0) {
+        model_(backbone, make_method(o, name_, parts_, backbone_config_), 0) {
     model_->to(device);
     model_->eval();
     if (!parts_.sqa.enabled && !parts_.rckv.enabled) return;
@@ -360,9 +360,11 @@ std::vector<ResultRecord> run_generate_suite(
     const std::function<void(const std::vector<ResultRecord>&)>& save) {
   check(o);
   torch::manual_seed(o.seed);
+  // All methods read with the same weights.
+  const Transformer backbone(backbone_config(o), o.vocabulary, o.seed);
   std::vector<std::unique_ptr<Contender>> contenders;
   for (const auto& name : o.methods)
-    contenders.push_back(std::make_unique<Contender>(o, name, device));
+    contenders.push_back(std::make_unique<Contender>(o, name, backbone, device));
   std::vector<ResultRecord> records;
   for (const auto& size : o.cases) {
     const auto found = run_case(contenders, o, size, device);
