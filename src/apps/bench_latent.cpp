@@ -12,7 +12,7 @@ void add_latent_options(CLI::App& app, BenchLatentOptions& o) {
       ->delimiter(',')
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  app.add_option("--latent-width", s.latent_width, "latent: c")
+  app.add_option("--projected-width", s.latent_width, "latent: c")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option("--read-layers", s.layers, "latent: layers of a decoded token")
