@@ -166,7 +166,13 @@ class StreamProgram {
     };
     auto question = one_line(text.substr(0, text.find_last_not_of("\r\n") + 1));
     auto ids = encode_template(tokenizer_, prompt_.question, "{question}", question);
-    auto reply = stream_.answer({ids}, settings);
+    StreamReply reply;
+    try {
+      reply = stream_.answer({ids}, settings);
+    } catch (const ConfigError& error) {  // one question is too long: the stream goes on
+      log_error(quote(question), ": ", error.what());
+      return write_to_pipe("\n");
+    }
     auto said = one_line(text_of(reply.generated.tokens[0]));
     write_to_pipe(said + "\n");
     ++questions_;
@@ -217,9 +223,10 @@ class StreamProgram {
               {"priority_median", health.priority_median},
               {"latent_attention", health.latent_mass},
               {"finite", health.finite}};
-    if (!stream_.histories().empty()) {
-      line["store_tokens"] = stream_.histories()[0]->tokens();
-      line["store_bytes"] = stream_.histories()[0]->bytes();
+    for (const auto& history : stream_.histories()) {
+      history->sync();
+      line["store_tokens"] = history->tokens();
+      line["store_bytes"] = history->bytes();
     }
     record(line);
     if (!health.finite)

@@ -11,7 +11,7 @@
 #include "dsrsq/core/timer.h"
 #include "dsrsq/ops/autocast.h"
 #include "dsrsq/ops/causal_conv.h"
-#include "dsrsq/retriever/selection.h"
+#include "dsrsq/retriever/subset.h"
 
 namespace dsrsq {
 
@@ -23,7 +23,7 @@ std::string tensor_digest(const at::Tensor& tensor) {
       std::string(static_cast<const char*>(host.const_data_ptr()), size_t(host.nbytes())));
 }
 
-// The best of what has been seen: score and slot, block x S + place in it.
+// The best runs of what has been seen: score, and slot of the first token, block x S + place in it.
 struct Best {
   at::Tensor score = at::empty({0}, at::kFloat);
   at::Tensor slot = at::empty({0}, at::kLong);
@@ -94,34 +94,46 @@ TextStream::Found TextStream::search(const std::vector<std::vector<int32_t>>& qu
     // The last tokens are still exact keys.
     auto exact =
         std::max(document_begin_[b], fed_[b] - int64_t(waiting_[b].size()) - config.rckv.window);
+    // Of a block that may be brought back.
+    auto usable = [&](const HistoryBlock& block) {
+      return std::min(block.tokens, exact - block.first);
+    };
+    const auto length = history.layout().block_tokens, span = config.dsr.span;
     Best best;
-    std::vector<at::Tensor> scores, places;
-    int64_t gathered = 0;
+    std::vector<at::Tensor> scores;  // of `gathered` tokens from slot `begin` on
+    int64_t begin = 0, gathered = 0;
     auto flush = [&] {
-      if (gathered > 0) best.add(at::cat(scores), at::cat(places), budget);
+      if (gathered == 0) return;
+      auto score = at::cat(scores);
+      if (span > 1) score = run_scores((score / dsr_->temperature()).unsqueeze(0), span).squeeze(0);
+      best.add(score, at::arange(begin, begin + gathered, span, at::kLong), budget);
       scores.clear();
-      places.clear();
       gathered = 0;
     };
     for (int64_t i = 0; i < history.blocks(); ++i) {
       auto block = history.block(i);
-      auto count = std::min(block.tokens, exact - block.first);
+      auto count = usable(block);
       if (count <= 0) break;
+      if (gathered == 0) begin = i * length;
       auto vectors = at::from_blob(const_cast<float*>(block.vectors), {count, config.dsr.width});
-      auto score = at::mv(vectors, question).unsqueeze(0);
-      // Scores of one order: a run by its best sum, whatever the temperature makes of it.
-      if (config.dsr.span > 1) score = span_score(score / dsr_->temperature(), config.dsr.span);
-      scores.push_back(score.squeeze(0));
-      auto begin = i * history.layout().block_tokens;
-      places.push_back(at::arange(begin, begin + count, at::kLong));
+      scores.push_back(at::mv(vectors, question));
       gathered += count;
       reply.scanned_tokens += count;
-      if (gathered >= kChunk) flush();
+      // No run reaches from a block into the next: full ones hold whole runs.
+      if (gathered >= kChunk || count % span != 0 || count < length) flush();
     }
     flush();
-    auto sorted = std::get<0>(best.slot.sort());
-    slots[b].assign(sorted.data_ptr<int64_t>(), sorted.data_ptr<int64_t>() + sorted.size(0));
-    most = std::max(most, sorted.size(0));
+    // Whole runs, best first; the last one is cut at the budget.
+    auto left = budget;
+    for (int64_t r = 0; r < best.slot.size(0) && left > 0; ++r) {
+      auto first = best.slot.data_ptr<int64_t>()[r];
+      auto rest = usable(history.block(first / length)) - first % length;
+      auto taken = std::min({span, rest, left});
+      for (int64_t t = 0; t < taken; ++t) slots[b].push_back(first + t);
+      left -= taken;
+    }
+    std::sort(slots[b].begin(), slots[b].end());
+    most = std::max(most, int64_t(slots[b].size()));
   }
   reply.scanned_bytes = reply.scanned_tokens * config.dsr.width * int64_t(sizeof(float));
   reply.scan_seconds = timer.seconds();

@@ -381,6 +381,17 @@ TEST_F(GenerateStream, OfOtherWeightsIsRefused) {
   EXPECT_THAT(snapshot.err, HasSubstr("made with other weights"));
 }
 
+TEST_F(GenerateStream, AQuestionThatIsTooLongEndsNothing) {
+  auto result = run_program(follow(), path("out"),
+                            file("input", text(0, 19) + "? " + std::string(600, 'x') + "\n? n\n"));
+  EXPECT_EQ(result.code, 0) << result.err;
+  auto lines = lines_of(result.out);
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_EQ(lines[0], "");
+  EXPECT_NE(lines[1], "");
+  EXPECT_THAT(result.err, HasSubstr("raise position_range"));
+}
+
 TEST_F(GenerateStream, SaysWhatIsWrongWithTheCommand) {
   auto refused = [&](const Arguments& more) {
     auto result = run_program(follow(more), path("out"));

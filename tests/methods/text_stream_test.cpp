@@ -392,6 +392,32 @@ TEST_F(StreamHistory, BringsBackTheBestOfAllThatHasLeftTheWindow) {
   EXPECT_GT(reply.scan_seconds, 0);
 }
 
+// Runs of two, best first by the log-sum-exp of their scores; those of a document's short last
+// segment and at the window's edge may be cut.
+TEST_F(StreamHistory, BringsBackWholeRuns) {
+  torch::NoGradGuard no_grad;
+  auto config = tiny_dsrsq(true, false, true);
+  config.dsr.span = 2;
+  auto model = tiny_dsrsq_model(tiny_model(), config);
+  TextStream stream(model, {.position_range = 64, .budget = 8, .histories = {history(model)}});
+  auto text = tokens("text", 133), question = tokens("question", 4);
+  stream.feed(part(text, 0, 53));
+  stream.end_document();
+  stream.feed(part(text, 53, 133));
+  StreamReply reply;
+  ask(stream, {question}, &reply);
+  auto cosine = cosines(model, text, question, {0, 53});
+  auto temperature =
+      std::exp(model->named_parameters()["method.dsr.log_temperature"].item<double>());
+  auto run_of = [](int64_t place) { return place < 53 ? place / 2 : 27 + (place - 53) / 2; };
+  std::vector<double> sums(100, 0), score;
+  const int64_t end = 53 + 80 - 4;
+  for (int64_t i = 0; i < end; ++i)
+    sums[size_t(run_of(i))] += std::exp(cosine[size_t(i)] / temperature);
+  for (int64_t i = 0; i < end; ++i) score.push_back(sums[size_t(run_of(i))]);
+  EXPECT_EQ(reply.brought_back[0], best_places(score, end, 8));
+}
+
 TEST_F(StreamHistory, ATokenThatComesBackMasksItsLatent) {
   auto model = tiny_dsrsq_model(tiny_model(), tiny_dsrsq(true, true, true));
   TextStream stream(model, {.position_range = 400, .budget = 90, .histories = {history(model)}});
