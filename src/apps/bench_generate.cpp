@@ -14,7 +14,7 @@ void add_generate_options(CLI::App& app, BenchGenerateOptions& o) {
   app.add_option("--budget", g.budget, "generate: tokens that the retriever chooses")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  app.add_option("--latent-width", g.latent_width, "generate: of a compressed key")
+  app.add_option("--generate-latent-width", g.latent_width, "generate: of a compressed key")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option("--buffer", g.buffer, "generate: latents that a layer keeps")

@@ -227,11 +227,12 @@ void write_outcome(const std::string& folder, const std::string& dump,
 }
 
 // What runs a model but asks no questions of a data set goes without these.
-void require_alone(const Options& options, const std::string& option) {
+void require_alone(const Options& options, const std::string& option, bool compares) {
   if (!options.collected.empty() || !options.columns.empty() || !options.dump.empty() ||
-      options.measure != "all")
-    throw dsrsq::ConfigError(option +
-                             ": expected no --collect, --columns, --dump or --measure beside it");
+      (!compares && !options.request.baseline.empty()) || options.measure != "all")
+    throw dsrsq::ConfigError(dsrsq::concat(option, ": expected no --collect, --columns, --dump, ",
+                                           compares ? "" : "--baseline ",
+                                           "or --measure beside it"));
 }
 
 // Writes results.json, table.md and the lines of single items as `items_name`.
@@ -252,9 +253,7 @@ void write_alone(const Outcome& outcome, const std::vector<std::string>& command
 
 void run_stream(const Options& options, const std::vector<std::string>& command) {
   using namespace dsrsq;
-  require_alone(options, "--stream");
-  if (!options.request.baseline.empty())
-    throw ConfigError("--stream: expected no --baseline beside it");
+  require_alone(options, "--stream", /*compares=*/false);
   auto request = options.request;
   request.output_dir = options.output_dir;
   if (!options.output_dir.empty()) std::filesystem::create_directories(options.output_dir);
@@ -264,7 +263,7 @@ void run_stream(const Options& options, const std::vector<std::string>& command)
 
 void run_context_lengths(const Options& options, const std::vector<std::string>& command) {
   using namespace dsrsq;
-  require_alone(options, "--context-lengths");
+  require_alone(options, "--context-lengths", /*compares=*/true);
   auto request = options.request;
   request.output_dir = options.output_dir;
   if (!options.output_dir.empty()) std::filesystem::create_directories(options.output_dir);

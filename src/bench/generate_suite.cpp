@@ -293,8 +293,8 @@ void check(const GenerateSuiteOptions& o) {
     throw ConfigError(
         concat("--slots: expected at most the ", parts.sqa.clusters, " clusters, got ", o.slots));
   if (o.latent_width >= o.width)
-    throw ConfigError(concat("--latent-width: expected less than the model's width ", o.width,
-                             ", got ", o.latent_width));
+    throw ConfigError(concat("--generate-latent-width: expected less than the model's width ",
+                             o.width, ", got ", o.latent_width));
 }
 
 }  // namespace

@@ -38,15 +38,15 @@ const std::string& texts() {
   if (!path.empty()) return path;
   auto source = project().folder() + "/articles.txt";
   std::string text;
-  for (int i = 0; i < 24; ++i) {
-    text += "\n = Article " + std::to_string(i) + " = \n\n";
+  for (int i = 0; i < 40; ++i) {
+    text += "\n\n = Article " + std::to_string(i) + " = \n\n";
     for (int t = 0; t < 30; ++t) text += "word " + std::to_string(t * (i + 3) % 9) + " . ";
   }
   write_bytes(source, text + "\n");
   path = project().folder() + "/texts.h5";
   require(run({"dsrsq-data", "prepare", source, "--format", "text", "--tokenizer",
                project().tokenizer(), "--output", path, "--split",
-               "train=0.6,validation=0.1,test=0.3"}));
+               "train=0.5,validation=0.2,test=0.3"}));
   return path;
 }
 
@@ -54,7 +54,7 @@ const std::string& trained() {
   static std::string folder;
   if (!folder.empty()) return folder;
   std::vector<std::string> more;
-  for (const std::string set :
+  for (const std::string& set :
        {"data.train=" + texts(), std::string("data.chunk_tokens=16"),
         std::string("data.maximum_context=64"), std::string("loss.task_tokens=all"),
         std::string("loss.retrieval_target=attention")}) {

@@ -211,7 +211,7 @@ TEST(GenerateCases, AreParsedAndChecked) {
   expect_error(o, "--slots");
   o = small();
   o.latent_width = 32;
-  expect_error(o, "--latent-width");
+  expect_error(o, "--generate-latent-width");
 }
 
 }  // namespace
