@@ -1,7 +1,7 @@
 // The kernel of latent_project_*.cu: rows are streamed once against all columns. A block has 128
 // rows and 128 columns (keys and values of 64, where they come from different rows), a warp 32 by
-// 64; operands come two stages ahead. mma.sync: an operand that cp.async wrote is read by wgmma
-// only behind a fence of proxies, which waits for the stages that are still on their way, too.
+// 64; operands come two stages ahead. mma.sync: wgmma gained 6 % from hidden states and lost 15 %
+// by head (kernels/README.md).
 #pragma once
 
 #include "kernels/attention/hopper.h"
