@@ -1,5 +1,5 @@
-// The best rows of a store by their product with query vectors (design D3, D5): scored and selected
-// in one pass over the store, without the array of scores that a product and a sort would make.
+// The best rows of a store by their product with query vectors (design D3, D5): scored in one pass
+// over the store and selected without a sort of all scores.
 #pragma once
 
 #include <ATen/core/Tensor.h>
