@@ -45,21 +45,22 @@ follow_once() {
   mv "$OUT/$name.part" "$OUT/$name.txt"
 }
 
-# Killed behind its tenth snapshot; goes on from it, over the same text.
+# The first 550,000 tokens, killed behind the third snapshot; goes on from it, over the same text.
 kill_and_resume() {
   [ -f "$OUT/killed.txt" ] && return
-  rm -rf "$OUT"/killed.{jsonl,store,snapshot,part}
+  rm -rf "$OUT"/killed.{jsonl,store,snapshot,part,input}
+  head -c 1500000 "$OUT/stream.txt" >"$OUT/killed.input"
   local arguments=(killed --store "$OUT/killed.store" --snapshot "$OUT/killed.snapshot" --snapshot-every 100000 --replay)
-  follow "${arguments[@]}" <"$OUT/stream.txt" >"$OUT/killed.part" 2>"$OUT/killed.log" &
+  follow "${arguments[@]}" <"$OUT/killed.input" >"$OUT/killed.part" 2>"$OUT/killed.log" &
   local process=$!
-  until [ "$(grep -c '"event":"snapshot"' "$OUT/killed.jsonl" 2>/dev/null)" -ge 10 ] 2>/dev/null; do
+  until [ "$(grep -c '"event":"snapshot"' "$OUT/killed.jsonl" 2>/dev/null)" -ge 3 ] 2>/dev/null; do
     kill -0 $process || { echo "stream.sh: ended before it was killed" >&2; return 1; }
     sleep 0.2
   done
   sleep 1
   kill -KILL $process
   wait $process || true
-  (follow "${arguments[@]}" <"$OUT/stream.txt" >>"$OUT/killed.part" 2>>"$OUT/killed.log")
+  (follow "${arguments[@]}" <"$OUT/killed.input" >>"$OUT/killed.part" 2>>"$OUT/killed.log")
   mv "$OUT/killed.part" "$OUT/killed.txt"
 }
 

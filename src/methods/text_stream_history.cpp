@@ -36,6 +36,82 @@ struct Best {
   }
 };
 
+// Of a block the tokens that may be brought back: those from place `exact` on are exact keys.
+int64_t usable(const HistoryBlock& block, int64_t exact) {
+  return std::min(block.tokens, exact - block.first);
+}
+
+struct HistoryQuery {
+  at::Tensor question;  // [r] unit vector, on the CPU
+  int64_t exact;
+  int64_t span, budget;
+  double temperature;
+};
+
+// Slots of the best tokens, ascending: whole runs by the log-sum-exp of their scores, best first,
+// the last one cut at the budget. Block by block, so that memory depends on the budget alone.
+std::vector<int64_t> best_slots(const HistoryStore& history, const HistoryQuery& query,
+                                int64_t& scanned_tokens) {
+  constexpr int64_t kChunk = int64_t{1} << 14;  // scores held at once
+  const auto length = history.layout().block_tokens, width = history.layout().width;
+  const auto span = query.span;
+  Best best;
+  std::vector<at::Tensor> scores;  // of `gathered` tokens from slot `begin` on
+  int64_t begin = 0, gathered = 0;
+  auto flush = [&] {
+    if (gathered == 0) return;
+    auto score = at::cat(scores);
+    if (span > 1) score = run_scores((score / query.temperature).unsqueeze(0), span).squeeze(0);
+    best.add(score, at::arange(begin, begin + gathered, span, at::kLong), query.budget);
+    scores.clear();
+    gathered = 0;
+  };
+  for (int64_t i = 0; i < history.blocks(); ++i) {
+    auto block = history.block(i);
+    auto count = usable(block, query.exact);
+    if (count <= 0) break;
+    if (gathered == 0) begin = i * length;
+    auto vectors = at::from_blob(const_cast<float*>(block.vectors), {count, width});
+    scores.push_back(at::mv(vectors, query.question));
+    gathered += count;
+    scanned_tokens += count;
+    // No run reaches from a block into the next.
+    if (gathered >= kChunk || count % span != 0 || count < length) flush();
+  }
+  flush();
+  std::vector<int64_t> slots;
+  auto left = query.budget;
+  for (int64_t r = 0; r < best.slot.size(0) && left > 0; ++r) {
+    auto first = best.slot.data_ptr<int64_t>()[r];
+    auto rest = usable(history.block(first / length), query.exact) - first % length;
+    auto taken = std::min({span, rest, left});
+    for (int64_t t = 0; t < taken; ++t) slots.push_back(first + t);
+    left -= taken;
+  }
+  std::sort(slots.begin(), slots.end());
+  return slots;
+}
+
+// Ids of the token (last of `window`) and of those before it, as far as they are of its document
+// and no gap that damage left lies between.
+void fill_window(const HistoryStore& history, int64_t slot, int64_t reach, int64_t* window) {
+  auto number = slot / history.layout().block_tokens, inside = slot % history.layout().block_tokens;
+  auto block = history.block(number);
+  const auto document = block.document;
+  for (int64_t place = reach - 1; place >= 0; --place) {
+    window[place] = block.ids[inside];
+    if (inside > 0) {
+      --inside;
+      continue;
+    }
+    if (number == 0) return;
+    auto first = block.first;
+    block = history.block(--number);
+    if (block.document != document || block.first + block.tokens != first) return;
+    inside = block.tokens - 1;
+  }
+}
+
 }  // namespace
 
 HistoryLayout TextStream::history_layout(LanguageModel& model) {
@@ -72,72 +148,32 @@ void TextStream::append_history(const Segment& segment, const at::Tensor& inputs
 }
 
 // The best tokens by cosine, as DsrImpl::scores orders them, of all that have left the exact
-// window. Block by block, so that memory depends on the budget alone.
+// window.
 TextStream::Found TextStream::search(const std::vector<std::vector<int32_t>>& questions,
                                      StreamReply& reply) const {
-  constexpr int64_t kChunk = int64_t{1} << 14;  // scores held at once
   const auto& config = method_->config();
-  auto budget = options_.budget > 0 ? options_.budget : config.dsr.budget;
   Timer timer;
   std::vector<std::vector<int64_t>> slots(questions.size());
-  reply.brought_back.resize(questions.size());
   int64_t most = 0;
   for (size_t b = 0; b < questions.size(); ++b) {
-    const auto& history = *options_.histories[b];
-    if (questions[b].empty() || history.blocks() == 0) continue;
+    if (questions[b].empty()) continue;
     auto ids = at::tensor(std::vector<int64_t>(questions[b].begin(), questions[b].end()), at::kLong)
                    .to(model_->device())
                    .view({1, 1, -1});
     auto weights = at::ones(ids.sizes(), table_mean_.options());
-    auto question =
-        dsr_->encode_questions(backbone_->embed(ids), weights, table_mean_).view({-1}).to(at::kCPU);
-    // The last tokens are still exact keys.
-    auto exact =
-        std::max(document_begin_[b], fed_[b] - int64_t(waiting_[b].size()) - config.rckv.window);
-    // Of a block that may be brought back.
-    auto usable = [&](const HistoryBlock& block) {
-      return std::min(block.tokens, exact - block.first);
-    };
-    const auto length = history.layout().block_tokens, span = config.dsr.span;
-    Best best;
-    std::vector<at::Tensor> scores;  // of `gathered` tokens from slot `begin` on
-    int64_t begin = 0, gathered = 0;
-    auto flush = [&] {
-      if (gathered == 0) return;
-      auto score = at::cat(scores);
-      if (span > 1) score = run_scores((score / dsr_->temperature()).unsqueeze(0), span).squeeze(0);
-      best.add(score, at::arange(begin, begin + gathered, span, at::kLong), budget);
-      scores.clear();
-      gathered = 0;
-    };
-    for (int64_t i = 0; i < history.blocks(); ++i) {
-      auto block = history.block(i);
-      auto count = usable(block);
-      if (count <= 0) break;
-      if (gathered == 0) begin = i * length;
-      auto vectors = at::from_blob(const_cast<float*>(block.vectors), {count, config.dsr.width});
-      scores.push_back(at::mv(vectors, question));
-      gathered += count;
-      reply.scanned_tokens += count;
-      // No run reaches from a block into the next: full ones hold whole runs.
-      if (gathered >= kChunk || count % span != 0 || count < length) flush();
-    }
-    flush();
-    // Whole runs, best first; the last one is cut at the budget.
-    auto left = budget;
-    for (int64_t r = 0; r < best.slot.size(0) && left > 0; ++r) {
-      auto first = best.slot.data_ptr<int64_t>()[r];
-      auto rest = usable(history.block(first / length)) - first % length;
-      auto taken = std::min({span, rest, left});
-      for (int64_t t = 0; t < taken; ++t) slots[b].push_back(first + t);
-      left -= taken;
-    }
-    std::sort(slots[b].begin(), slots[b].end());
+    auto question = dsr_->encode_questions(backbone_->embed(ids), weights, table_mean_);
+    auto read = fed_[b] - int64_t(waiting_[b].size());
+    HistoryQuery query{question.view({-1}).to(at::kCPU),
+                       std::max(document_begin_[b], read - config.rckv.window), config.dsr.span,
+                       options_.budget > 0 ? options_.budget : config.dsr.budget,
+                       dsr_->temperature()};
+    slots[b] = best_slots(*options_.histories[b], query, reply.scanned_tokens);
     most = std::max(most, int64_t(slots[b].size()));
   }
   reply.scanned_bytes = reply.scanned_tokens * config.dsr.width * int64_t(sizeof(float));
   reply.scan_seconds = timer.seconds();
 
+  reply.brought_back.resize(questions.size());
   Found found;
   if (most == 0) return found;
   auto reach = input_tail_.defined() ? dsr_->config().conv_width : 1;
@@ -146,35 +182,18 @@ TextStream::Found TextStream::search(const std::vector<std::vector<int32_t>>& qu
   found.order = at::zeros({streams(), most}, at::kLong);
   for (size_t b = 0; b < slots.size(); ++b) {
     const auto& history = *options_.histories[b];
-    auto length = history.layout().block_tokens;
     for (size_t n = 0; n < slots[b].size(); ++n) {
-      auto number = slots[b][n] / length, inside = slots[b][n] % length;
-      auto block = history.block(number);
-      auto document = block.document;
-      auto place = block.first + inside;
-      auto* window =
-          found.windows.data_ptr<int64_t>() + (int64_t(b) * most + int64_t(n)) * reach + reach - 1;
-      found.valid[int64_t(b)].data_ptr<bool>()[n] = true;
-      found.order[int64_t(b)].data_ptr<int64_t>()[n] = place - document_begin_[b] + sinks_;
+      auto slot = slots[b][n], length = history.layout().block_tokens;
+      auto place = history.block(slot / length).first + slot % length;
+      auto row = int64_t(b) * most + int64_t(n);
+      fill_window(history, slot, reach, found.windows.data_ptr<int64_t>() + row * reach);
+      found.valid.data_ptr<bool>()[row] = true;
+      found.order.data_ptr<int64_t>()[row] = place - document_begin_[b] + sinks_;
       reply.brought_back[b].push_back(place);
-      // Backwards over blocks; a gap that damage left ends a window as a document's begin does.
-      for (int64_t back = 0; back < reach; ++back) {
-        window[-back] = block.ids[inside];
-        if (inside > 0) {
-          --inside;
-          continue;
-        }
-        if (number == 0) break;
-        auto first = block.first;
-        block = history.block(--number);
-        if (block.document != document || block.first + block.tokens != first) break;
-        inside = block.tokens - 1;
-      }
     }
   }
-  found.windows = found.windows.to(model_->device());
-  found.valid = found.valid.to(model_->device());
-  found.order = found.order.to(model_->device());
+  for (auto* tensor : {&found.windows, &found.valid, &found.order})
+    *tensor = tensor->to(model_->device());
   return found;
 }
 
