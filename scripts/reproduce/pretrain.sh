@@ -2,8 +2,9 @@
 # Pre-training on plain text and code: trains configs/pretrain/small.yaml, the same with each part switched off, and the standard transformer,
 # on the same texts and for as many steps; then measures the perplexity of unseen texts against how much of them may be read.
 #   scripts/reproduce/pretrain.sh [--size small|medium] [--device cuda] TEXT...
-# TEXT: text files, folders of code, *.jsonl.gz (format text, data/README.md). DSRSQ_JOBS (2) runs at a time; small: one thread each, about ten
-# minutes; medium: about two on a GPU. Leaves runs/pretrain/SIZE/{results.json,table.md,texts.jsonl,report/}; a second call does what is missing.
+# TEXT: text files, folders of code, *.jsonl.gz (format text, data/README.md). DSRSQ_JOBS (2) runs at a time; small: one thread
+# each, 40 minutes on two cores that others used, too; medium is for a GPU. Leaves runs/pretrain/SIZE/{results.json,table.md,texts.jsonl,report/}; a
+# second call does what is missing.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 SIZE=small
 DEVICE=cpu
@@ -12,7 +13,7 @@ while [ $# -gt 0 ]; do
   case "$1" in
     --size) SIZE="$2"; shift 2 ;;
     --device) DEVICE="$2"; shift 2 ;;
-    -h | --help) sed -n '2,7s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '2,8s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) TEXTS+=("$1"); shift ;;
   esac
 done
