@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <cmath>
 #include <tuple>
 
 #include "dsrsq/bench/case_records.h"
@@ -16,6 +17,7 @@ namespace dsrsq::bench {
 namespace {
 
 constexpr size_t kQuestion = 8;  // tokens of the question that is searched for
+constexpr int64_t kTurns = 32;   // two segments of the whole stream and of its beginning each
 
 double quantile(std::vector<double> values, double q) {
   std::sort(values.begin(), values.end());
@@ -42,16 +44,24 @@ std::vector<ResultRecord> run_stream_suite(const StreamSuiteOptions& o, Language
   CaseRecords records("stream", {});
   auto begun = stream.tokens();
   size_t next = 0;
+  const auto next_piece = [&] {
+    std::vector<int32_t> piece;
+    for (int64_t i = 0; i < segment; ++i) piece.push_back(text[next++ % text.size()]);
+    return piece;
+  };
+  const auto timed = [&](TextStream& read, const std::vector<int32_t>& piece) {
+    Timer timer;
+    read.feed(piece);
+    if (model->device().is_cuda()) torch::cuda::synchronize(model->device().index());
+    return timer.seconds() / double(segment);
+  };
+  std::map<std::string, at::Tensor> young_state;
   for (int64_t point = 1; point <= o.points; ++point) {
     std::vector<double> wall, core;
     while (stream.tokens() - begun < o.tokens * point / o.points) {
-      std::vector<int32_t> piece;
-      for (int64_t i = 0; i < segment; ++i) piece.push_back(text[next++ % text.size()]);
-      Timer timer;
+      auto piece = next_piece();
       auto core_seconds = process_core_seconds();
-      stream.feed(piece);
-      if (model->device().is_cuda()) torch::cuda::synchronize(model->device().index());
-      wall.push_back(timer.seconds() / double(segment));
+      wall.push_back(timed(stream, piece));
       core.push_back((process_core_seconds() - core_seconds) / double(segment));
     }
     const std::map<std::string, double> at{{"tokens", double(stream.tokens() - begun)}};
@@ -64,6 +74,24 @@ std::vector<ResultRecord> run_stream_suite(const StreamSuiteOptions& o, Language
       auto& record = add(metric, quantile(*times, 0.5), unit);
       record.p10 = quantile(*times, 0.1);
       record.p90 = quantile(*times, 0.9);
+    }
+    // Beside itself as it was at the first point, in turns: other programs slow both alike.
+    if (!o.history) {
+      if (young_state.empty()) young_state = stream.tensors();
+      TextStream old(model, options), young(model, options);
+      old.restore(stream.tensors(), "stream");
+      young.restore(young_state, "stream");
+      std::vector<double> ratios;
+      for (int64_t turn = 0; turn < kTurns; ++turn) {  // who is first is slower: each once
+        auto piece = next_piece();
+        auto a = timed(old, piece), b = timed(young, piece);
+        piece = next_piece();
+        auto c = timed(young, piece), d = timed(old, piece);
+        ratios.push_back(std::sqrt(a / b * d / c));
+      }
+      auto& ratio = add("token_time_over_first_point", quantile(ratios, 0.5), "x");
+      ratio.p10 = quantile(ratios, 0.1);
+      ratio.p90 = quantile(ratios, 0.9);
     }
     auto health = stream.health();
     add("state", double(health.state_bytes), "bytes");

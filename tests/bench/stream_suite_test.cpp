@@ -48,6 +48,7 @@ TEST(StreamSuite, MeasuresEveryPoint) {
     for (const char* metric : {"token_time", "token_core_time", "state", "rss_anon", "age_median"})
       EXPECT_EQ(found[metric], points) << metric;
     EXPECT_EQ(state.size(), 1u);
+    EXPECT_EQ(found["token_time_over_first_point"], store ? std::set<double>{} : points);
     // All but the 4 tokens of the window.
     const std::set<double> scanned{76, 156, 236, 316};
     EXPECT_EQ(found["scan"], store ? scanned : std::set<double>{});

@@ -22,6 +22,8 @@ struct StreamSuiteOptions {
 // Follows `text`, again from its beginning where it is too short. Method `store_none` or
 // `store_disk`; with `tokens` in the shape, of the tokens since the point before:
 //   token_time, token_core_time   s and core s, the median over pieces of one segment (p10, p90)
+//   token_time_over_first_point   without a history: the time of a segment over that of the stream
+//                                 as it was at the first point, in turns, the median (p10, p90)
 //   state, rss_anon               bytes carried on, and of the process's own memory, at the point
 //   age_median, age_oldest        of the held pairs, tokens
 //   scan                          s of one question's search over all history, alone
