@@ -197,6 +197,8 @@ def broken_links(page: pathlib.Path, links: list[str], names: set[str]) -> list[
     found = []
     for href in dict.fromkeys(links):
         parts = urllib.parse.urlsplit(href)
+        if parts.scheme == "data":  # what it links to stands in the page
+            continue
         target = page.parent / urllib.parse.unquote(parts.path) if parts.path else page
         if parts.scheme or parts.netloc:
             found.append(f"link to {href}: expected a file beside the report or a place in it; it must stand without a network")

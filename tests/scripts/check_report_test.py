@@ -15,7 +15,7 @@ SVG = "data:image/svg+xml;base64," + base64.b64encode(
 HEAD = "<!DOCTYPE html><html lang=en><head><meta charset=utf-8><title>t</title><meta name=viewport content='width=device-width'><style>"
 CSS = ("body{font:16px sans-serif}figure img{max-width:100%}.scroll{overflow-x:auto}"
        "@media print{.scroll{overflow:visible}td{white-space:normal!important}}")
-CLEAN = f"""<h1 id=top>Report</h1><p><a href='#top'>up</a> <a href='table.csv'>CSV</a></p><figure><img alt=bars src='{SVG}'></figure>
+CLEAN = f"""<h1 id=top>Report</h1><p><a href='#top'>up</a> <a href='table.csv'>CSV</a> <a href='data:text/csv;base64,YQo='>CSV</a></p><figure><img alt=bars src='{SVG}'></figure>
 <div class=scroll><table><tr>{"<td style='white-space:nowrap'>four little words here</td>" * 9}</tr></table></div>"""
 # Body of a page that is otherwise clean -> what each width says of it.
 EVERYWHERE = {
