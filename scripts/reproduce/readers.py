@@ -13,6 +13,7 @@ import collections
 import csv
 import gzip
 import json
+import os
 import pathlib
 import random
 import re
@@ -152,7 +153,19 @@ def s2orc(path):
         yield Record(r["paper_id"], "What is the abstract of this paper?", [abstract], 0, "\n\n".join(body))
 
 
-SOURCES = {"nq_simplified": nq, "natural_questions": nq, "nq_open": nq_open, "lost_in_the_middle": lost_in_the_middle, "qed": qed,
+def text(path):
+    """A file is a document, or each article under " = Title = " that stands between blank lines."""
+    lines = open(path, encoding="utf-8").read().split("\n")
+    def blank(i):
+        return not 0 <= i < len(lines) or not lines[i].strip()
+    starts = [i for i, line in enumerate(lines) if re.fullmatch(r"\s*= [^=](.*[^=])? =\s*", line) and blank(i - 1) and blank(i + 1)]
+    for begin, end in zip([0, *starts], [*starts, len(lines)]):
+        document = "\n".join(lines[begin:end])
+        if document.strip():
+            yield Record(f"{os.path.basename(path)}:{begin + 1}", "", [], 0, document if end == len(lines) else document + "\n")
+
+
+SOURCES = {"text": text, "nq_simplified": nq, "natural_questions": nq, "nq_open": nq_open, "lost_in_the_middle": lost_in_the_middle, "qed": qed,
            "squad": squad, "timeqa": timeqa, "hotpotqa": hotpotqa, "cnn_dailymail": cnn_dailymail, "pubmedqa": pubmedqa,
            "scitldr": scitldr, "s2orc": s2orc}
 
@@ -285,7 +298,7 @@ class Check:
         return passages
 
     def unanswerable(self):
-        return sum(not r.answers for r in self.records)
+        return sum(bool(r.question) and not r.answers for r in self.records)
 
     def relocated(self):
         return sum(r.relocated for r in self.records)

@@ -3,7 +3,7 @@
 #   scripts/reproduce/readers.sh DATA_FOLDER [BIN_FOLDER]      default: build/bin
 # DATA_FOLDER holds nq_simplified_derived, lost_in_the_middle, qed_nq_dev, natural_questions, timeqa, covid_qa, squad_format, hotpotqa_sample, github_code,
 # debian_changelogs, longbench_ruler, quality_sample, tydiqa_tiny, cnn_dailymail,
-# pubmedqa, scitldr_a, s2orc_samples.
+# pubmedqa, scitldr_a, s2orc_samples, wikitext2, tinyshakespeare.
 # About three minutes of one core. Prints the table, leaves it in runs/readers/table.md; exit code 1 where a row does not agree.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 [ $# -ge 1 ] || { echo "usage: scripts/reproduce/readers.sh DATA_FOLDER [BIN_FOLDER]" >&2; exit 2; }
@@ -73,6 +73,8 @@ prepare_rows() {
     row code_$repository github_code -- "$DATA/github_code/$repository.jsonl.gz"
     row commits_$repository dated_entries -- "$DATA/github_code/$repository.commits.jsonl.gz"
   done
+  row wikitext2 text -- "$DATA/wikitext2/valid.txt"
+  row tinyshakespeare text -- "$DATA/tinyshakespeare/input.txt"
   row changelogs dated_entries -- "$DATA/debian_changelogs/entries.jsonl.gz"
   row ruler_niah_multikey_3 ruler -- "$DATA/longbench_ruler/RULER/4096/niah_multikey_3.jsonl.gz"
   row quality_flat quality -- "$DATA/quality_sample/quality_example.jsonl"
