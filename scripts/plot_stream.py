@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 from plot_parts import PALETTE, STYLE  # noqa: E402
 
 MEGABYTE = 1e6
+COLUMNS = 3
 # (metrics, title, unit, factor)
 PANELS = [
     (["token_core_time", "token_time"], "Time of a token", "µs", 1e6),
@@ -52,16 +53,23 @@ def main():
         print(f"plot_stream: {args.results}: expected metrics of a stream (token_time, state, ...), found none", file=sys.stderr)
         return 2
     plt.rcParams.update(STYLE)
-    figure, grid = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), layout="constrained", squeeze=False)
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.4 * rows), layout="constrained", squeeze=False)
+    for unused in grid.flat[len(panels):]:
+        unused.set_axis_off()
     methods = sorted({method for (_, found), *_ in panels for method in found})
-    for axes, ((metric, found), title, unit, factor) in zip(grid[0], panels):
+    for axes, ((metric, found), title, unit, factor) in zip(grid.flat, panels):
         for method, values in found.items():
+            # Rows often lie on one another: a broad line below a dashed one.
+            index = methods.index(method)
             axes.plot([tokens for tokens, _ in values], [value * factor for _, value in values], marker=".", label=method,
-                      color=PALETTE[methods.index(method) % len(PALETTE)])
+                      color=PALETTE[index % len(PALETTE)], linewidth=1.5 if index else 3.5, linestyle="--" if index else "-",
+                      zorder=2 + index)
         axes.set_title(title)
         axes.set_ylabel(unit)
         axes.set_xlabel("tokens searched" if metric == "scan" else "tokens read")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}K" if value else "0")
         if len(found) > 1:
             axes.legend()
