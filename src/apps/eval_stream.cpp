@@ -2,6 +2,7 @@
 
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <iomanip>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -65,6 +66,15 @@ void require_streamable(const RunConfig& config, const std::string& row) {
   if (dsr.pool != "mean") refuse("dsr.pool", "mean", dsr.pool);
   if (!dsr.encoder.empty()) refuse("dsr.encoder", "none", dsr.encoder);
   if (dsr.span != 1) refuse("dsr.span", "1", concat(dsr.span));
+}
+
+// Before anything is answered.
+void require_passages(const RunConfig& config, const std::vector<std::string>& methods) {
+  bool asked = std::find(methods.begin(), methods.end(), "bm25") != methods.end();
+  if (asked && config.selectors.bm25_passage <= 0)
+    throw ConfigError(
+        "--stream with bm25: selectors.bm25_passage: expected tokens of a passage, got 0; give "
+        "--set selectors.bm25_passage=64");
 }
 
 class StreamRows {
@@ -193,6 +203,7 @@ StreamOutcome evaluate_stream(const std::string& stream_path, const EvalRequest&
     const auto& config = source.config;
     auto row = equals == std::string::npos ? config.method : text.substr(0, equals);
     if (has_retriever(config)) require_streamable(config, row);
+    if (i == 0) require_passages(config, request.methods);
     auto opened = open_model(source);
     opened.model->eval();
     if (i == 0) {

@@ -167,7 +167,7 @@ std::vector<int64_t> bm25_choice(const StreamTokens& tokens, size_t probe,
                                  const StreamOptions& options) {
   auto size = options.selector.bm25_passage;
   if (size <= 0)
-    throw ConfigError("--stream with bm25: expected selector.bm25_passage above 0, got 0");
+    throw ConfigError("bm25 over a stream: selectors.bm25_passage: expected above 0, got 0");
   auto length = tokens.prefix[probe];
   std::vector<std::vector<int64_t>> passages;
   for (int64_t begin = 0; begin < length; begin += size)

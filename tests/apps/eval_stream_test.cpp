@@ -135,6 +135,10 @@ TEST(EvalStream, SaysWhatItCannotDo) {
   fails(2, {"--checkpoint", trained(), "--set", "dsr.pool=rarity"}, "dsr.pool: expected mean");
   fails(2, {"--checkpoint", trained(), "--columns", "em"}, "no --collect, --columns");
   fails(2, {"--checkpoint", trained(), "--baseline", "window"}, "no --collect, --columns");
+  fails(
+      2,
+      {"--checkpoint", trained(), "--methods", "window,bm25", "--set", "selectors.bm25_passage=0"},
+      "selectors.bm25_passage: expected tokens of a passage");
   auto bad = project().folder() + "/bad-stream.jsonl";
   write_bytes(bad, "{\"format\": \"other\"}\n");
   fails(3, {"--checkpoint", trained()}, "bad-stream.jsonl:1: expected {\"format\"", bad);
