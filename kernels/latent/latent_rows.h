@@ -25,7 +25,10 @@ constexpr int kMostSplits = 8;  // of a cluster that every device of this kind c
 
 struct Arguments {
   LatentAttentionArguments a;
-  int splits;
+  int splits;     // blocks of a cluster, a power of two
+  int group;      // query heads that share a key-value head
+  int width_log;  // c is a power of two: no division by it, nor by what follows from it
+  int64_t share;  // slots of a block
 };
 
 struct Shared {
@@ -35,7 +38,7 @@ struct Shared {
   };
   float query[kRows][kMostWidth];   // what meets the keys, in log2 units
   float weight[kRows][kMostSlots];  // logits, then weights
-  float age[kRows][64];
+  float age[kRows][kHeadWidth];
   double turns[kPairs];
   int64_t order[kRows];
   // Of this block's slots; other blocks of the cluster read these.
@@ -60,80 +63,118 @@ __device__ __forceinline__ void widen(const uint4& x, float (&y)[8]) {
 
 template <typename T>
 class Block {
+  static constexpr bool kWide = std::is_same<T, float>::value;
+  // Pieces of a lane's part of two slots' keys, where they are rebuilt.
+  static constexpr int kOfSlot = kMostWidth / 4 / kElements<T>;
+  static_assert(2 * kOfSlot >= kPieces);
+  static_assert(kRows * kHeadWidth == kThreads && kColumnTiles == kWarps);
+  static_assert(kLatentMostBuckets <= kHeadWidth);
+
+  // What goes with a slot's logits.
+  struct Side {
+    bool counts;
+    float bias;
+    int64_t order, position;
+  };
+
  public:
   __device__ Block(const Arguments& arguments, Shared& shared)
       : a_(arguments.a),
         s_(a_.s),
         shared_(shared),
         splits_(arguments.splits),
-        rank_(static_cast<int>(blockIdx.x) % splits_),
+        rank_(static_cast<int>(blockIdx.x) & (splits_ - 1)),
         kv_(blockIdx.y),
         batch_(blockIdx.z),
-        width_(static_cast<int>(s_.width)),
-        pass_(kThreads * kPieces * 16 / (width_ * static_cast<int>(sizeof(T)))),
+        width_log_(arguments.width_log),
+        width_(1 << width_log_),
+        row_log_(width_log_ + (kWide ? 2 : 1)),
+        pass_(kThreads * kPieces * 16 >> row_log_),
         warp_(threadIdx.x / 32),
         lane_(threadIdx.x % 32) {
-    const int64_t group_rows = s_.heads / s_.kv_heads * s_.queries;
-    const int64_t first = int64_t{blockIdx.x / splits_} * kRows;
-    rows_ = static_cast<int>(min(int64_t{kRows}, group_rows - first));
-    first_head_ = kv_ * (s_.heads / s_.kv_heads);
-    first_in_group_ = first;
-    first_row_ = (batch_ * s_.heads + first_head_) * s_.queries + first;
-    const int64_t passes = (s_.slots + pass_ - 1) / pass_;
-    const int64_t share = (passes + splits_ - 1) / splits_ * pass_;
-    begin_ = min(s_.slots, rank_ * share);
-    end_ = min(s_.slots, begin_ + share);
+    const int64_t group_rows = arguments.group * s_.queries;
+    first_in_group_ = int64_t{blockIdx.x / static_cast<unsigned>(splits_)} * kRows;
+    rows_ = static_cast<int>(min(int64_t{kRows}, group_rows - first_in_group_));
+    first_head_ = kv_ * arguments.group;
+    first_row_ = (batch_ * s_.heads + first_head_) * s_.queries + first_in_group_;
+    begin_ = min(s_.slots, rank_ * arguments.share);
+    end_ = min(s_.slots, begin_ + arguments.share);
   }
 
   __device__ void run() {
-    load(begin_);
+    fetch(begin_);
     prepare();
     float sums[kRows][kElements<T>] = {};
     for (int64_t slot = begin_; slot < end_; slot += pass_) {
       if (s_.rotates) {
         meet_rebuilt(slot);
       } else {
-        meet(slot);
+        meet();
       }
       __syncthreads();
       soften();
       __syncthreads();
       add_values(sums);
-      load(slot + pass_);
+      fetch(slot + pass_);
       __syncthreads();  // weights, and the operand's place, are free
     }
-    gather_sums(sums);
-    finish();
+    finish(sums);
   }
 
  private:
   // ---- latents, as the threads hold them
 
-  // Threads whose pieces make up a slot's key.
-  __device__ int threads_a_slot() const {
-    return width_ * static_cast<int>(sizeof(T)) / (16 * kPieces);
-  }
   __device__ const uint4* row(const void* latents, int64_t slot) const {
     return reinterpret_cast<const uint4*>(static_cast<const T*>(latents) +
-                                          (batch_ * s_.slots + slot) * width_);
+                                          ((batch_ * s_.slots + slot) << width_log_));
   }
-  // Zeros beyond this block's share.
-  __device__ void load(int64_t first) {
+  __device__ Side side_of(int64_t slot) const {
+    Side side{slot < end_, 0.f, 0, 0};
+    if (!side.counts) return side;
+    const int64_t at = batch_ * s_.slots + slot;
+    if (a_.in.valid != nullptr) side.counts = a_.in.valid[at];
+    if (a_.in.key_bias != nullptr) side.bias = a_.in.key_bias[at] * kLog2E;
+    if (a_.in.age_bias != nullptr) side.order = a_.in.key_order[at];
+    if (s_.rotates) side.position = a_.in.positions[at];
+    return side;
+  }
+
+  // What the threads need of a pass, on its way as early as can be; zeros beyond this block's
+  // share.
+  __device__ void fetch(int64_t first) {
     const uint4 zero = make_uint4(0, 0, 0, 0);
-    const int sharing = threads_a_slot();
-    const int64_t key = first + threadIdx.x / sharing;
+    if (s_.rotates) {
+      fetch_tile(first, warp_);
+    } else {
+      const int sharing_log = row_log_ - 6, part = threadIdx.x & ((1 << sharing_log) - 1);
+      const int64_t slot = first + (threadIdx.x >> sharing_log);
+      const uint4* source = row(a_.in.key_latents, slot) + part;
 #pragma unroll
-    for (int i = 0; i < kPieces; ++i) {
-      keys_[i] = zero;
-      if (!s_.rotates && key < end_)
-        keys_[i] = __ldg(row(a_.in.key_latents, key) + i * sharing + threadIdx.x % sharing);
+      for (int i = 0; i < kPieces; ++i)
+        keys_[i] = slot < end_ ? __ldg(source + (i << sharing_log)) : zero;
+      side_[0] = side_of(slot);
     }
-    const int pieces = width_ / kElements<T>, sets = kThreads / pieces;
+    const int pieces_log = row_log_ - 4, piece = threadIdx.x & ((1 << pieces_log) - 1);
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
-      const int64_t slot = first + i * sets + threadIdx.x / pieces;
-      values_[i] =
-          slot < end_ ? __ldg(row(a_.in.value_latents, slot) + threadIdx.x % pieces) : zero;
+      const int64_t slot = first + i * (kThreads >> pieces_log) + (threadIdx.x >> pieces_log);
+      values_[i] = slot < end_ ? __ldg(row(a_.in.value_latents, slot) + piece) : zero;
+    }
+  }
+
+  // A lane's part of the keys of 16 slots: a quarter of rows lane / 4 and lane / 4 + 8.
+  __device__ void fetch_tile(int64_t first, int tile) {
+    const int pieces = width_ / (4 * kElements<T>);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int64_t slot = first + tile * 16 + lane_ / 4 + 8 * half;
+      const bool exists = tile * 16 < pass_ && slot < end_;
+      const uint4* source = row(a_.in.key_latents, slot) + lane_ % 4 * pieces;
+#pragma unroll
+      for (int i = 0; i < kOfSlot; ++i)
+        if (i < pieces)
+          keys_[half * kOfSlot + i] = exists ? __ldg(source + i) : make_uint4(0, 0, 0, 0);
+      side_[half] = side_of(exists ? slot : end_);
     }
   }
 
@@ -149,98 +190,104 @@ class Block {
     return projection + (int64_t{k} * s_.kv_heads + kv_) * kHeadWidth;
   }
 
+  // All that comes from memory is asked for before any of it is waited for.
   __device__ void prepare() {
-    // Queries as they came, in log2 units: absorbed ones wait in the place of the weights.
-    float* raw = s_.rotates ? &shared_.query[0][0] : &shared_.weight[0][0];
-    const int stride = s_.rotates ? kMostWidth : kMostSlots;
-    float scale = s_.scale * kLog2E;
-    if (s_.rotates) scale *= s_.rotary_scale;
-    for (int i = threadIdx.x; i < rows_ * kHeadWidth; i += kThreads) {
-      const int r = i / kHeadWidth, column = i % kHeadWidth;
-      raw[r * stride + column] = query_element(first_row_ + r, column) * scale;
-    }
-    if (a_.in.age_bias != nullptr) {
-      const int buckets = static_cast<int>(s_.buckets);
-      for (int i = threadIdx.x; i < rows_ * buckets; i += kThreads) {
-        const int64_t head = first_head_ + (first_in_group_ + i / buckets) / s_.queries;
-        shared_.age[i / buckets][i % buckets] =
-            a_.in.age_bias[head * buckets + i % buckets] * kLog2E;
+    constexpr int kMostQuads = kHeadWidth * kMostWidth / kThreads / 4;
+    static_assert(kMostQuads == kMostSteps);
+    float4 held[kMostQuads];  // of P_k
+    const int sharing_log = 8 - width_log_, part = threadIdx.x & ((1 << sharing_log) - 1);
+    const int quads = kHeadWidth / 4 >> sharing_log, steps = width_ / 16;
+    const int absorbed_k = threadIdx.x >> sharing_log;
+    if (s_.rotates) {
+      // As right factors. A contraction may go over its columns in any order: a lane has those of
+      // c / 4 neighbours, which it loads side by side (fetch_tile).
+      const float* p = a_.in.key_projection + kv_ * kHeadWidth + warp_ * 8 + lane_ / 4;
+      const int64_t stride = s_.kv_heads * kHeadWidth;
+#pragma unroll
+      for (int step = 0; step < kMostSteps; ++step) {
+        if (step >= steps) continue;
+        const float* x = p + (lane_ % 4 * (width_ / 4) + 4 * step) * stride;
+        held[step] =
+            make_float4(__ldg(x), __ldg(x + stride), __ldg(x + 2 * stride), __ldg(x + 3 * stride));
       }
-      if (static_cast<int>(threadIdx.x) < rows_)
-        shared_.order[threadIdx.x] =
-            a_.in.query_order[batch_ * s_.queries + (first_in_group_ + threadIdx.x) % s_.queries];
+    } else {
+      const auto* p =
+          reinterpret_cast<const float4*>(projection_row(a_.in.key_projection, absorbed_k));
+#pragma unroll
+      for (int i = 0; i < kMostQuads; ++i)
+        if (i < quads) held[i] = __ldg(p + (i << sharing_log) + part);
+    }
+    const int r = threadIdx.x / kHeadWidth, column = threadIdx.x % kHeadWidth;
+    float q = 0.f, age = 0.f;
+    int64_t order = 0;
+    if (r < rows_) {
+      q = query_element(first_row_ + r, column);
+      if (a_.in.age_bias != nullptr && column < s_.buckets) {
+        const int64_t head = first_head_ + head_in_group(r);
+        age = a_.in.age_bias[head * s_.buckets + column] * kLog2E;
+      }
+      if (a_.in.age_bias != nullptr && column == 0)
+        order = a_.in.query_order[batch_ * s_.queries + first_in_group_ + r -
+                                  head_in_group(r) * s_.queries];
     }
     if (threadIdx.x < kRows) {
       shared_.maximum[threadIdx.x] = -CUDART_INF_F;
       shared_.sum[threadIdx.x] = 0.f;
     }
+    const float scale = s_.scale * kLog2E * (s_.rotates ? s_.rotary_scale : 1.f);
+    // Queries that are to be absorbed wait in the place of the weights.
+    (s_.rotates ? shared_.query[r] : shared_.weight[r])[column] = q * scale;
+    shared_.age[r][column] = age;
+    if (column == 0) shared_.order[r] = order;
     if (s_.rotates) {
       if (threadIdx.x < kPairs) shared_.turns[threadIdx.x] = s_.turns[threadIdx.x];
-      prepare_operand();
-      __syncthreads();
-    } else {
-      absorb(raw, stride);
-    }
-  }
-
-  // query[r][k] = sum over columns of q P_k; some threads share a k.
-  __device__ void absorb(const float* raw, int stride) {
-    constexpr int kMostQuads = kHeadWidth * kMostWidth / kThreads / 4;
-    const int sharing = kThreads / width_, quads = kHeadWidth / 4 / sharing;
-    const int k = threadIdx.x / sharing, part = threadIdx.x % sharing;
-    const auto* p = reinterpret_cast<const float4*>(projection_row(a_.in.key_projection, k));
-    float4 held[kMostQuads];
 #pragma unroll
-    for (int i = 0; i < kMostQuads; ++i)
-      if (i < quads) held[i] = __ldg(p + i * sharing + part);
+      for (int step = 0; step < kMostSteps; ++step)
+        if (step < steps)
+          shared_.operand[step * kThreads + threadIdx.x] =
+              split_operand(held[step].x, held[step].y, held[step].z, held[step].w);
+      __syncthreads();
+      return;
+    }
     __syncthreads();
-    for (int r = 0; r < rows_; ++r) {
+    // query[r][k] = sum over columns of q P_k; some threads share a k.
+    for (int row = 0; row < rows_; ++row) {
       float sum = 0.f;
 #pragma unroll
       for (int i = 0; i < kMostQuads; ++i) {
         if (i >= quads) continue;
-        const float4 q =
-            *reinterpret_cast<const float4*>(raw + r * stride + (i * sharing + part) * 4);
-        sum = fmaf(q.x, held[i].x,
-                   fmaf(q.y, held[i].y, fmaf(q.z, held[i].z, fmaf(q.w, held[i].w, sum))));
+        const float4 x =
+            *reinterpret_cast<const float4*>(&shared_.weight[row][((i << sharing_log) + part) * 4]);
+        sum = fmaf(x.x, held[i].x, sum);
+        sum = fmaf(x.y, held[i].y, sum);
+        sum = fmaf(x.z, held[i].z, sum);
+        sum = fmaf(x.w, held[i].w, sum);
       }
-      for (int lanes = 1; lanes < sharing; lanes *= 2)
+      for (int lanes = 1; lanes < 1 << sharing_log; lanes *= 2)
         sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
-      if (part == 0) shared_.query[r][k] = sum;
+      if (part == 0) shared_.query[row][absorbed_k] = sum;
     }
     __syncthreads();  // also: the raw queries' place is free
   }
 
-  // P_k as right factors. A contraction may go over its columns in any order: a lane has those of
-  // c / 4 neighbours, which it loads side by side (rebuild).
-  __device__ void prepare_operand() {
-    const int steps = width_ / 16, of_lane = width_ / 4;
-    for (int i = threadIdx.x; i < steps * kColumnTiles * 32; i += kThreads) {
-      const int lane = i % 32, tile = i / 32 % kColumnTiles, step = i / 32 / kColumnTiles;
-      const int first = lane % 4 * of_lane + 4 * step, column = 8 * tile + lane / 4;
-      float x[4];
-#pragma unroll
-      for (int e = 0; e < 4; ++e)
-        x[e] = __ldg(projection_row(a_.in.key_projection, first + e) + column);
-      shared_.operand[i] = split_operand(x[0], x[1], x[2], x[3]);
-    }
+  // Of row r of this block.
+  __device__ int64_t head_in_group(int r) const {
+    return s_.queries == 1 ? first_in_group_ + r : (first_in_group_ + r) / s_.queries;
   }
 
   // ---- logits
 
-  __device__ void set_logit(int r, int64_t first, int slot, float logit) {
-    const int64_t at = batch_ * s_.slots + first + slot;
-    const bool counts = first + slot < end_ && (a_.in.valid == nullptr || a_.in.valid[at]);
-    if (counts && a_.in.key_bias != nullptr) logit = fmaf(a_.in.key_bias[at], kLog2E, logit);
-    if (counts && a_.in.age_bias != nullptr) {
-      const int64_t age = shared_.order[r] - a_.in.key_order[at];
+  __device__ void set_logit(int r, int slot, float logit, const Side& side) {
+    logit += side.bias;
+    if (a_.in.age_bias != nullptr) {
+      const int64_t age = shared_.order[r] - side.order;
       logit += shared_.age[r][age_bucket(age, static_cast<int>(s_.buckets) - 1)];
     }
-    shared_.weight[r][slot] = counts ? logit : -CUDART_INF_F;
+    shared_.weight[r][slot] = side.counts ? logit : -CUDART_INF_F;
   }
 
-  __device__ void meet(int64_t first) {
-    const int sharing = threads_a_slot(), part = threadIdx.x % sharing;
+  __device__ void meet() {
+    const int sharing_log = row_log_ - 6, part = threadIdx.x & ((1 << sharing_log) - 1);
     float logit[kRows] = {};
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
@@ -249,81 +296,62 @@ class Block {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         if (r >= rows_) continue;
-        const float* q = &shared_.query[r][(i * sharing + part) * kElements<T>];
+        const float* q = &shared_.query[r][((i << sharing_log) + part) * kElements<T>];
 #pragma unroll
         for (int e = 0; e < kElements<T>; e += 4) {
           const float4 x = *reinterpret_cast<const float4*>(q + e);
-          logit[r] =
-              fmaf(x.x, key[e],
-                   fmaf(x.y, key[e + 1], fmaf(x.z, key[e + 2], fmaf(x.w, key[e + 3], logit[r]))));
+          logit[r] = fmaf(x.x, key[e], logit[r]);
+          logit[r] = fmaf(x.y, key[e + 1], logit[r]);
+          logit[r] = fmaf(x.z, key[e + 2], logit[r]);
+          logit[r] = fmaf(x.w, key[e + 3], logit[r]);
         }
       }
     }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       if (r >= rows_) continue;
-      for (int lanes = 1; lanes < sharing; lanes *= 2)
+      for (int lanes = 1; lanes < 1 << sharing_log; lanes *= 2)
         logit[r] += __shfl_xor_sync(0xffffffffu, logit[r], lanes);
-      if (part == 0) set_logit(r, first, threadIdx.x / sharing, logit[r]);
+      if (part == 0) set_logit(r, threadIdx.x >> sharing_log, logit[r], side_[0]);
     }
   }
 
-  // A lane's part of a slot's key as left factors: words of two, high and (of fp32) low parts.
-  template <int kWords>
-  __device__ void load_key(int64_t slot, uint32_t (&high)[kWords], uint32_t (&low)[kWords]) const {
-    const int pieces = width_ / 4 / kElements<T>;
-    const uint4* source = row(a_.in.key_latents, slot) + lane_ % 4 * pieces;
-#pragma unroll
-    for (int i = 0; i < kWords * 2 / kElements<T>; ++i) {
-      if (i >= pieces) continue;
-      const uint4 x = slot < end_ ? __ldg(source + i) : make_uint4(0, 0, 0, 0);
-      if constexpr (std::is_same<T, float>::value) {
-        float y[4];
-        widen(x, y);
-        split(y[0], y[1], high[2 * i], low[2 * i]);
-        split(y[2], y[3], high[2 * i + 1], low[2 * i + 1]);
-      } else {
-        high[4 * i] = x.x, high[4 * i + 1] = x.y, high[4 * i + 2] = x.z, high[4 * i + 3] = x.w;
-      }
+  // Two neighbours of a lane's part of a key, as bf16 and (of fp32) what that loses.
+  __device__ void factor(int half, int word, uint32_t& high, uint32_t& low) const {
+    if constexpr (kWide) {
+      const uint4& x = keys_[half * kOfSlot + word / 2];
+      const uint32_t first = word % 2 == 0 ? x.x : x.z, second = word % 2 == 0 ? x.y : x.w;
+      split(__uint_as_float(first), __uint_as_float(second), high, low);
+    } else {
+      const uint4& x = keys_[half * kOfSlot + word / 4];
+      high = word % 4 == 0 ? x.x : word % 4 == 1 ? x.y : word % 4 == 2 ? x.z : x.w;
+      low = 0;
     }
   }
 
-  // A warp rebuilds and rotates the keys of 16 slots, half a head's pairs at a time, and multiplies
-  // them with the queries where they are: in registers.
+  // A warp rebuilds and rotates the keys of 16 slots, eight pairs of columns at a time, and
+  // multiplies them with the queries where they are: in registers.
   __device__ void meet_rebuilt(int64_t first) {
-    constexpr int kWords = kMostSteps * 2;
     const int g = lane_ / 4, t = lane_ % 4, steps = width_ / 16;
-    for (int tile = warp_; tile < pass_ / 16; tile += kWarps) {
-      const int64_t slot = first + tile * 16 + g;
-      uint32_t high[2][kWords], low[2][kWords];
-      double position[2];
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        load_key(slot + 8 * half, high[half], low[half]);
-        position[half] = slot + 8 * half < end_
-                             ? double(a_.in.positions[batch_ * s_.slots + slot + 8 * half])
-                             : 0.;
-      }
+    for (int tile = warp_; tile * 16 < pass_; tile += kWarps) {
       float logit[2][kRows] = {};
+      const double position[2] = {double(side_[0].position), double(side_[1].position)};
 #pragma unroll 1
       for (int j = 0; j < kColumnTiles / 2; ++j) {
         float key[2][4] = {};  // columns 8 j + 2 t and the next of both halves of the head
 #pragma unroll
         for (int step = 0; step < kMostSteps; ++step) {
           if (step >= steps) continue;
-          const uint32_t a[4] = {high[0][2 * step], high[1][2 * step], high[0][2 * step + 1],
-                                 high[1][2 * step + 1]};
+          uint32_t a[4], rest[4];
+#pragma unroll
+          for (int e = 0; e < 4; ++e) factor(e % 2, 2 * step + e / 2, a[e], rest[e]);
 #pragma unroll
           for (int side = 0; side < 2; ++side) {
             const uint4 b =
                 shared_.operand[(step * kColumnTiles + j + side * kColumnTiles / 2) * 32 + lane_];
             multiply(key[side], a, b.x, b.y);
             multiply(key[side], a, b.z, b.w);
-            if constexpr (std::is_same<T, float>::value) {
-              const uint32_t rest[4] = {low[0][2 * step], low[1][2 * step], low[0][2 * step + 1],
-                                        low[1][2 * step + 1]};
-              multiply(key[side], rest, b.x, b.y);
-            }
+            if constexpr (kWide) multiply(key[side], rest, b.x, b.y);
           }
         }
 #pragma unroll
@@ -349,9 +377,10 @@ class Block {
           float x = logit[half][r];
           x += __shfl_xor_sync(0xffffffffu, x, 1);
           x += __shfl_xor_sync(0xffffffffu, x, 2);
-          if (t == 0) set_logit(r, first, tile * 16 + g + 8 * half, x);
+          if (t == 0) set_logit(r, tile * 16 + g + 8 * half, x, side_[half]);
         }
       }
+      fetch_tile(first, tile + kWarps);
     }
   }
 
@@ -392,7 +421,7 @@ class Block {
   }
 
   __device__ void add_values(float (&sums)[kRows][kElements<T>]) {
-    const int pieces = width_ / kElements<T>, sets = kThreads / pieces;
+    const int pieces_log = row_log_ - 4;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       if (r >= rows_) continue;
@@ -403,10 +432,11 @@ class Block {
     for (int i = 0; i < kPieces; ++i) {
       float value[kElements<T>];
       widen(values_[i], value);
+      const int slot = i * (kThreads >> pieces_log) + (threadIdx.x >> pieces_log);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         if (r >= rows_) continue;
-        const float weight = shared_.weight[r][i * sets + threadIdx.x / pieces];
+        const float weight = shared_.weight[r][slot];
 #pragma unroll
         for (int e = 0; e < kElements<T>; ++e) sums[r][e] = fmaf(weight, value[e], sums[r][e]);
       }
@@ -415,20 +445,24 @@ class Block {
 
   // Over the threads that have the same elements: within warps, then over them.
   __device__ void gather_sums(float (&sums)[kRows][kElements<T>]) {
-    const int pieces = width_ / kElements<T>;
+    const int pieces = 1 << (row_log_ - 4);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       if (r >= rows_) continue;
+      for (int lanes = pieces; lanes < 32; lanes *= 2) {
 #pragma unroll
-      for (int e = 0; e < kElements<T>; ++e) {
-        for (int lanes = pieces; lanes < 32; lanes *= 2)
+        for (int e = 0; e < kElements<T>; ++e)
           sums[r][e] += __shfl_xor_sync(0xffffffffu, sums[r][e], lanes);
-        if (lane_ < pieces) shared_.part[warp_][r][lane_ * kElements<T> + e] = sums[r][e];
       }
+      if (lane_ >= pieces) continue;
+#pragma unroll
+      for (int e = 0; e < kElements<T>; e += 4)
+        *reinterpret_cast<float4*>(&shared_.part[warp_][r][lane_ * kElements<T> + e]) =
+            make_float4(sums[r][e], sums[r][e + 1], sums[r][e + 2], sums[r][e + 3]);
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < rows_ * width_; i += kThreads) {
-      const int r = i / width_, k = i % width_;
+    for (int i = threadIdx.x; i < rows_ << width_log_; i += kThreads) {
+      const int r = i >> width_log_, k = i & (width_ - 1);
       float sum = 0.f;
 #pragma unroll
       for (int w = 0; w < kWarps; ++w) sum += shared_.part[w][r][k];
@@ -438,34 +472,46 @@ class Block {
 
   // ---- the cluster's blocks join; block r % splits has row r
 
-  __device__ void finish() {
+  __device__ void finish(float (&sums)[kRows][kElements<T>]) {
     constexpr int kShares = kThreads / kHeadWidth;  // threads of a column of the output
     constexpr int kMostTerms = kMostWidth / kShares;
     const cg::cluster_group cluster = cg::this_cluster();
     const int column = threadIdx.x % kHeadWidth, share = threadIdx.x / kHeadWidth;
     const int terms = width_ / kShares;
-    float p[kMostTerms];  // fetched while others are waited for
+    float p[kMostTerms];  // of P_v, fetched while others are waited for
     if (rank_ < rows_) {
 #pragma unroll
       for (int i = 0; i < kMostTerms; ++i)
         if (i < terms)
           p[i] = __ldg(projection_row(a_.in.value_projection, share * terms + i) + column);
     }
+    gather_sums(sums);
     cluster.sync();
+    const int k = threadIdx.x & (width_ - 1);
     for (int r = rank_; r < rows_; r += splits_) {
+      // Every block's, asked for at once.
+      float maxima[kMostSplits], parts[kMostSplits], latents[kMostSplits];
+#pragma unroll
+      for (int i = 0; i < kMostSplits; ++i) {
+        maxima[i] = -CUDART_INF_F, parts[i] = latents[i] = 0.f;
+        if (i >= splits_) continue;
+        maxima[i] = *cluster.map_shared_rank(&shared_.maximum[r], i);
+        parts[i] = *cluster.map_shared_rank(&shared_.sum[r], i);
+        latents[i] = *cluster.map_shared_rank(&shared_.mixed[r][k], i);
+      }
       float maximum = -CUDART_INF_F;
-      for (int i = 0; i < splits_; ++i)
-        maximum = fmaxf(maximum, *cluster.map_shared_rank(&shared_.maximum[r], i));
+#pragma unroll
+      for (int i = 0; i < kMostSplits; ++i) maximum = fmaxf(maximum, maxima[i]);
       const float shift = maximum == -CUDART_INF_F ? 0.f : maximum;
       float sum = 0.f, mixed = 0.f;
-      for (int i = 0; i < splits_; ++i) {
-        const float part = exp2_fast(*cluster.map_shared_rank(&shared_.maximum[r], i) - shift);
-        sum = fmaf(part, *cluster.map_shared_rank(&shared_.sum[r], i), sum);
-        if (static_cast<int>(threadIdx.x) < width_)
-          mixed = fmaf(part, *cluster.map_shared_rank(&shared_.mixed[r][threadIdx.x], i), mixed);
+#pragma unroll
+      for (int i = 0; i < kMostSplits; ++i) {
+        const float part = exp2_fast(maxima[i] - shift);
+        sum = fmaf(part, parts[i], sum);
+        mixed = fmaf(part, latents[i], mixed);
       }
       if (static_cast<int>(threadIdx.x) < width_)
-        shared_.joined[threadIdx.x] = sum == 0.f ? 0.f : mixed / sum;
+        shared_.joined[k] = sum == 0.f ? 0.f : mixed / sum;
       __syncthreads();
       float x = 0.f;
 #pragma unroll
@@ -474,6 +520,7 @@ class Block {
       shared_.column[threadIdx.x] = x;
       __syncthreads();
       if (share == 0) {
+#pragma unroll
         for (int i = 1; i < kShares; ++i) x += shared_.column[i * kHeadWidth + column];
         const int64_t at = (first_row_ + r) * kHeadWidth + column;
         if (a_.in.query_type == ElementType::kBFloat16) {
@@ -493,16 +540,19 @@ class Block {
   Shared& shared_;
   int splits_, rank_;
   int64_t kv_, batch_;
-  int width_, pass_;  // pass_: slots at a time
+  int width_log_, width_;
+  int row_log_;  // of a row's bytes
+  int pass_;     // slots at a time
   int warp_, lane_;
   int rows_;
   int64_t first_head_, first_in_group_, first_row_;  // first_row_: of all of q
   int64_t begin_, end_;                              // this block's slots
-  uint4 keys_[kPieces], values_[kPieces];
+  uint4 keys_[2 * kOfSlot], values_[kPieces];
+  Side side_[2];  // of the slots whose keys are held
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, std::is_same<T, float>::value ? 1 : 2)
     latent_rows_kernel(const __grid_constant__ Arguments arguments) {
   __shared__ Shared shared;
   Block<T>(arguments, shared).run();
@@ -514,11 +564,15 @@ cudaError_t launch(const LatentAttentionArguments& a, cudaStream_t stream) {
   const LatentAttentionSizes& s = a.s;
   const int64_t pass = kThreads * kPieces * 16 / (s.width * int64_t{sizeof(T)});
   const int64_t passes = (s.slots + pass - 1) / pass;
-  const int64_t row_blocks = (s.heads / s.kv_heads * s.queries + kRows - 1) / kRows;
+  const int64_t group = s.heads / s.kv_heads;
+  const int64_t row_blocks = (group * s.queries + kRows - 1) / kRows;
   const int64_t whole = row_blocks * s.kv_heads * s.batch;
   int64_t splits = 1;
   while (splits < kMostSplits && splits < passes && whole * splits < kBlocksEnough) splits *= 2;
   if (row_blocks * splits > INT_MAX) return cudaErrorInvalidValue;
+  const int width_log = s.width == 32 ? 5 : s.width == 64 ? 6 : 7;
+  const Arguments arguments{a, static_cast<int>(splits), static_cast<int>(group), width_log,
+                            (passes + splits - 1) / splits * pass};
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(row_blocks * splits),
                         static_cast<unsigned>(s.kv_heads), static_cast<unsigned>(s.batch));
@@ -530,7 +584,7 @@ cudaError_t launch(const LatentAttentionArguments& a, cudaStream_t stream) {
   cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
   config.attrs = &cluster;
   config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, latent_rows_kernel<T>, Arguments{a, static_cast<int>(splits)});
+  return cudaLaunchKernelEx(&config, latent_rows_kernel<T>, arguments);
 }
 
 }  // namespace latent_rows

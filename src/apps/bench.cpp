@@ -39,11 +39,12 @@ void add_options(CLI::App& app, Options& o) {
          "--suite", o.suite,
          "attention: over clusters, whole operator, against dense; trained: what it loses "
          "and saves on a trained model's keys; train: a training step; generate: prefill and "
-         "decoding apart, over batches and lengths; stream: endless text; retrieval: choosing "
+         "decoding apart, over batches and lengths; decode: the same, with answers decoded as one "
+         "recorded step and operator by operator; stream: endless text; retrieval: choosing "
          "tokens and entering the reservoir; latent: entering and reading the latent buffer; "
          "data: reading and tokenizing a file")
-      ->check(CLI::IsMember(
-          {"attention", "trained", "train", "generate", "stream", "retrieval", "latent", "data"}))
+      ->check(CLI::IsMember({"attention", "trained", "train", "generate", "decode", "stream",
+                             "retrieval", "latent", "data"}))
       ->capture_default_str();
   app.add_option("--device", o.device, "cpu, cuda, cuda:N")->capture_default_str();
   app.add_option("--output", o.output, "results.json to write")->required();
@@ -62,8 +63,8 @@ void add_options(CLI::App& app, Options& o) {
 std::vector<ResultRecord> run_suite(const Options& o, at::Device device, const SaveRecords& save) {
   if (o.suite == "train") return run_train(o.train, o.attention, device, save);
   if (o.suite == "trained") return run_trained(o.trained, o.attention, o.device);
-  if (o.suite == "generate")
-    return run_generate(o.generate, o.attention, o.train.suite, device, save);
+  if (o.suite == "generate" || o.suite == "decode")
+    return run_generate(o.generate, o.attention, o.train.suite, o.suite == "decode", device, save);
   if (o.suite == "stream")
     return run_stream_bench(o.stream, o.trained.model, o.trained.text, o.device);
   if (o.suite == "retrieval") return run_retrieval(o.retrieval, o.attention, device);

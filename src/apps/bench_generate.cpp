@@ -32,10 +32,11 @@ void add_generate_options(CLI::App& app, BenchGenerateOptions& o) {
 
 std::vector<ResultRecord> run_generate(const BenchGenerateOptions& o,
                                        const BenchAttentionOptions& attention,
-                                       const bench::TrainSuiteOptions& train, at::Device device,
-                                       const SaveRecords& save) {
+                                       const bench::TrainSuiteOptions& train, bool decode,
+                                       at::Device device, const SaveRecords& save) {
   const auto& a = attention.suite;
   auto suite = o.suite;
+  suite.eager_too = decode;
   for (const auto& text : o.cases) suite.cases.push_back(bench::parse_generate_case(text));
   suite.layers = train.layers;
   suite.vocabulary = train.vocabulary;

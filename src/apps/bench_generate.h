@@ -1,4 +1,4 @@
-// `dsrsq-bench --suite generate`.
+// `dsrsq-bench --suite generate|decode`.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -19,11 +19,12 @@ struct BenchGenerateOptions {
 
 void add_generate_options(CLI::App& app, BenchGenerateOptions& o);
 
-// Heads, window and timing are those of `attention`, layers and vocabulary those of `train`. Saves
-// after each case. Throws ConfigError.
+// `decode`: answers are decoded recorded and operator by operator. Heads, window and timing are
+// those of `attention`, layers and vocabulary those of `train`. Saves after each case. Throws
+// ConfigError.
 std::vector<ResultRecord> run_generate(const BenchGenerateOptions& o,
                                        const BenchAttentionOptions& attention,
-                                       const bench::TrainSuiteOptions& train, at::Device device,
-                                       const SaveRecords& save);
+                                       const bench::TrainSuiteOptions& train, bool decode,
+                                       at::Device device, const SaveRecords& save);
 
 }  // namespace dsrsq

@@ -14,6 +14,8 @@ void add_bench_stream_options(CLI::App& app, BenchStreamOptions& o) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option("--store", o.store, "stream: file of all history, searched at every point");
+  app.add_option("--set", o.settings, "stream: a.b=c: overrides one key of the model (repeatable)")
+      ->take_all();
 }
 
 std::vector<ResultRecord> run_stream_bench(const BenchStreamOptions& o, const std::string& model,
@@ -21,7 +23,9 @@ std::vector<ResultRecord> run_stream_bench(const BenchStreamOptions& o, const st
   if (model.empty() || text.empty())
     throw ConfigError(
         "--suite stream: expected --model and --text, got only one or none; give both");
-  auto opened = open_model(find_model(model, "", {"train.device=" + device}));
+  auto settings = o.settings;
+  settings.push_back("train.device=" + device);
+  auto opened = open_model(find_model(model, "", settings));
   opened.model->eval();
   auto suite = o.suite;
   if (!o.store.empty())

@@ -12,6 +12,7 @@ namespace dsrsq {
 struct BenchStreamOptions {
   bench::StreamSuiteOptions suite;
   std::string store;
+  std::vector<std::string> settings;  // overrides of the model's config
 };
 
 void add_bench_stream_options(CLI::App& app, BenchStreamOptions& o);

@@ -94,7 +94,7 @@ QuestionTrace trace_question(LanguageModel& model, const Batch& batch, const Tok
                              const std::string& own_budget) {
   auto observed = options;
   observed.observe = true;  // scores, too
-  auto generated = generate(model, batch, observed, {config.maximum_tokens, tokenizer.end_id()});
+  auto generated = generate(model, batch, observed, generation_options(config, tokenizer));
   QuestionTrace trace;
   auto context = batch.context[0].to(at::kCPU).contiguous();
   trace.tokens.assign(context.data_ptr<int64_t>(), context.data_ptr<int64_t>() + context.numel());

@@ -340,7 +340,7 @@ at::Tensor sparse_mask(const at::Tensor& query_order, const at::Tensor& key_orde
   // One more cluster that every query attends holds the keys of none.
   auto with_none =
       at::cat({routed, at::ones({routed.size(0), heads, tokens, 1}, routed.options())}, -1);
-  auto place = at::where(cluster < 0, clusters, cluster)
+  auto place = cluster.masked_fill(cluster < 0, clusters)
                    .unsqueeze(2)
                    .expand({cluster.size(0), cluster.size(1), groups * tokens, cluster.size(2)});
   auto in_cluster =

@@ -94,9 +94,11 @@ class Contender {
   }
 
   // tokens 1: reading alone.
-  Generated run(const Batch& batch, int64_t tokens, const PassOptions& pass = {}) {
+  Generated run(const Batch& batch, int64_t tokens, const PassOptions& pass = {},
+                Decoding decoding = Decoding::kAuto) {
     GenerateOptions settings;
     settings.maximum_tokens = tokens;
+    settings.decoding = decoding;
     ops::AutocastGuard autocast(device_, device_.is_cuda());
     return generate(model_, batch, pass, settings);
   }
@@ -146,9 +148,20 @@ class Contender {
 };
 
 struct Measured {
-  std::vector<double> prefill, token;  // seconds, a round
+  std::vector<double> prefill, token, further, eager;  // seconds, a round
   double peak_bytes = 0, state_bytes = 0;
 };
+
+// What a log says beside the mean token.
+std::string token_details(const Measured& found) {
+  std::string text;
+  auto add = [&](const char* name, const std::vector<double>& seconds) {
+    if (!seconds.empty()) text += concat(", ", name, " ", quantile(seconds, .5) * 1e3, " ms");
+  };
+  add("a further one", found.further);
+  add("eager", found.eager);
+  return text;
+}
 
 // A round of one method; false where the device has no room for it.
 bool run_round(Contender& contender, const Batch& batch, const GenerateSuiteOptions& o,
@@ -160,8 +173,14 @@ bool run_round(Contender& contender, const Batch& batch, const GenerateSuiteOpti
     measured->prefill.push_back(generated.select_seconds + generated.prefill_seconds);
     auto steps = double(generated.decoded_tokens) / double(batch.size());
     measured->token.push_back(generated.decode_seconds / std::max(1.0, steps));
+    if (generated.recorded && steps > 2)
+      measured->further.push_back((generated.decode_seconds - generated.record_seconds) /
+                                  (steps - 2));
     measured->peak_bytes = std::max(measured->peak_bytes, peak.bytes());
     measured->state_bytes = double(generated.state_bytes) / double(batch.size());
+    if (!o.eager_too) return true;
+    generated = contender.run(batch, o.answer, {}, Decoding::kEager);
+    measured->eager.push_back(generated.decode_seconds / std::max(1.0, steps));
     return true;
   } catch (const c10::OutOfMemoryError& error) {
     log_warning(contender.name(), ": no room on the device: ", error.what_without_backtrace());
@@ -259,13 +278,17 @@ std::vector<ResultRecord> run_case(const std::vector<std::unique_ptr<Contender>>
     add_seconds("prefill", found.prefill, "prefill_tokens_per_second",
                 batches * double(size.tokens + o.question));
     add_seconds("token_latency", found.token, "decode_tokens_per_second", batches);
+    if (!found.further.empty())
+      add_seconds("further_token_latency", found.further, "further_tokens_per_second", batches);
+    if (!found.eager.empty())
+      add_seconds("token_latency_eager", found.eager, "eager_tokens_per_second", batches);
     if (found.peak_bytes >= 0) records.add(name, "peak_memory", found.peak_bytes, "bytes");
     records.add(name, "bytes_held", found.state_bytes, "bytes");
     records.add(name, "bytes_shared", double(contenders[i]->method().shared_bytes()), "bytes");
     add_flops(*contenders[i], batch, o, records);
     log_info("batch ", size.batch, ", n ", size.tokens, ", ", name, ": prefill ",
              quantile(found.prefill, .5) * 1e3, " ms, a token ", quantile(found.token, .5) * 1e3,
-             " ms, ", found.state_bytes * 1e-6, " MB held a sequence");
+             " ms", token_details(found), ", ", found.state_bytes * 1e-6, " MB held a sequence");
     if (dense == nullptr || name == "dense") continue;
     auto speedup = [&](const std::string& metric, std::vector<double> Measured::*seconds) {
       auto ratio = quantile(dense->*seconds, .5) / quantile(found.*seconds, .5);

@@ -98,6 +98,7 @@ std::vector<ResultRecord> run_stream_suite(const StreamSuiteOptions& o, Language
     add("rss_anon", double(own_memory_bytes()), "bytes");
     add("age_median", health.age_median, "tokens");
     add("age_oldest", health.age_oldest, "tokens");
+    add("finite", health.finite ? 1 : 0, "1");
     if (o.history) {
       std::vector<int32_t> question(text.begin(),
                                     text.begin() + int64_t(std::min(kQuestion, text.size())));

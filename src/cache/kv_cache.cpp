@@ -82,6 +82,10 @@ void LayerState::append(const at::Tensor& new_keys, const at::Tensor& new_values
                         const at::Tensor& new_positions, const at::Tensor& new_order,
                         const at::Tensor& new_valid, const at::Tensor& new_cluster, bool keep_mass,
                         const at::Tensor& new_bias, bool new_padded) {
+  if (next_place_.defined()) {
+    TORCH_CHECK(!new_bias.defined(), "LayerState: no biases come into reserved room");
+    return write(new_keys, new_values, new_positions, new_order, new_valid, new_cluster);
+  }
   padded = padded || new_padded;
   bias = join_bias(bias, entries(), new_bias, new_order.size(1));
   keys = grown(growing_keys_, keys, new_keys);
@@ -95,6 +99,58 @@ void LayerState::append(const at::Tensor& new_keys, const at::Tensor& new_values
     mass = joined(mass, zeros, 1);
     exposure = joined(exposure, zeros, 1);
   }
+}
+
+void LayerState::reserve(int64_t tokens) {
+  TORCH_CHECK(head_groups.empty() && keys.defined() && !next_place_.defined(),
+              "LayerState: room is reserved once, behind entries of the whole layer");
+  constexpr int64_t kStep = 16;  // products of the tensor cores want even lengths
+  held_before_ = entries();
+  padded_before_ = padded;
+  padded = true;
+  auto room = (held_before_ + tokens + kStep - 1) / kStep * kStep;
+  auto widen = [&](at::Tensor& x, int64_t dim, const at::Scalar& rest) {
+    if (!x.defined()) return;
+    auto sizes = x.sizes().vec();
+    sizes[size_t(dim)] = room;
+    auto wide = at::full(sizes, rest, x.options());
+    wide.narrow(dim, 0, held_before_).copy_(x);
+    x = wide;
+  };
+  widen(keys, 2, 0);
+  widen(values, 2, 0);
+  widen(cluster, 2, -1);
+  widen(positions, 1, 0);
+  widen(order, 1, 0);
+  widen(valid, 1, false);
+  widen(mass, 1, 0);
+  widen(exposure, 1, 0);
+  widen(bias, 1, 0);
+  next_place_ = at::full({1}, held_before_, order.options());
+}
+
+void LayerState::write(const at::Tensor& new_keys, const at::Tensor& new_values,
+                       const at::Tensor& new_positions, const at::Tensor& new_order,
+                       const at::Tensor& new_valid, const at::Tensor& new_cluster) {
+  TORCH_CHECK(new_order.size(1) == 1, "LayerState: reserved room takes one entry at a time, got ",
+              new_order.size(1));
+  keys.index_copy_(2, next_place_, new_keys.to(keys.scalar_type()));
+  values.index_copy_(2, next_place_, new_values.to(values.scalar_type()));
+  positions.index_copy_(1, next_place_, new_positions);
+  order.index_copy_(1, next_place_, new_order);
+  valid.index_copy_(1, next_place_, new_valid);
+  if (new_cluster.defined()) cluster.index_copy_(2, next_place_, new_cluster);
+  next_place_.add_(1);
+}
+
+void LayerState::release(int64_t appended, bool some_padded) {
+  auto held = held_before_ + appended;
+  for (auto* tensor : {&keys, &values, &cluster})
+    if (tensor->defined()) *tensor = tensor->narrow(2, 0, held);
+  for (auto* tensor : {&positions, &order, &valid, &mass, &exposure, &bias})
+    if (tensor->defined()) *tensor = tensor->narrow(1, 0, held);
+  padded = padded_before_ || some_padded;
+  next_place_ = at::Tensor();
 }
 
 at::Tensor join_bias(const at::Tensor& old_bias, int64_t old_entries, const at::Tensor& new_bias,

@@ -38,6 +38,12 @@ void EvalConfig::visit_fields(ConfigVisitor& v) {
       "Of evaluation: fp32, or bf16 autocast with fp32 weights, whose keys and values take half "
       "the bytes.",
       one_of({"fp32", "bf16"}));
+  v.field(
+      "decoding", decoding,
+      "auto: on a GPU the steps behind an answer's first token are recorded once (a CUDA graph) "
+      "and replayed, where the method's state keeps its shapes; the same numbers, and what "
+      "cannot be recorded is logged. eager: operator by operator.",
+      one_of({"auto", "eager"}));
   v.field("maximum_prompt", maximum_prompt,
           "Tokens of a prompt: prefix, context and question, without begin tokens. A longer prompt "
           "loses tokens of its context, as truncation says; 0: as many as the suite says, or all.",
@@ -51,6 +57,14 @@ void EvalConfig::visit_fields(ConfigVisitor& v) {
           "of suites, outside maximum_prompt, but of tasks whose suite says chat: false.");
   v.field("chat_end", chat_end,
           "The same behind it, up to where the model answers: <|im_end|>, ...");
+}
+
+GenerateOptions generation_options(const EvalConfig& config, const Tokenizer& tokenizer) {
+  GenerateOptions options;
+  options.maximum_tokens = config.maximum_tokens;
+  options.end_id = tokenizer.end_id();
+  options.decoding = config.decoding == "eager" ? Decoding::kEager : Decoding::kAuto;
+  return options;
 }
 
 namespace {
@@ -176,7 +190,7 @@ class AnswerPass {
         tokenizer_(tokenizer),
         config_(config),
         budgets_(budgets),
-        generation_{config.maximum_tokens, tokenizer.end_id()},
+        generation_(generation_options(config, tokenizer)),
         rows_(budgets.size()) {}
 
   // From here on, without what measuring the answers' loss takes.
@@ -318,7 +332,7 @@ void evaluate_costs(LanguageModel& model, const Loader& loader, const Tokenizer&
                     EvaluationResult& result) {
   at::NoGradGuard no_grad;
   ops::AutocastGuard autocast(model->device(), config.precision == "bf16");
-  GenerateOptions generation{config.maximum_tokens, tokenizer.end_id()};
+  auto generation = generation_options(config, tokenizer);
   measure_singly(model, loader, config, options, generation, result);
   auto batch = loader.pass_batch(0).to(model->device());
   PeakMemory peak(model->device());
@@ -342,8 +356,7 @@ EvaluationResult evaluate(LanguageModel& model, const Loader& loader, const Toke
   pass.count(label);
   auto result = std::move(pass.results(flops).front());
   result.peak_bytes = bytes;
-  measure_singly(model, loader, config, options, {config.maximum_tokens, tokenizer.end_id()},
-                 result);
+  measure_singly(model, loader, config, options, generation_options(config, tokenizer), result);
   return result;
 }
 

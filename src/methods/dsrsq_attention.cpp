@@ -104,6 +104,15 @@ at::Tensor DsrsqMethod::attend(const AttentionInput& given, MethodState& state) 
   return by_head ? ops::laid_out_by_token(out) : out;
 }
 
+// One query attends under a mask, unless the config asks for another operator.
+std::string DsrsqMethod::step_obstacle(const MethodState& state) const {
+  const auto& kernel = config_.sqa.kernel;
+  if (sqa_on(state.options) && (kernel == "native" || kernel == "aten"))
+    return "sqa.kernel: " + kernel;
+  if (state.options.probe == Probe::kRandomRouting) return "random routing, drawn on the host";
+  return {};
+}
+
 // ---- clusters ----
 
 // Cluster of each of the chunk's keys, int64 [B, H_kv, T]; -1: none, or none before its segment

@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include "dsrsq/core/timer.h"
+#include "dsrsq/model/decode_step.h"
 
 namespace dsrsq {
 
@@ -20,6 +21,7 @@ void decode_answers(LanguageModel& model, const Batch& batch, const at::Tensor& 
   result.prefill_seconds += timer.seconds();
 
   timer.restart();
+  DecodeStep decoding(model, batch.sample_ids, settings, state);
   std::vector<bool> open(size_t(batch.size()), true);
   for (int64_t step = 0; step < settings.maximum_tokens; ++step) {
     int64_t unfinished = 0;
@@ -42,11 +44,12 @@ void decode_answers(LanguageModel& model, const Batch& batch, const at::Tensor& 
     }
     if (unfinished == 0 || step + 1 == settings.maximum_tokens) break;
     result.decoded_tokens += unfinished;
-    auto hidden = model->read_next(next, unfinished_mask.to(device), state);
-    next = next_tokens(model->backbone()->logits(hidden.squeeze(1)), settings, batch.sample_ids,
-                       step + 1);
+    next = decoding.next(next, unfinished_mask);
     host = next.to(at::kCPU);
+    if (step == 1 && decoding.recorded()) result.record_seconds = timer.seconds();
   }
+  result.recorded = decoding.recorded();
+  decoding.finish();
   if (device.is_cuda()) torch::cuda::synchronize(device.index());
   result.decode_seconds = timer.seconds();
   result.state_bytes = model->method().state_bytes(state);

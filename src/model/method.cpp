@@ -91,8 +91,9 @@ at::Tensor dense_attend(const AttentionInput& input, LayerState& layer, Attentio
   bool plain = stats == nullptr && !layer.bias.defined();
   if (plain && fresh && !input.padded) return causal_attention(q, layer.keys, layer.values);
   // One token behind all others: it sees whatever is there.
-  if (plain && !layer.padded && q.size(2) == 1)
-    return read_entries(q, layer.keys, layer.values, {});
+  if (plain && q.size(2) == 1)
+    return read_entries(q, layer.keys, layer.values,
+                        layer.padded ? layer.valid.unsqueeze(1).unsqueeze(2) : at::Tensor());
   auto key_order = layer.order.unsqueeze(1).unsqueeze(2);
   auto query_order = input.order.unsqueeze(1).unsqueeze(-1);
   auto mask = (key_order <= query_order).logical_and(layer.valid.unsqueeze(1).unsqueeze(2));

@@ -411,11 +411,11 @@ at::Tensor LanguageModelImpl::read_selected(const Batch& batch, MethodState& sta
 }
 
 at::Tensor LanguageModelImpl::read_next(const at::Tensor& ids, const at::Tensor& valid,
-                                        MethodState& state) {
+                                        MethodState& state, std::optional<bool> padded) {
   ReaderInput reader;
   reader.inputs = backbone_->embed(ids.unsqueeze(1));
   reader.valid = valid.unsqueeze(1);
-  reader.padded = !valid.all().item<bool>();
+  reader.padded = padded ? *padded : !valid.all().item<bool>();
   reader.order = state.next_order.unsqueeze(1);
   reader.positions = state.next_position.unsqueeze(1);
   reader.segments = {1};

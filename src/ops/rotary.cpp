@@ -4,7 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <mutex>
 #include <numbers>
+#include <string>
+#include <utility>
 
 #include "dense_backend.h"
 #include "dsrsq/ops/rotary_frequencies.h"
@@ -60,11 +64,24 @@ RotaryFrequencies rotary_frequencies(int64_t head_width, double base,
   return result;
 }
 
+namespace {
+// [d/2] fp64 on the device, kept: a copy to a GPU waits for it, and none may be part of a recorded
+// step.
+at::Tensor on_device(const std::vector<double>& frequency, at::Device device) {
+  static std::mutex mutex;
+  static std::map<std::pair<std::string, std::vector<double>>, at::Tensor> kept;
+  const std::lock_guard lock(mutex);
+  auto& tensor = kept[{device.str(), frequency}];
+  if (!tensor.defined()) tensor = at::tensor(frequency, at::kDouble).to(device);
+  return tensor;
+}
+}  // namespace
+
 RotaryTable rotary_table(const at::Tensor& positions, int64_t head_width, double base,
                          const RotaryScaling& scaling) {
   auto [frequency, scale] = rotary_frequencies(head_width, base, scaling);
   auto angles = positions.to(at::kDouble).unsqueeze(-1) *
-                at::tensor(frequency, at::kDouble).to(positions.device());  // [B, T, d/2]
+                on_device(frequency, positions.device());  // [B, T, d/2]
   return {(angles.cos() * scale).to(at::kFloat).unsqueeze(1),
           (angles.sin() * scale).to(at::kFloat).unsqueeze(1), scale};
 }

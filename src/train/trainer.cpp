@@ -10,6 +10,7 @@
 #include "dsrsq/core/logging.h"
 #include "dsrsq/core/progress.h"
 #include "dsrsq/core/timer.h"
+#include "dsrsq/eval/efficiency.h"
 #include "dsrsq/train/reader_reward.h"
 
 namespace dsrsq {
@@ -276,6 +277,8 @@ std::map<std::string, double> Trainer::train_step() {
 std::map<std::string, double> Trainer::profiled_step() {
   RECORD_USER_SCOPE("step");
   Timer timer;
+  std::optional<PeakMemory> peak;  // of a CPU the process's own says little
+  if (device_.is_cuda()) peak.emplace(device_);
   const auto& stage = config_.stages[stage_index_];
   std::map<std::string, double> values;
   if (stage.ppo) {
@@ -289,6 +292,7 @@ std::map<std::string, double> Trainer::profiled_step() {
   values["train/stage"] = double(stage_index_);
   values["train/reader_calls"] = double(reader_calls());
   values["train/seconds"] = timer.seconds();
+  if (peak) values["train/step_memory"] = peak->bytes();  // beyond what was held before the step
   return values;
 }
 

@@ -38,7 +38,8 @@ struct GenerateSuiteOptions {
   int64_t counted_tokens = 4096;  // cases up to here, batch 1, also count what was attended
                                   // (under masks) and what torch's profiler sees
   int64_t minimum_rounds = 3, maximum_rounds = 20;
-  double seconds = 4;  // of a case, all methods, after one round that warms up
+  bool eager_too = false;  // answers are also decoded operator by operator
+  double seconds = 4;      // of a case, all methods, after one round that warms up
   int64_t seed = 0;
 };
 
@@ -54,15 +55,17 @@ GenerateWork expected_work(const TransformerConfig& model, const DsrsqConfig& co
                            int64_t context, int64_t question);
 
 // Of each case and method: prefill (s, to the first token), prefill_tokens_per_second,
-// token_latency (s, of a step of the whole batch), decode_tokens_per_second, medians with p10 and
-// p90 over rounds, the methods in turns; peak_memory, bytes_held a sequence behind the answer,
-// bytes_shared; prefill_flops, of these prefill_flops_attention, and token_flops, analytic for one
-// sequence; of counted cases also prefill_flops_counted (from the pairs that were attended) and
-// prefill_flops_profiler (see profiled_matmul_flops); prefill_speedup and decode_speedup over
-// dense. Of each batch, break_even_prefill and break_even_decode: the first length from which on a
-// method is faster than dense at every longer one; not finite where there is none. A method that a
-// case leaves no memory for is logged and has no records there. On CUDA in bf16 under autocast,
-// else in fp32. `save`: called with what there is after each case. Throws ConfigError.
+// token_latency (s, of a step of the whole batch), decode_tokens_per_second, on CUDA
+// further_token_latency (of the steps behind those that run before a recording is replayed), with
+// eager_too token_latency_eager; medians with p10 and p90 over rounds, the methods in turns;
+// peak_memory, bytes_held a sequence behind the answer, bytes_shared; prefill_flops, of these
+// prefill_flops_attention, and token_flops, analytic for one sequence; of counted cases also
+// prefill_flops_counted (from the pairs that were attended) and prefill_flops_profiler (see
+// profiled_matmul_flops); prefill_speedup and decode_speedup over dense. Of each batch,
+// break_even_prefill and break_even_decode: the first length from which on a method is faster than
+// dense at every longer one; not finite where there is none. A method that a case leaves no memory
+// for is logged and has no records there. On CUDA in bf16 under autocast, else in fp32. `save`:
+// called with what there is after each case. Throws ConfigError.
 std::vector<ResultRecord> run_generate_suite(
     const GenerateSuiteOptions& options, c10::Device device,
     const std::function<void(const std::vector<ResultRecord>&)>& save = {});

@@ -26,6 +26,7 @@ struct StreamSuiteOptions {
 //                                 as it was at the first point, in turns, the median (p10, p90)
 //   state, rss_anon               bytes carried on, and of the process's own memory, at the point
 //   age_median, age_oldest        of the held pairs, tokens
+//   finite                        1 where every number that is held is finite
 //   scan                          s of one question's search over all history, alone
 // Throws ConfigError where the model reads no stream, or more points are asked for than tokens.
 std::vector<ResultRecord> run_stream_suite(const StreamSuiteOptions& options, LanguageModel& model,

@@ -103,8 +103,24 @@ struct LayerState {
   int64_t bytes() const;
   void detach();  // truncates back-propagation
 
+  // Room for `tokens` more entries, appended one at a time, so that no shape changes while a
+  // recorded step is replayed: until release() the tensors are as long as the room is, what is not
+  // written yet is padding, and append() writes in place where a counter on the device says. Copies
+  // of the state made from here on must not be read on. For states without head_groups.
+  void reserve(int64_t tokens);
+  // Back to what is held: `appended` entries more than before reserve(). `padded`: some of them are
+  // padding.
+  void release(int64_t appended, bool padded);
+
  private:
+  void write(const at::Tensor& new_keys, const at::Tensor& new_values,
+             const at::Tensor& new_positions, const at::Tensor& new_order,
+             const at::Tensor& new_valid, const at::Tensor& new_cluster);
+
   GrowingEntries growing_keys_, growing_values_;
+  at::Tensor next_place_;    // [1] int64, of the next entry; undefined: no room is reserved
+  int64_t held_before_ = 0;  // entries when room was reserved
+  bool padded_before_ = false;
 };
 
 // Biases of old entries [B, K] and new ones [B, T] side by side; a missing one is 0, both missing

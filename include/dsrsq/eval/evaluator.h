@@ -21,11 +21,15 @@ struct EvalConfig {
   int64_t latency_questions = 20;  // questions timed one by one, after two untimed ones
   int64_t counted_questions = 0;   // whose attended keys are counted, at least; 0: all
   std::string precision = "fp32";  // or bf16 autocast
+  std::string decoding = "auto";   // or eager
   int64_t maximum_prompt = 0;      // tokens of prefix, context and question; 0: never cut
   std::string truncation = "right";
   std::string chat_begin, chat_end;  // around a suite's prompts
   void visit_fields(ConfigVisitor& v);
 };
+
+// How an evaluation answers.
+GenerateOptions generation_options(const EvalConfig& config, const Tokenizer& tokenizer);
 
 struct EvaluationResult {
   std::vector<QuestionResult> questions;

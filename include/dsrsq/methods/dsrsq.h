@@ -16,6 +16,7 @@
 #include "dsrsq/cache/rckv.h"
 #include "dsrsq/model/config.h"
 #include "dsrsq/model/method.h"
+#include "dsrsq/model/recordable_step.h"
 #include "dsrsq/retriever/dsr.h"
 #include "dsrsq/retriever/dsr_policy.h"
 
@@ -32,7 +33,7 @@ struct DsrsqConfig {
                 const ConfigLocations& locations) const;  // throws ConfigError
 };
 
-class DsrsqMethod : public Method {
+class DsrsqMethod : public Method, public RecordableStep {
  public:
   DsrsqMethod(const DsrsqConfig& config, const TransformerConfig& model, int64_t seed);
 
@@ -52,6 +53,7 @@ class DsrsqMethod : public Method {
   void finish_calibration() override;
   int64_t shared_bytes() const override;
   std::map<std::string, double> scalars() const override;
+  std::string step_obstacle(const MethodState& state) const override;
 
   const DsrsqConfig& config() const { return config_; }  // sqa.clusters: auto is a number here
 

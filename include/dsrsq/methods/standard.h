@@ -4,6 +4,7 @@
 
 #include "dsrsq/model/config.h"
 #include "dsrsq/model/method.h"
+#include "dsrsq/model/recordable_step.h"
 
 namespace dsrsq {
 
@@ -20,7 +21,7 @@ struct StandardConfig {
 at::Tensor attend_first_chunk(const AttentionInput& input, LayerState& layer, AttentionStats* stats,
                               at::Tensor* lse = nullptr);
 
-class StandardMethod : public Method {
+class StandardMethod : public Method, public RecordableStep {
  public:
   StandardMethod(const StandardConfig& config, const TransformerConfig& model)
       : Method(model.attention_shape()), config_(config) {}
@@ -34,6 +35,7 @@ class StandardMethod : public Method {
   // Outside training the context is a chunk of its own: padded at its end only, it needs no mask.
   bool one_segment_per_chunk() const override;
   bool counts_without_masks() const override { return true; }
+  std::string step_obstacle(const MethodState&) const override { return {}; }
 
  private:
   StandardConfig config_;

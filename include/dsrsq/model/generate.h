@@ -10,6 +10,13 @@
 
 namespace dsrsq {
 
+// How tokens behind the first are read.
+enum class Decoding {
+  kAuto,   // recorded where the device and the method can, else eager
+  kEager,  // operator by operator, tensors growing with the answer
+  kFixed,  // in reserved room as a recorded step has it, without recording: to check that with
+};
+
 struct GenerateOptions {
   int64_t maximum_tokens = 16;
   int32_t end_id = -1;
@@ -23,6 +30,7 @@ struct GenerateOptions {
   // of the tail [B, T, D], and the state, of which a copy may be read on.
   std::function<void(const at::Tensor& tail_hidden, const MethodState& state)> prompt_read =
       nullptr;
+  Decoding decoding = Decoding::kAuto;
 };
 
 // The next token of each sequence, int64 [B], from fp32 logits [B, V]. `sample_ids`, `step`: name
@@ -36,6 +44,8 @@ struct Generated {
   double prefill_seconds = 0;  // reading what was chosen and the question, up to the first token
   double decode_seconds = 0;
   int64_t decoded_tokens = 0;  // steps x unfinished sequences
+  bool recorded = false;       // steps were replayed as one CUDA graph
+  double record_seconds = 0;   // of decode_seconds: the first step and recording the second
   int64_t state_bytes = 0;     // held after the last step, all sequences (D24)
   MethodState state;           // as it stands after the last step
 };

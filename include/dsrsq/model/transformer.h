@@ -4,6 +4,7 @@
 
 #include <torch/nn/module.h>
 
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -97,8 +98,10 @@ class LanguageModelImpl : public torch::nn::Module {
   at::Tensor read_selected(const Batch& batch, MethodState& state);
   // Prepare and select only.
   void choose_tokens(const Batch& batch, MethodState& state);
-  // One more token a sequence: ids [B], valid [B] -> hidden [B, 1, D].
-  at::Tensor read_next(const at::Tensor& ids, const at::Tensor& valid, MethodState& state);
+  // One more token a sequence: ids [B], valid [B] -> hidden [B, 1, D]. `padded`: whether one of
+  // `valid` may be false; where it is not given, the device is asked.
+  at::Tensor read_next(const at::Tensor& ids, const at::Tensor& valid, MethodState& state,
+                       std::optional<bool> padded = std::nullopt);
 
   Transformer& backbone() { return backbone_; }
   Method& method() { return *method_; }
