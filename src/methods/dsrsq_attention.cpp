@@ -262,9 +262,7 @@ at::Tensor DsrsqMethod::attend_segment(const AttentionInput& segment, const at::
   auto q = segment.rotated(segment.q);
   layer.append(segment.rotated(segment.k), segment.v, segment.positions, segment.order,
                segment.valid, cluster, keeps_mass(options), segment.key_bias, segment.padded);
-  // A recorded step weighs nothing: no segment closes behind an answer.
-  const bool weighs = keeps_mass(options) && layer.mass.defined();
-  if (weighs) count_exposure(segment, layer);
+  if (keeps_mass(options)) count_exposure(segment, layer);
   std::optional<PartialAttention> latents;
   if (!layer.latents.empty() && options.probe != Probe::kLatentsMasked)
     latents = read_latents(segment, q, layer.latents, options);
@@ -273,7 +271,7 @@ at::Tensor DsrsqMethod::attend_segment(const AttentionInput& segment, const at::
   ClusterRead read{q,          routes,       segment.valid,   sqa.clusters,
                    sqa.window, model_.sinks, sqa.dense_below, sqa.kernel == "aten"};
   auto joined = read_clusters(read, layer, latents);
-  if (weighs) add_attention_mass(read, segment.order, joined.lse, layer);
+  if (keeps_mass(options)) add_attention_mass(read, segment.order, joined.lse, layer);
   return joined.out;
 }
 
@@ -301,8 +299,8 @@ at::Tensor DsrsqMethod::attend_masked(const AttentionInput& segment, const at::T
   if (routed.defined() && options.probe != Probe::kDenseRead)
     mask = sparse_mask(segment.order, layer.order, layer.valid, routed, layer.cluster,
                        config_.sqa.window, model_.sinks, config_.sqa.dense_below);
-  const bool weighs = keeps_mass(options) && layer.mass.defined();
-  if (!latents && !weighs && !records_rows(segment, options) && !layer.bias.defined()) {
+  if (!latents && !keeps_mass(options) && !records_rows(segment, options) &&
+      !layer.bias.defined()) {
     if (options.collect_stats) count(segment, mask, causal, state.stats);
     // Padding may see no key at all, which not every backend of torch's answers with a number.
     if (segment.padded)
@@ -315,7 +313,7 @@ at::Tensor DsrsqMethod::attend_masked(const AttentionInput& segment, const at::T
   auto joined = join_attention(parts);
 
   at::NoGradGuard no_grad;
-  if (weighs) {
+  if (keeps_mass(options)) {
     auto weight = segment.valid.unsqueeze(1).unsqueeze(-1);  // padding asks nothing
     auto probability = (parts[0].logits.detach() - joined.lse.detach().unsqueeze(-1)).exp();
     layer.mass = layer.mass + (probability.square() * weight).sum({1, 2}).to(at::kFloat);

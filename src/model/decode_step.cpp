@@ -4,7 +4,6 @@
 
 #include <mutex>
 #include <set>
-#include <utility>
 
 #ifdef DSRSQ_WITH_CUDA
 #include <ATen/cuda/CUDAGraph.h>
@@ -54,7 +53,9 @@ std::vector<at::Tensor*> carried(MethodState& state) {
                                &stats.latent_mass};
   for (auto& tail : state.conv_tails) all.push_back(&tail);
   for (auto& layer : state.layers)
-    for (auto* tensor : {&layer.cluster_direction, &layer.cluster_mean}) all.push_back(tensor);
+    for (auto* tensor :
+         {&layer.mass, &layer.exposure, &layer.cluster_direction, &layer.cluster_mean})
+      all.push_back(tensor);
   return all;
 }
 
@@ -87,11 +88,7 @@ DecodeStep::DecodeStep(LanguageModel& model, const std::vector<int64_t>& sample_
   fixed_ = true;
   records_ = settings.decoding == Decoding::kAuto;
   padded_ = state.next_order.size(0) > 1;
-  for (auto& layer : state_.layers) {
-    // Nothing leaves the exact entries behind an answer, so nobody asks what they weigh.
-    weights_.emplace_back(std::exchange(layer.mass, {}), std::exchange(layer.exposure, {}));
-    layer.reserve(settings.maximum_tokens);
-  }
+  for (auto& layer : state_.layers) layer.reserve(settings.maximum_tokens);
 }
 
 DecodeStep::~DecodeStep() = default;
@@ -185,15 +182,7 @@ at::Tensor DecodeStep::next(const at::Tensor& ids, const at::Tensor& open) {
 
 void DecodeStep::finish() {
   if (!fixed_) return;
-  for (size_t i = 0; i < weights_.size(); ++i) {
-    auto& layer = state_.layers[i];
-    layer.release(steps_, padded_);
-    auto lengthened = [&](const at::Tensor& x) {
-      return x.defined() ? at::constant_pad_nd(x, {0, steps_}) : x;
-    };
-    layer.mass = lengthened(weights_[i].first);
-    layer.exposure = lengthened(weights_[i].second);
-  }
+  for (auto& layer : state_.layers) layer.release(steps_, padded_);
   fixed_ = false;
 }
 

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <memory>
-#include <utility>
 #include <vector>
 
 #include "dsrsq/model/generate.h"
@@ -24,8 +23,7 @@ class DecodeStep {
   // Reads ids int64 [B] of the sequences that are open (bool [B] on the host; all of them where
   // B = 1) -> the next token of each, int64 [B], valid until the next call.
   at::Tensor next(const at::Tensor& ids, const at::Tensor& open);
-  // Gives the reserved room back; the state is as after eager steps, but that recorded ones do not
-  // add to LayerState::mass and exposure.
+  // Gives the reserved room back; the state is as after eager steps.
   void finish();
   bool recorded() const { return graph_ != nullptr; }
 
@@ -41,8 +39,7 @@ class DecodeStep {
   MethodState& state_;
   bool fixed_ = false, records_ = false, padded_ = false;
   int64_t steps_ = 0;
-  std::vector<std::pair<at::Tensor, at::Tensor>> weights_;  // mass and exposure of each layer
-  at::Tensor ids_, open_, next_;                            // what a recorded step reads and writes
+  at::Tensor ids_, open_, next_;  // what a recorded step reads and writes
   std::unique_ptr<Graph> graph_;
 };
 
