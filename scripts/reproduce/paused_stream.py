@@ -44,12 +44,13 @@ class Writer(threading.Thread):
         self.stopping = threading.Event()
         self.waits_since = None  # while a write is not taken
 
-    def put(self, data):
+    def put(self, line):
+        self.questions += line.startswith(MARKER.encode())  # the text has some of its own
         self.waits_since = time.monotonic()
-        self.pipe.write(data)
+        self.pipe.write(line)
         self.pipe.flush()
         self.waits_since = None
-        self.bytes += len(data)
+        self.bytes += len(line)
 
     def run(self):
         begun, since_question = time.monotonic(), 0
@@ -60,7 +61,6 @@ class Writer(threading.Thread):
                 self.put(line)
                 since_question += len(line)
                 if since_question >= self.every:
-                    self.questions += 1
                     since_question = 0
                     self.put(f"{MARKER}What is the latest version of package {self.questions}?\n".encode())
                 if self.rate:  # behind a pause it does not catch up all at once

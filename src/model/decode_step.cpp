@@ -5,15 +5,10 @@
 #include <mutex>
 #include <set>
 
-#ifdef DSRSQ_WITH_CUDA
-#include <ATen/cuda/CUDAGraph.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#endif
-
 #include "dsrsq/core/error.h"
 #include "dsrsq/core/logging.h"
 #include "dsrsq/model/recordable_step.h"
+#include "dsrsq/ops/cuda_graph.h"
 
 namespace dsrsq {
 
@@ -39,8 +34,10 @@ std::string obstacle(LanguageModel& model, const GenerateOptions& settings,
     return "model.position_embedding: learned, whose table may end";
   if (state.options.collect_stats && !model->method().counts_without_masks())
     return "attention is counted";
-  for (const auto& layer : state.layers)
-    if (!layer.keys.defined() || !layer.head_groups.empty()) return "no prompt was read";
+  for (const auto& layer : state.layers) {
+    if (!layer.head_groups.empty()) return "heads hold entries of their own";
+    if (!layer.keys.defined()) return "no prompt was read";
+  }
   return method->step_obstacle(state);
 }
 
@@ -59,15 +56,13 @@ std::vector<at::Tensor*> carried(MethodState& state) {
   return all;
 }
 
-}  // namespace
+std::vector<at::Tensor> tensors_at(const std::vector<at::Tensor*>& slots) {
+  std::vector<at::Tensor> tensors;
+  for (const auto* slot : slots) tensors.push_back(*slot);
+  return tensors;
+}
 
-#ifdef DSRSQ_WITH_CUDA
-struct DecodeStep::Graph {
-  at::cuda::CUDAGraph graph;
-};
-#else
-struct DecodeStep::Graph {};
-#endif
+}  // namespace
 
 DecodeStep::DecodeStep(LanguageModel& model, const std::vector<int64_t>& sample_ids,
                        const GenerateOptions& settings, MethodState& state)
@@ -91,8 +86,6 @@ DecodeStep::DecodeStep(LanguageModel& model, const std::vector<int64_t>& sample_
   for (auto& layer : state_.layers) layer.reserve(settings.maximum_tokens);
 }
 
-DecodeStep::~DecodeStep() = default;
-
 at::Tensor DecodeStep::choose(const at::Tensor& ids, const at::Tensor& open, bool padded) {
   auto hidden = model_->read_next(ids, open, state_, padded);
   return next_tokens(model_->backbone()->logits(hidden.squeeze(1)), settings_, sample_ids_,
@@ -103,8 +96,7 @@ at::Tensor DecodeStep::choose(const at::Tensor& ids, const at::Tensor& open, boo
 // one leaves goes back into them, where the next finds it.
 void DecodeStep::run() {
   auto slots = carried(state_);
-  std::vector<at::Tensor> before;
-  for (auto* slot : slots) before.push_back(*slot);
+  const auto before = tensors_at(slots);
   auto chosen = choose(ids_, open_, padded_);
   if (steps_ == 0) {
     next_ = chosen.clone();
@@ -121,40 +113,17 @@ void DecodeStep::run() {
   next_.copy_(chosen);
 }
 
-// false: it could not be; then nothing has changed.
-bool DecodeStep::record() {
-#ifdef DSRSQ_WITH_CUDA
-  auto device = model_->device();
+// Where it cannot be, nothing has changed.
+void DecodeStep::record() {
   auto slots = carried(state_);
-  std::vector<at::Tensor> before;
-  for (auto* slot : slots) before.push_back(*slot);
-  auto graph = std::make_unique<Graph>();
-  c10::cuda::getCurrentCUDAStream(device.index()).synchronize();
-  const auto stream = c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index());
+  const auto before = tensors_at(slots);
   try {
-    const c10::cuda::CUDAStreamGuard guard(stream);
-    graph->graph.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
-    try {
-      run();
-    } catch (...) {
-      try {
-        graph->graph.capture_end();
-      } catch (const std::exception&) {  // what broke the recording is told below
-      }
-      throw;
-    }
-    graph->graph.capture_end();
+    replay_ = ops::record_graph([this] { run(); }, model_->device());
   } catch (const c10::Error& error) {
     for (size_t i = 0; i < slots.size(); ++i) *slots[i] = before[i];
     log_once(concat("decoding: operator by operator, the step could not be recorded: ",
                     error.what_without_backtrace()));
-    return false;
   }
-  graph_ = std::move(graph);
-  return true;
-#else
-  return false;
-#endif
 }
 
 at::Tensor DecodeStep::next(const at::Tensor& ids, const at::Tensor& open) {
@@ -171,11 +140,11 @@ at::Tensor DecodeStep::next(const at::Tensor& ids, const at::Tensor& open) {
     ids_.copy_(ids);
     if (padded_) open_.copy_(open);
   }
-  if (records_ && steps_ == 1) records_ = record();
-#ifdef DSRSQ_WITH_CUDA
-  if (graph_) graph_->graph.replay();
-#endif
-  if (!graph_) run();
+  if (records_ && steps_ == 1) record();
+  if (replay_)
+    replay_();
+  else
+    run();
   ++steps_;
   return next_;
 }

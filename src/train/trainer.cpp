@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "dsrsq/core/logging.h"
 #include "dsrsq/core/progress.h"

@@ -42,14 +42,14 @@ Generated decode(LanguageModel& model, const Batch& batch, Decoding decoding, in
 
 void expect_same_state(const MethodState& found, const MethodState& wanted) {
   const Tolerance close{0, 1e-5};
-  EXPECT_TENSOR_NEAR(found.next_order, wanted.next_order, (Tolerance{0, 0}));
-  EXPECT_TENSOR_NEAR(found.next_position, wanted.next_position, (Tolerance{0, 0}));
+  EXPECT_TENSOR_NEAR(found.next_order, wanted.next_order, testing::kExact);
+  EXPECT_TENSOR_NEAR(found.next_position, wanted.next_position, testing::kExact);
   for (size_t i = 0; i < found.layers.size(); ++i) {
     const auto &a = found.layers[i], &b = wanted.layers[i];
     ASSERT_EQ(a.entries(), b.entries());
     EXPECT_TENSOR_NEAR(a.order.masked_fill(a.valid.logical_not(), 0),
-                       b.order.masked_fill(b.valid.logical_not(), 0), (Tolerance{0, 0}));
-    EXPECT_TENSOR_NEAR(a.valid.to(at::kInt), b.valid.to(at::kInt), (Tolerance{0, 0}));
+                       b.order.masked_fill(b.valid.logical_not(), 0), testing::kExact);
+    EXPECT_TENSOR_NEAR(a.valid.to(at::kInt), b.valid.to(at::kInt), testing::kExact);
     auto of_valid = a.valid.unsqueeze(1).unsqueeze(-1);
     EXPECT_TENSOR_NEAR(a.keys * of_valid, b.keys * of_valid, close);
     EXPECT_TENSOR_NEAR(a.values * of_valid, b.values * of_valid, close);

@@ -3,7 +3,7 @@
 // step is recorded once, as a CUDA graph, and replayed for every further token.
 #pragma once
 
-#include <memory>
+#include <functional>
 #include <vector>
 
 #include "dsrsq/model/generate.h"
@@ -16,7 +16,6 @@ class DecodeStep {
   // the settings say otherwise. What stands in the way of a recorded step is logged once.
   DecodeStep(LanguageModel& model, const std::vector<int64_t>& sample_ids,
              const GenerateOptions& settings, MethodState& state);
-  ~DecodeStep();
   DecodeStep(const DecodeStep&) = delete;
   DecodeStep& operator=(const DecodeStep&) = delete;
 
@@ -25,13 +24,12 @@ class DecodeStep {
   at::Tensor next(const at::Tensor& ids, const at::Tensor& open);
   // Gives the reserved room back; the state is as after eager steps.
   void finish();
-  bool recorded() const { return graph_ != nullptr; }
+  bool recorded() const { return bool(replay_); }
 
  private:
-  struct Graph;
   at::Tensor choose(const at::Tensor& ids, const at::Tensor& open, bool padded);
   void run();
-  bool record();
+  void record();
 
   LanguageModel& model_;
   const std::vector<int64_t>& sample_ids_;
@@ -40,7 +38,7 @@ class DecodeStep {
   bool fixed_ = false, records_ = false, padded_ = false;
   int64_t steps_ = 0;
   at::Tensor ids_, open_, next_;  // what a recorded step reads and writes
-  std::unique_ptr<Graph> graph_;
+  std::function<void()> replay_;  // of the recorded step; empty: none is
 };
 
 }  // namespace dsrsq
