@@ -43,7 +43,7 @@ struct ReservoirOutputs {
 // after every operation: on a CPU the same operations give the same bits, hence the same choice.
 // NaN is the smallest.
 //
-// One block a sequence; nothing waits for the device. Keys beyond what shared memory holds lie in
+// A cluster of blocks a sequence; nothing waits for the device. Keys beyond what shared memory holds lie in
 // `workspace`.
 int64_t reservoir_workspace_bytes(const ReservoirSizes& sizes);
 cudaError_t launch_reservoir_update(const ReservoirSizes& sizes, const ReservoirInputs& in,

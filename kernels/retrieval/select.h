@@ -55,6 +55,7 @@ __device__ inline uint32_t block_prefix(uint32_t value, uint32_t* warp_sums, uin
 struct Digit {
   int digit;
   uint32_t wanted;  // of the elements of this digit
+  uint32_t count;   // the elements of this digit
 };
 
 // A thread's counts of a histogram by digit, from its highest digit down.
@@ -77,7 +78,7 @@ __device__ __forceinline__ OwnBins load_bins(const uint32_t* histogram, int bins
 // wanted at least 1. The result lies in shared memory, for all threads.
 __device__ inline void find_digit(const OwnBins& own, uint32_t wanted, uint32_t* warp_sums,
                                   Digit& found) {
-  if (threadIdx.x == 0) found = {-1, wanted};
+  if (threadIdx.x == 0) found = {-1, wanted, 0};
   uint32_t sum = 0, total;
 #pragma unroll
   for (int i = 0; i < kMostBins; ++i) sum += own.count[i];
@@ -86,7 +87,7 @@ __device__ inline void find_digit(const OwnBins& own, uint32_t wanted, uint32_t*
 #pragma unroll
     for (int i = 0; i < kMostBins; ++i) {
       if (above < wanted && wanted <= above + own.count[i]) {
-        found = {own.highest - i, wanted - above};
+        found = {own.highest - i, wanted - above, own.count[i]};
       }
       above += own.count[i];
     }
